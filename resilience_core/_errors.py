@@ -1,0 +1,132 @@
+"""The errors that this framework raises itself; errors of the guarded function pass through unchanged.
+
+    ResilienceError
+      CallRejected              the call was NOT made
+        CircuitOpenError  BulkheadFullError  RateLimitedError  RetryBudgetExhausted  DeadlineExceeded
+      TimeoutExceeded           the call was made and given up; also a built-in TimeoutError
+    ConfigurationError          a ValueError: an option or a composition that cannot work
+
+All of them pickle and copy. Their texts name policies and times, never arguments or messages of the guarded call.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from attrs import frozen
+
+
+class RejectionReason(StrEnum):
+    """Why a call was not made; the values of the telemetry attribute `resilience.rejection.reason`."""
+
+    CIRCUIT_OPEN = "circuit_open"
+    CIRCUIT_FORCED_OPEN = "circuit_forced_open"
+    PROBE_LIMIT = "probe_limit"
+    BULKHEAD_FULL = "bulkhead_full"
+    BULKHEAD_WAIT_TIMEOUT = "bulkhead_wait_timeout"
+    RATE_LIMITED = "rate_limited"
+    RETRY_BUDGET = "retry_budget"
+    DEADLINE = "deadline"
+
+
+_SENTENCES = {
+    RejectionReason.CIRCUIT_OPEN: "the circuit is open",
+    RejectionReason.CIRCUIT_FORCED_OPEN: "the circuit was opened by hand",
+    RejectionReason.PROBE_LIMIT: "the circuit is half open and its probes are out",
+    RejectionReason.BULKHEAD_FULL: "all slots and waiting places are taken",
+    RejectionReason.BULKHEAD_WAIT_TIMEOUT: "no slot became free in time",
+    RejectionReason.RATE_LIMITED: "the rate limit is reached",
+    RejectionReason.RETRY_BUDGET: "the retry budget is used up",
+    RejectionReason.DEADLINE: "the deadline has passed or would pass before the call",
+}
+
+
+class ConfigurationError(ValueError):
+    """An option or a composition that cannot work; the text names the field and the fix."""
+
+
+class ResilienceError(Exception):
+    """Base of the errors raised by this framework."""
+
+
+@frozen
+class LastFailure:
+    """What a breaker remembers of the failure that counted last: the class, never the object.
+
+    The exception itself would keep the frames of its traceback alive, and with them the caller's data.
+    """
+
+    error_type: str
+    """Qualified class name, or the judge's reason where it gave one."""
+    at: float
+    """When it was counted, in seconds of the breaker's clock."""
+
+
+class CallRejected(ResilienceError):
+    """The call was not made.
+
+    Attributes:
+        name: the policy that refused.
+        reason: why, as a `RejectionReason`.
+        retry_after: seconds after which a new call can be admitted, if that is known.
+        last_failure: what the refusing breaker saw last, if it is one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reason: RejectionReason,
+        retry_after: float | None = None,
+        last_failure: LastFailure | None = None,
+    ) -> None:
+        super().__init__(name, reason, retry_after, last_failure)
+        self.name = name
+        self.reason = reason
+        self.retry_after = retry_after
+        self.last_failure = last_failure
+
+    def __str__(self) -> str:
+        text = f"{self.name!r} rejected the call: {_SENTENCES.get(self.reason, self.reason)}"
+        if self.last_failure is not None:
+            text += f", last failure {self.last_failure.error_type}"
+        if self.retry_after is not None:
+            text += f", try again in {self.retry_after:.3g} s"
+        return text
+
+
+class CircuitOpenError(CallRejected):
+    """A circuit breaker is open, or half open with its probes out."""
+
+
+class BulkheadFullError(CallRejected):
+    """A bulkhead has neither a slot nor a waiting place, or no slot came free in time."""
+
+
+class RateLimitedError(CallRejected):
+    """A rate limiter has no permit within the wait that is allowed."""
+
+
+class RetryBudgetExhausted(CallRejected):
+    """A retry or a hedge was not started because the shared budget is used up."""
+
+
+class DeadlineExceeded(CallRejected):
+    """The deadline had passed, or would have passed during a wait, before the call was made."""
+
+
+class TimeoutExceeded(ResilienceError, TimeoutError):
+    """The call ran longer than it may and was given up; whether it took effect is unknown.
+
+    Attributes:
+        name: the time-out policy, or the pipeline it belongs to.
+        seconds: how long the call was allowed to take.
+    """
+
+    def __init__(self, name: str, seconds: float) -> None:
+        # One argument only: OSError would read two as errno and strerror.
+        super().__init__(f"{name!r} gave the call up after {seconds:.3g} s")
+        self.name = name
+        self.seconds = seconds
+
+    def __reduce__(self) -> tuple[type[TimeoutExceeded], tuple[str, float]]:
+        return type(self), (self.name, self.seconds)

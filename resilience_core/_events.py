@@ -1,0 +1,150 @@
+"""What the policies tell about their unhappy moments: frozen values, delivered outside of every lock.
+
+A listener cannot hurt a call: what it raises is logged once per listener and goes no further. It runs in the caller's
+thread or task, so it must be quick and must not wait.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeAlias
+
+from attrs import field, frozen
+
+from resilience_core._errors import RejectionReason
+
+logger = logging.getLogger("resilience_core.events")
+
+
+@frozen
+class Event:
+    """Something that a policy did other than passing a good call through."""
+
+    policy: str
+    """Name of the policy that tells it."""
+    at: float
+    """Seconds of the policy's clock."""
+
+
+@frozen
+class CircuitTransition(Event):
+    """A circuit changed its state; `reason` is a value of `resilience.transition.reason`."""
+
+    previous_state: str
+    state: str
+    reason: str
+
+
+@frozen
+class Rejection(Event):
+    """A call was not made."""
+
+    reason: RejectionReason
+    operation: str
+    retry_after: float | None = None
+
+
+@frozen
+class RetryScheduled(Event):
+    """An attempt failed and another one follows after `delay` seconds."""
+
+    operation: str
+    attempt: int
+    """Number of the attempt that failed, from 1."""
+    delay: float
+    delay_source: str
+    """`backoff` or `retry_after`."""
+    error: BaseException = field(repr=False)
+
+
+@frozen
+class RetrySuppressed(Event):
+    """An attempt failed and no other one follows; `reason` as in `resilience.retry.suppressed`."""
+
+    operation: str
+    attempt: int
+    reason: str
+    error: BaseException = field(repr=False)
+
+
+@frozen
+class TimeoutExpired(Event):
+    """A call was given up after `seconds`."""
+
+    operation: str
+    seconds: float
+
+
+@frozen
+class FallbackUsed(Event):
+    """A fallback answered in place of a failed call."""
+
+    operation: str
+    kind: str
+    """`value`, `call` or `cache`."""
+    error: BaseException = field(repr=False)
+
+
+@frozen
+class StaleServed(Event):
+    """A cache answered with a value of `age` seconds because fetching a new one failed."""
+
+    operation: str
+    age: float
+    error: BaseException = field(repr=False)
+
+
+Listener: TypeAlias = Callable[[Event], None]
+
+
+class Bus:
+    """The listeners of one policy. Reading is lock-free: subscribing replaces the tuple."""
+
+    __slots__ = ("_failed", "listeners")
+
+    def __init__(self) -> None:
+        self.listeners: tuple[Listener, ...] = ()
+        self._failed: set[int] = set()
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Tell `listener` of every event from now on; call what is returned to stop that."""
+        self.listeners = (*self.listeners, listener)
+
+        def unsubscribe() -> None:
+            remaining = list(self.listeners)
+            if listener in remaining:
+                remaining.remove(listener)
+            self.listeners = tuple(remaining)
+
+        return unsubscribe
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens; an event that nobody hears is not made."""
+        return bool(self.listeners or everywhere.listeners)
+
+    def emit(self, event: Event) -> None:
+        """Deliver `event` to this bus's listeners, then to those of the whole process."""
+        for listener in self.listeners:
+            self._deliver(listener, event)
+        if self is not everywhere:
+            for listener in everywhere.listeners:
+                everywhere._deliver(listener, event)
+
+    def _deliver(self, listener: Listener, event: Event) -> None:
+        try:
+            listener(event)
+        except Exception:
+            if id(listener) not in self._failed:
+                self._failed.add(id(listener))
+                logger.exception("Listener %r failed on %s; it is kept, and told once", listener, type(event).__name__)
+
+
+everywhere = Bus()
+"""Hears every policy of the process."""
+
+
+def subscribe(listener: Listener) -> Callable[[], None]:
+    """Tell `listener` of every event of every policy in this process; call what is returned to stop that."""
+    return everywhere.subscribe(listener)

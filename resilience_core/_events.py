@@ -105,7 +105,7 @@ class Bus:
 
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
-        self._failed: set[int] = set()
+        self._failed: tuple[int, ...] = ()  # a tuple, because nearly every bus stays without
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of every event from now on; call what is returned to stop that."""
@@ -137,7 +137,7 @@ class Bus:
             listener(event)
         except Exception:
             if id(listener) not in self._failed:
-                self._failed.add(id(listener))
+                self._failed = (*self._failed, id(listener))
                 logger.exception("Listener %r failed on %s; it is kept, and told once", listener, type(event).__name__)
 
 

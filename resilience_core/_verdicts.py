@@ -16,7 +16,7 @@ from enum import Enum
 from itertools import count
 from typing import Any, TypeAlias
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from resilience_core._errors import CallRejected, ConfigurationError, ResilienceError, TimeoutExceeded
 
@@ -48,7 +48,8 @@ FAILURES = frozenset({Verdict.TRANSIENT, Verdict.UNKNOWN})
 class Judgement:
     """A verdict with what else the outcome told us.
 
-    `retry_after` is in seconds; `scope` names what a throttle applies to; `reason` is short, and free of user data.
+    `retry_after` is in seconds; `scope` names what a throttle applies to; `reason` is short, and free of user data
+    (default the name of the exception's class).
     """
 
     verdict: Verdict
@@ -121,9 +122,10 @@ class Judge:
             if isinstance(error, CallRejected):
                 return _PLAIN[Verdict.IGNORED]
             if isinstance(error, TimeoutExceeded):
-                return _PLAIN[Verdict.UNKNOWN]
+                return Judgement(Verdict.UNKNOWN, reason=type(error).__qualname__)
         try:
-            return as_judgement(self._classify(error))
+            judgement = as_judgement(self._classify(error))
+            return judgement if judgement.reason else evolve(judgement, reason=type(error).__qualname__)
         except Exception:
             logger.exception("A classifier failed on %s; the outcome is judged UNKNOWN", type(error).__name__)
             return Judgement(Verdict.UNKNOWN, reason="classifier failed")

@@ -1,0 +1,60 @@
+"""The rate limiter's law: GCRA, the generic cell rate algorithm (ITU-T I.371), as a virtual schedule.
+
+    interval = per / rate                 one permit every `interval` seconds
+    tolerance = interval * (burst - 1)    how far the schedule may run ahead
+    a call at `now` waits  max(0, tat - tolerance - now);  then  tat = max(tat, now) + interval
+
+`tat` is the theoretical arrival time of the next permit. A bucket at rest gives `burst` permits at once.
+
+What must never happen: in any window of T seconds more than burst + T * rate / per permits; a cancelled reservation
+that pushes later ones back for good (it is given back as far as nobody reserved after it, as golang.org/x/time does).
+
+`take` has neither call nor loop, so it is atomic under the GIL and needs no lock there.
+"""
+
+from __future__ import annotations
+
+
+class Bucket:
+    """The schedule of one limiter, or of one key of it."""
+
+    __slots__ = ("closed_until", "interval", "tat", "tolerance")
+
+    def __init__(self, interval: float, burst: int) -> None:
+        self.interval = interval
+        self.tolerance = interval * (burst - 1)
+        self.tat = float("-inf")
+        self.closed_until = float("-inf")
+
+    def take(self, now: float, max_wait: float) -> float:
+        """Reserve one permit. Seconds to wait for it (0 or more), or -1 - wait when that is over `max_wait`.
+
+        A refusal reserves nothing.
+        """
+        tat = self.tat
+        tat = max(tat, now)
+        wait = tat - self.tolerance - now
+        closed = self.closed_until - now
+        wait = max(wait, closed)
+        if wait <= 0.0:
+            wait = 0.0
+        elif wait > max_wait:
+            return -1.0 - wait
+        self.tat = tat + self.interval
+        return wait
+
+    def give_back(self, reserved_tat: float) -> None:
+        """Return a permit reserved when `tat` became `reserved_tat`, unless somebody reserved after it."""
+        if self.tat == reserved_tat:
+            self.tat = reserved_tat - self.interval
+
+    def close_until(self, moment: float) -> None:
+        """Give no permit before `moment`, as the dependency asked; an earlier moment never shortens that."""
+        self.closed_until = max(self.closed_until, moment)
+
+    def available(self, now: float) -> int:
+        """Permits that could be taken at `now` without waiting."""
+        if now < self.closed_until:
+            return 0
+        ahead = max(0.0, self.tat - now)
+        return max(0, int((self.tolerance - ahead) / self.interval + 1 + 1e-9))

@@ -1,0 +1,74 @@
+"""The bulkhead's law: a number of slots, and a bounded first-in-first-out queue of those who wait for one.
+
+    take:    `del free[-1]`          an IndexError says that all are taken
+    return:  `free.append(None)`, then, if anybody waits, `hand_over()` under the lock
+
+A list of free slots is atomic by itself: `del` takes one or raises. `free.pop()` would not do: a signal that comes
+between the pop and the use of its result loses the slot.
+
+What must never happen: more holders than slots; a slot that is free while somebody waits (returning appends before it
+looks for waiters, waiting enqueues before it looks for slots, so one of the two sees the other); a slot handed to a
+waiter who is not there any more (`Ticket.granted` is decided under the lock, once).
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+
+class Wakeable(Protocol):
+    """A waiting caller; False from `wake` means that nobody is there any more."""
+
+    def wake(self) -> bool: ...
+
+
+W = TypeVar("W", bound=Wakeable)
+
+
+class Ticket(Generic[W]):
+    """A place in the queue."""
+
+    __slots__ = ("granted", "waiter")
+
+    def __init__(self, waiter: W) -> None:
+        self.waiter = waiter
+        self.granted = False
+
+
+class Slots:
+    """Free slots and the queue. All methods run under the owner's lock; `free` alone is used without it."""
+
+    __slots__ = ("free", "max_queue", "size", "waiting")
+
+    def __init__(self, size: int, max_queue: int) -> None:
+        self.size = size
+        self.max_queue = max_queue
+        self.free: list[None] = [None] * size
+        self.waiting: dict[Ticket[Wakeable], None] = {}  # in order of arrival; a dict, to leave from the middle
+
+    def queue(self, waiter: Wakeable) -> Ticket[Wakeable] | None:
+        """Join the queue; None when it is full. The ticket may be granted at once."""
+        if len(self.waiting) >= self.max_queue and not (self.free and not self.waiting):
+            return None
+        ticket = Ticket(waiter)
+        self.waiting[ticket] = None
+        self.hand_over()
+        return ticket
+
+    def hand_over(self) -> None:
+        """Give free slots to those who wait, in order; whoever cannot be woken is passed over."""
+        while self.waiting and self.free:
+            ticket = next(iter(self.waiting))
+            del self.waiting[ticket]
+            del self.free[-1]
+            ticket.granted = True
+            if not ticket.waiter.wake():
+                ticket.granted = False
+                self.free.append(None)
+
+    def leave(self, ticket: Ticket[Wakeable]) -> bool:
+        """Give up waiting; True if a slot had been granted, which the caller now holds."""
+        if ticket.granted:
+            return True
+        self.waiting.pop(ticket, None)
+        return False

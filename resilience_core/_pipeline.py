@@ -1,0 +1,131 @@
+"""Several policies as one, the first one outermost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+from attrs import Factory, define, field, setters
+
+from resilience_core import _validation as check
+from resilience_core._errors import ConfigurationError
+from resilience_core._events import Listener
+from resilience_core._verdicts import Classifier, Judge, ResultClassifier, judge_from
+from resilience_core._weave.edge import Policy
+from resilience_core._weave.results import judging_results, judging_results_async
+from resilience_core._weave.site import AsyncCall, Call, Site
+
+
+def _judge(pipeline: Pipeline) -> Judge | None:
+    return judge_from(on=None, classify=pipeline.classify)
+
+
+def _each_a_policy(owner: Pipeline, attribute: Any, value: tuple[Any, ...]) -> None:
+    if not value:
+        raise ConfigurationError("Pipeline: give at least one policy, the outermost first")
+    for policy in value:
+        if not isinstance(policy, Policy):
+            hint = "; call it with its options" if isinstance(policy, type) else ""
+            raise ConfigurationError(f"Pipeline: {policy!r} is not a policy{hint}")
+    for index, policy in enumerate(value):
+        if policy in value[:index]:
+            raise ConfigurationError(f"Pipeline: the {policy.kind} {policy.name!r} is in it twice")
+
+
+@define(eq=False, on_setattr=setters.frozen, init=False)
+class Pipeline(Policy):
+    """Composes policies; the first is the outermost. Pipelines nest.
+
+    Args:
+        policies: policies and pipelines, outermost first.
+        name: identifies the pipeline in errors, events and metrics.
+        classify: the default classifier of all policies in it that were not given `on` or `classify` of their own.
+        classify_result: judges returned values, once per attempt; what it does not call a SUCCESS is a failure to
+            every policy, and the last such value is returned in the end.
+        idempotent: whether a call may be carried out twice without harm. Only then are UNKNOWN outcomes retried.
+    """
+
+    kind: ClassVar[str] = "pipeline"
+
+    policies: tuple[Policy, ...] = field(validator=_each_a_policy)
+    name: str = field(default="pipeline", kw_only=True, validator=check.name)
+    classify: Classifier | None = field(default=None, kw_only=True, validator=check.optional(check.function))
+    classify_result: ResultClassifier | None = field(
+        default=None, kw_only=True, validator=check.optional(check.function)
+    )
+    idempotent: bool | None = field(default=None, kw_only=True, validator=check.optional(check.boolean))
+    _judge: Judge | None = field(init=False, repr=False, default=Factory(_judge, takes_self=True))
+
+    def __init__(
+        self,
+        *policies: Policy,
+        name: str = "pipeline",
+        classify: Classifier | None = None,
+        classify_result: ResultClassifier | None = None,
+        idempotent: bool | None = None,
+    ) -> None:
+        self.__attrs_init__(
+            policies, name=name, classify=classify, classify_result=classify_result, idempotent=idempotent
+        )
+
+    def __iter__(self) -> Iterator[Policy]:
+        return iter(self.policies)
+
+    def bind(self, call: Call, site: Site) -> Call:
+        """Weave all policies around a blocking call, the last one first."""
+        inner = site.inner(self._judge, self.idempotent)
+        if self.classify_result is not None:
+            call = judging_results(call, self.classify_result, inner)
+        for policy in reversed(self.policies):
+            call = policy.bind(call, inner)
+        self._pass_outwards(inner, site)
+        return call
+
+    def bind_async(self, call: AsyncCall, site: Site) -> AsyncCall:
+        """Weave all policies around an async call, the last one first."""
+        inner = site.inner(self._judge, self.idempotent)
+        if self.classify_result is not None:
+            call = judging_results_async(call, self.classify_result, inner)
+        for policy in reversed(self.policies):
+            call = policy.bind_async(call, inner)
+        self._pass_outwards(inner, site)
+        return call
+
+    @staticmethod
+    def _pass_outwards(inner: Site, site: Site) -> None:
+        site.inner_timeout = inner.inner_timeout
+        site.returns_bad_results = inner.returns_bad_results
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Tell `listener` of the events of every policy inside; call what is returned to stop that."""
+        ends = [policy.subscribe(listener) for policy in self.policies]
+
+        def unsubscribe() -> None:
+            for end in ends:
+                end()
+
+        return unsubscribe
+
+    def snapshot(self) -> dict[str, Any]:
+        """The snapshots of the policies inside, outermost first."""
+        return {
+            "policies": [{"kind": policy.kind, "name": policy.name, **policy.snapshot()} for policy in self.policies]
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What the pipeline does, as plain values: the policies in order, outermost first."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "text": str(self),
+            "idempotent": bool(self.idempotent),
+            "policies": [policy.describe() for policy in self.policies],
+        }
+
+    def __str__(self) -> str:
+        """One line a policy, each further in than the last."""
+        lines = [f"pipeline {self.name!r}"]
+        for depth, policy in enumerate(self.policies, 1):
+            text = str(policy) if isinstance(policy, Pipeline) else policy.describe()["text"]
+            lines += [f"{'  ' * depth}{line}" for line in text.splitlines()]
+        return "\n".join(lines)

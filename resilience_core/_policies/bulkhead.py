@@ -1,0 +1,215 @@
+"""Limit how many calls run at once: the bulkhead. Its law is in `_machines/slots.py`."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, ClassVar
+
+from attrs import Factory, define, field, setters
+
+from resilience_core import _validation as check
+from resilience_core._errors import BulkheadFullError, ConfigurationError, RejectionReason
+from resilience_core._events import Rejection
+from resilience_core._machines.slots import Slots, Ticket, Wakeable
+from resilience_core._validation import to_optional_seconds
+from resilience_core._verdicts import Judgement
+from resilience_core._weave.deadline import within_deadline
+from resilience_core._weave.gate import Gate, stream_gate, stream_gate_async
+from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
+from resilience_core._weave.waiting import ThreadWaiter, async_waiter, refuse_parking
+
+
+def _slots(bulkhead: Bulkhead) -> Slots:
+    return Slots(bulkhead.max_concurrent, bulkhead.max_queue)
+
+
+@define(eq=False, on_setattr=setters.frozen)
+class Bulkhead(Gate):
+    """Lets at most `max_concurrent` calls run at once; the budget is one across all threads and event loops.
+
+    Args:
+        name: identifies the bulkhead in errors, events and metrics.
+        max_concurrent: calls that may run at once.
+        max_queue: calls that may wait for a slot, in order of arrival; 0 rejects at once.
+        max_wait: seconds (or timedelta) that a call may wait; needed with a queue. A nearer deadline shortens it.
+
+    Raises:
+        BulkheadFullError: from the guarded call, which was not made.
+        ConfigurationError: from a blocking call that would have to wait on the thread of a running event loop: it
+            would stop the loop, and with it perhaps the call that it waits for.
+    """
+
+    kind: ClassVar[str] = "bulkhead"
+
+    name: str = field(validator=check.name)
+    max_concurrent: int = field(kw_only=True, validator=check.count_from(1))
+    max_queue: int = field(default=0, kw_only=True, validator=check.count_from(0))
+    max_wait: float | None = field(
+        default=None, kw_only=True, converter=to_optional_seconds, validator=check.optional(check.positive_seconds)
+    )
+    _slots: Slots = field(init=False, repr=False, default=Factory(_slots, takes_self=True))
+    _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
+    _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
+
+    def _validate(self) -> None:
+        if self.max_queue and self.max_wait is None:
+            raise ConfigurationError("Bulkhead: max_queue needs max_wait, or a queued call could wait for ever")
+
+    @property
+    def in_flight(self) -> int:
+        """Slots that are taken."""
+        return self._slots.size - len(self._slots.free)
+
+    @property
+    def waiting(self) -> int:
+        """Calls in the queue."""
+        return len(self._slots.waiting)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Usage and limits now, and rejections so far."""
+        return {
+            "in_flight": self.in_flight,
+            "limit": self._slots.size,
+            "waiting": self.waiting,
+            "queue_limit": self._slots.max_queue,
+            "rejected": self._rejected,
+        }
+
+    def _sentence(self) -> str:
+        queue = f", {self.max_queue} may wait up to {self.max_wait:g} s" if self.max_queue else ""
+        return f"bulkhead {self.name!r}: {self.max_concurrent} calls at once{queue}"
+
+    # --- the gate ----------------------------------------------------------------------------------------------
+
+    def enter(self, args: Args, kwargs: Kwargs) -> None:
+        """Take a slot, waiting for it if that is allowed."""
+        if not self._take():
+            self._wait("block")
+
+    async def enter_async(self, args: Args, kwargs: Kwargs) -> None:
+        """Take a slot, waiting for it if that is allowed."""
+        if not self._take():
+            await self._wait_async("block")
+
+    def settle(self, permit: None, judgement: Judgement) -> None:
+        """Give the slot back; what came of the call does not matter here."""
+        self._release()
+
+    def _take(self) -> bool:
+        slots = self._slots
+        try:
+            if slots.waiting:
+                return False
+            del slots.free[-1]
+        except IndexError:
+            return False
+        return True
+
+    def _release(self) -> None:
+        self._slots.free.append(None)
+        if self._slots.waiting:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            self._slots.hand_over()
+
+    def _wait(self, operation: str) -> None:
+        if self.max_queue:
+            refuse_parking(f"Bulkhead {self.name!r}")
+        waiter = ThreadWaiter()
+        ticket = self._queue(waiter, operation)
+        try:
+            waiter.wait(self._patience())
+        except BaseException:
+            self._abandon(ticket)
+            raise
+        self._leave(ticket, operation)
+
+    async def _wait_async(self, operation: str) -> None:
+        waiter = async_waiter()
+        ticket = self._queue(waiter, operation)
+        try:
+            await waiter.wait(self._patience())
+        except BaseException:
+            self._abandon(ticket)
+            raise
+        self._leave(ticket, operation)
+
+    def _patience(self) -> float:
+        return within_deadline(self.max_wait or 0.0)
+
+    def _queue(self, waiter: Wakeable, operation: str) -> Ticket[Wakeable]:
+        with self._lock:
+            ticket = self._slots.queue(waiter)
+        if ticket is None:
+            raise self._rejection(RejectionReason.BULKHEAD_FULL, operation)
+        return ticket
+
+    def _leave(self, ticket: Ticket[Wakeable], operation: str) -> None:
+        with self._lock:
+            granted = self._slots.leave(ticket)
+        if not granted:
+            raise self._rejection(RejectionReason.BULKHEAD_WAIT_TIMEOUT, operation)
+
+    def _abandon(self, ticket: Ticket[Wakeable]) -> None:
+        with self._lock:
+            granted = self._slots.leave(ticket)
+        if granted:  # handed over in the moment of the cancellation: pass it on
+            self._release()
+
+    def _rejection(self, reason: RejectionReason, operation: str) -> BulkheadFullError:
+        self._rejected += 1
+        if self.bus.heard:
+            self.bus.emit(Rejection(self.name, self.clock.now(), reason, operation))
+        return BulkheadFullError(self.name, reason)
+
+    # --- the weaves ----------------------------------------------------------------------------------------------
+
+    def bind(self, call: Call, site: Site) -> Call:
+        """Weave the bulkhead around a blocking call."""
+        if site.streaming:
+            return stream_gate(self, call, site)
+        free, waiting = self._slots.free, self._slots.waiting
+        wait, hand_over, operation = self._wait, self._hand_over, site.operation
+
+        def guarded(args: Args, kwargs: Kwargs) -> Any:
+            if waiting or not free:
+                wait(operation)
+            else:
+                try:
+                    del free[-1]
+                except IndexError:  # another thread took the last one since the look
+                    wait(operation)
+            try:
+                return call(args, kwargs)
+            finally:
+                free.append(None)
+                if waiting:
+                    hand_over()
+
+        return guarded
+
+    def bind_async(self, call: AsyncCall, site: Site) -> AsyncCall:
+        """Weave the bulkhead around an async call."""
+        if site.streaming:
+            return stream_gate_async(self, call, site)
+        free, waiting = self._slots.free, self._slots.waiting
+        wait, hand_over, operation = self._wait_async, self._hand_over, site.operation
+
+        async def guarded(args: Args, kwargs: Kwargs) -> Any:
+            if waiting or not free:
+                await wait(operation)
+            else:
+                try:
+                    del free[-1]
+                except IndexError:
+                    await wait(operation)
+            try:
+                return await call(args, kwargs)
+            finally:
+                free.append(None)
+                if waiting:
+                    hand_over()
+
+        return guarded

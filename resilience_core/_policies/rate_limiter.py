@@ -1,0 +1,216 @@
+"""Limit how many calls start per time: the rate limiter. Its law, GCRA, is in `_machines/bucket.py`."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar, NoReturn
+
+from attrs import Factory, define, field, setters
+
+from resilience_core import _validation as check
+from resilience_core._errors import RateLimitedError, RejectionReason
+from resilience_core._events import Rejection
+from resilience_core._machines.bucket import Bucket
+from resilience_core._validation import to_seconds
+from resilience_core._verdicts import Classifier, Judge, Judgement, Verdict, judge_from
+from resilience_core._weave.deadline import within_deadline
+from resilience_core._weave.gate import EVERY_ERROR, Gate, stream_gate, stream_gate_async
+from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
+from resilience_core._weave.waiting import refuse_parking
+
+
+def _burst(limiter: RateLimiter) -> int:
+    return max(1, int(limiter.rate)) if limiter.burst is None else limiter.burst
+
+
+def _bucket(limiter: RateLimiter) -> Bucket:
+    return Bucket(limiter.per / limiter.rate, _burst(limiter))
+
+
+def _judge(limiter: RateLimiter) -> Judge | None:
+    return judge_from(on=None, classify=limiter.classify)
+
+
+@define(eq=False, on_setattr=setters.frozen)
+class RateLimiter(Gate):
+    """Starts at most `rate` calls per `per` seconds, with up to `burst` at once after a rest.
+
+    An outcome judged `THROTTLED` with `retry_after` closes the limiter (that key of it) for so long.
+
+    Args:
+        name: identifies the limiter in errors, events and metrics.
+        rate: calls per period.
+        per: the period, in seconds (or timedelta).
+        burst: calls that may start at once after a rest; default `rate`, rounded down, at least 1.
+        key: a function of the guarded call's arguments; each key has a limit of its own (per user, per recipient).
+            Keys are kept in memory and appear nowhere else.
+        max_keys: keys remembered; beyond, the one used longest ago is forgotten (a bucket at rest loses nothing).
+        max_wait: seconds that a call may wait for its turn; 0 rejects at once. A nearer deadline shortens it.
+        classify: judges exceptions, to learn of throttling; default the pipeline's classifier.
+
+    Raises:
+        RateLimitedError: from the guarded call, which was not made; `retry_after` is the time to its turn.
+    """
+
+    kind: ClassVar[str] = "rate_limiter"
+
+    name: str = field(validator=check.name)
+    rate: float = field(kw_only=True, validator=check.positive_number)
+    per: float = field(default=1.0, kw_only=True, converter=to_seconds, validator=check.positive_seconds)
+    burst: int | None = field(default=None, kw_only=True, validator=check.optional(check.count_from(1)))
+    key: Callable[..., Hashable] | None = field(default=None, kw_only=True, validator=check.optional(check.function))
+    max_keys: int = field(default=10_000, kw_only=True, validator=check.count_from(1))
+    max_wait: float = field(default=0.0, kw_only=True, converter=to_seconds, validator=check.non_negative_seconds)
+    classify: Classifier | None = field(default=None, kw_only=True, validator=check.optional(check.function))
+    _bucket: Bucket = field(init=False, repr=False, default=Factory(_bucket, takes_self=True))
+    _keyed: OrderedDict[Hashable, Bucket] = field(init=False, repr=False, factory=OrderedDict)
+    _judge: Judge | None = field(init=False, repr=False, default=Factory(_judge, takes_self=True))
+    _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
+    _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Permits at hand (without `key`), keys remembered, rejections so far."""
+        now = self.clock.now()
+        return {
+            "available": None if self.key is not None else self._bucket.available(now),
+            "keys": len(self._keyed),
+            "rejected": self._rejected,
+        }
+
+    def _sentence(self) -> str:
+        keyed = " for each key" if self.key is not None else ""
+        waits = f", waits up to {self.max_wait:g} s" if self.max_wait else ""
+        return f"rate limiter {self.name!r}: {self.rate:g} calls per {self.per:g} s{keyed}, burst {_burst(self)}{waits}"
+
+    # --- the gate ----------------------------------------------------------------------------------------------
+
+    def judge_at(self, site: Site) -> Judge:
+        """`classify` of this limiter, else the pipeline's judge, else none that knows of throttling."""
+        return self._judge or site.judge or EVERY_ERROR
+
+    def judge_of_blocks(self) -> Judge:
+        """`classify` of this limiter, else none that knows of throttling."""
+        return self._judge or EVERY_ERROR
+
+    def enter(self, args: Args, kwargs: Kwargs) -> Bucket:
+        """Take a permit, waiting for it if that is allowed."""
+        bucket = self._bucket if self.key is None else self._bucket_of(args, kwargs)
+        wait = bucket.take(self.clock.now(), self.max_wait)
+        if wait:
+            self._wait(bucket, wait, "block")
+        return bucket
+
+    async def enter_async(self, args: Args, kwargs: Kwargs) -> Bucket:
+        """Take a permit, waiting for it if that is allowed."""
+        bucket = self._bucket if self.key is None else self._bucket_of(args, kwargs)
+        wait = bucket.take(self.clock.now(), self.max_wait)
+        if wait:
+            await self._wait_async(bucket, wait, "block")
+        return bucket
+
+    def settle(self, permit: Bucket, judgement: Judgement) -> None:
+        """Close the bucket for as long as a throttled outcome asks."""
+        if judgement.verdict is Verdict.THROTTLED and judgement.retry_after:
+            permit.close_until(self.clock.now() + judgement.retry_after)
+
+    def _bucket_of(self, args: Args, kwargs: Kwargs) -> Bucket:
+        assert self.key is not None
+        key = self.key(*args, **kwargs)
+        keyed = self._keyed
+        with self._lock:
+            bucket = keyed.get(key)
+            if bucket is None:
+                bucket = keyed[key] = _bucket(self)
+                if len(keyed) > self.max_keys:
+                    keyed.popitem(last=False)
+            else:
+                keyed.move_to_end(key)
+        return bucket
+
+    def _wait(self, bucket: Bucket, wait: float, operation: str) -> None:
+        reserved = self._reservation(bucket, wait, operation)
+        try:
+            refuse_parking(f"RateLimiter {self.name!r}")
+            self.clock.sleep(wait)
+        except BaseException:
+            bucket.give_back(reserved)
+            raise
+
+    async def _wait_async(self, bucket: Bucket, wait: float, operation: str) -> None:
+        reserved = self._reservation(bucket, wait, operation)
+        try:
+            await self.clock.async_sleep(wait)
+        except BaseException:
+            bucket.give_back(reserved)
+            raise
+
+    def _reservation(self, bucket: Bucket, wait: float, operation: str) -> float:
+        """The mark of a reservation that is to be waited for; rejects where there is none or no time for it."""
+        if wait < 0:
+            self._reject(-1.0 - wait, operation)
+        reserved = bucket.tat
+        if within_deadline(wait) < wait:
+            bucket.give_back(reserved)
+            self._reject(wait, operation)
+        return reserved
+
+    def _reject(self, retry_after: float, operation: str) -> NoReturn:
+        self._rejected += 1
+        if self.bus.heard:
+            now = self.clock.now()
+            self.bus.emit(Rejection(self.name, now, RejectionReason.RATE_LIMITED, operation, retry_after))
+        raise RateLimitedError(self.name, RejectionReason.RATE_LIMITED, retry_after)
+
+    # --- the weaves ----------------------------------------------------------------------------------------------
+
+    def bind(self, call: Call, site: Site) -> Call:
+        """Weave the limiter around a blocking call."""
+        if site.streaming:
+            return stream_gate(self, call, site)
+        bucket_of, clock, max_wait = self._finder(site), self.clock, self.max_wait
+        wait_for, judge, settle, operation = self._wait, self.judge_at(site), self.settle, site.operation
+        only = self._bucket if self.key is None else None
+
+        def guarded(args: Args, kwargs: Kwargs) -> Any:
+            bucket = only or bucket_of(args, kwargs)
+            wait = bucket.take(clock.now(), max_wait)
+            if wait:
+                wait_for(bucket, wait, operation)
+            try:
+                return call(args, kwargs)
+            except Exception as error:
+                settle(bucket, judge(error))
+                raise
+
+        return guarded
+
+    def bind_async(self, call: AsyncCall, site: Site) -> AsyncCall:
+        """Weave the limiter around an async call."""
+        if site.streaming:
+            return stream_gate_async(self, call, site)
+        bucket_of, clock, max_wait = self._finder(site), self.clock, self.max_wait
+        wait_for, judge, settle, operation = self._wait_async, self.judge_at(site), self.settle, site.operation
+        only = self._bucket if self.key is None else None
+
+        async def guarded(args: Args, kwargs: Kwargs) -> Any:
+            bucket = only or bucket_of(args, kwargs)
+            wait = bucket.take(clock.now(), max_wait)
+            if wait:
+                await wait_for(bucket, wait, operation)
+            try:
+                return await call(args, kwargs)
+            except Exception as error:
+                settle(bucket, judge(error))
+                raise
+
+        return guarded
+
+    def _finder(self, site: Site) -> Callable[[Args, Kwargs], Bucket]:
+        arguments, bucket_of = site.arguments, self._bucket_of
+
+        def find(args: Args, kwargs: Kwargs) -> Bucket:
+            return bucket_of(*arguments(args, kwargs))
+
+        return find

@@ -1,0 +1,378 @@
+"""Try again what may succeed a moment later: retry with backoff and jitter (`_machines/backoff.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from types import TracebackType
+from typing import Any, ClassVar
+
+from attrs import Factory, define, field, frozen, setters
+
+from resilience_core import _validation as check
+from resilience_core._clock import CHANCE, Chance, Clock
+from resilience_core._errors import CallRejected, CircuitOpenError, ConfigurationError
+from resilience_core._events import RetryScheduled, RetrySuppressed
+from resilience_core._machines.backoff import JITTERS, Backoff, Exponential, JitterName, Schedule
+from resilience_core._telemetry import note_retry
+from resilience_core._validation import to_optional_seconds, to_seconds
+from resilience_core._verdicts import (
+    Classifier,
+    Judge,
+    Judgement,
+    On,
+    ResultClassifier,
+    Verdict,
+    forget_judgement,
+    judge_from,
+)
+from resilience_core._weave.deadline import remaining
+from resilience_core._weave.edge import Policy
+from resilience_core._weave.results import judging_results, judging_results_async
+from resilience_core._weave.site import Args, AsyncCall, Call, Kind, Kwargs, Site
+
+_NOTE = "resilience: gave up after"
+
+
+def _schedule(retry: Retry) -> Schedule:
+    backoff = retry.backoff or Exponential(retry.base_delay, retry.multiplier)
+    return Schedule(backoff, retry.max_delay, retry.jitter, retry.jitter_share)
+
+
+def _judge(retry: Retry) -> Judge | None:
+    return judge_from(on=retry.on, classify=retry.classify)
+
+
+def _known_jitter(owner: Retry, attribute: Any, value: object) -> None:
+    if value not in JITTERS:
+        raise check.refuse(owner, attribute.name, value, f"one of {', '.join(JITTERS)}")
+
+
+@define(eq=False, on_setattr=setters.frozen)
+class Retry(Policy):
+    """Makes up to `max_attempts` attempts, waiting longer each time.
+
+    `TRANSIENT` and `THROTTLED` outcomes are tried again; `UNKNOWN` ones, which may have been carried out, only where
+    the call is declared idempotent; rejections by other policies never, unless `on` names their class. What is raised
+    in the end is the last original error, the same object, with a note that tells attempts and time.
+
+    Args:
+        name: identifies the policy in events and metrics.
+        on: exceptions to retry (class, tuple or predicate); there is no default. Without `on` and `classify` the
+            pipeline's classifier decides; without one the policy is refused.
+        classify: judges exceptions instead of `on`.
+        classify_result: judges returned values; when the attempts are used up, the last value is returned.
+        max_attempts: attempts in all, the first one included.
+        base_delay: seconds (or timedelta) before the first retry, before jitter.
+        multiplier: growth of the wait from retry to retry.
+        max_delay: seconds that no wait exceeds, jitter included.
+        jitter: "proportional" (plus or minus `jitter_share`), "none", "full", "equal", "decorrelated" or
+            "decorrelated_v2".
+        jitter_share: spread of the proportional jitter, 0 to 1.
+        backoff: another growth, as a function of the retry's number (from 1) that answers seconds.
+        max_elapsed: seconds since the first attempt began, after which no retry is started.
+        idempotent: whether an UNKNOWN outcome may be tried again; None leaves it to the pipeline.
+        chance: where jitter comes from.
+
+    A `retry_after` given by the classifier replaces the backoff; one that is longer than `max_delay`, `max_elapsed`
+    or the deadline allow ends the call at once, because a shorter wait would be in vain.
+    """
+
+    kind: ClassVar[str] = "retry"
+
+    name: str = field(default="retry", validator=check.name)
+    on: On | None = field(default=None, kw_only=True, validator=check.optional(check.on))
+    classify: Classifier | None = field(default=None, kw_only=True, validator=check.optional(check.function))
+    classify_result: ResultClassifier | None = field(
+        default=None, kw_only=True, validator=check.optional(check.function)
+    )
+    max_attempts: int = field(default=3, kw_only=True, validator=check.count_from(1))
+    base_delay: float = field(default=1.0, kw_only=True, converter=to_seconds, validator=check.non_negative_seconds)
+    multiplier: float = field(default=2.0, kw_only=True, validator=check.multiplier)
+    max_delay: float = field(default=10.0, kw_only=True, converter=to_seconds, validator=check.non_negative_seconds)
+    jitter: JitterName = field(default="proportional", kw_only=True, validator=_known_jitter)
+    jitter_share: float = field(default=0.25, kw_only=True, validator=check.ratio)
+    backoff: Backoff | None = field(default=None, kw_only=True, validator=check.optional(check.function))
+    max_elapsed: float | None = field(
+        default=None, kw_only=True, converter=to_optional_seconds, validator=check.optional(check.positive_seconds)
+    )
+    idempotent: bool | None = field(default=None, kw_only=True, validator=check.optional(check.boolean))
+    chance: Chance = field(
+        default=CHANCE,
+        kw_only=True,
+        repr=False,
+        validator=check.instance_of(Chance, "a resilience_core.Chance"),
+    )
+    schedule: Schedule = field(init=False, repr=False, default=Factory(_schedule, takes_self=True))
+    _judge: Judge | None = field(init=False, repr=False, default=Factory(_judge, takes_self=True))
+
+    def _validate(self) -> None:
+        if self.backoff is None and self.max_delay < self.base_delay:
+            raise ConfigurationError(
+                f"Retry: max_delay ({self.max_delay:g} s) must not be below base_delay ({self.base_delay:g} s)"
+            )
+
+    def worst_case_delay(self) -> float:
+        """Seconds that the waits of one call can add up to, as configured."""
+        return sum(self.schedule.longest(retry) for retry in range(1, self.max_attempts))
+
+    def _sentence(self) -> str:
+        delay = f"{self.base_delay:g} s" if self.backoff is None else repr(self.backoff)
+        return (
+            f"retry: {self.max_attempts} attempts, first wait {delay}, x{self.multiplier:g}, at most "
+            f"{self.max_delay:g} s, {self.jitter} jitter"
+        )
+
+    def judge_at(self, site: Site) -> Judge:
+        """`on` or `classify` of this policy, else the pipeline's judge; refused where there is neither."""
+        judge = self._judge or site.judge
+        if judge is None:
+            raise ConfigurationError(
+                f"Retry around {site.operation}: say what to retry, by on= (for example on=ConnectionError) or by the "
+                "pipeline's classify="
+            )
+        return judge
+
+    def __iter__(self) -> Iterator[Attempt]:
+        """`for attempt in retry:` with the attempt's code in `with attempt:`."""
+        return _Attempts(self)
+
+    def __aiter__(self) -> AsyncIterator[Attempt]:
+        """`async for attempt in retry:` with the attempt's code in `with attempt:`."""
+        return _Attempts(self)
+
+    # --- the weaves: the happy path is one frame, all else is in `again` ------------------------------------------
+
+    def bind(self, call: Call, site: Site) -> Call:
+        """Weave the retry around a blocking call."""
+        if self.classify_result is not None:
+            call = judging_results(call, self.classify_result, site)
+        rules = self._rules(site)
+        clock, timed, sleep = self.clock, self.max_elapsed is not None, _sleeper(self.clock)
+
+        def guarded(args: Args, kwargs: Kwargs) -> Any:
+            started = clock.now() if timed else 0.0
+            try:
+                return call(args, kwargs)
+            except Exception as error:
+                tries = _Tries(rules, started)
+                delay = tries.after(error)
+                if delay is None:
+                    raise
+            return again(tries, delay, args, kwargs)
+
+        def again(tries: _Tries, delay: float, args: Args, kwargs: Kwargs) -> Any:
+            while True:
+                sleep(delay)
+                try:
+                    result = call(args, kwargs)
+                except Exception as error:
+                    next_delay = tries.after(error)
+                    if next_delay is None:
+                        raise
+                    delay = next_delay
+                else:
+                    tries.end()
+                    return result
+
+        return guarded
+
+    def bind_async(self, call: AsyncCall, site: Site) -> AsyncCall:
+        """Weave the retry around an async call."""
+        if self.classify_result is not None:
+            call = judging_results_async(call, self.classify_result, site)
+        rules = self._rules(site)
+        clock, timed, sleep = self.clock, self.max_elapsed is not None, _async_sleeper(self.clock)
+
+        async def guarded(args: Args, kwargs: Kwargs) -> Any:
+            started = clock.now() if timed else 0.0
+            try:
+                return await call(args, kwargs)
+            except Exception as error:
+                tries = _Tries(rules, started)
+                delay = tries.after(error)
+                if delay is None:
+                    raise
+            return await again(tries, delay, args, kwargs)
+
+        async def again(tries: _Tries, delay: float, args: Args, kwargs: Kwargs) -> Any:
+            while True:
+                await sleep(delay)
+                try:
+                    result = await call(args, kwargs)
+                except Exception as error:
+                    next_delay = tries.after(error)
+                    if next_delay is None:
+                        raise
+                    delay = next_delay
+                else:
+                    tries.end()
+                    return result
+
+        return guarded
+
+    def _rules(self, site: Site) -> _Rules:
+        idempotent = site.idempotent if self.idempotent is None else self.idempotent
+        return _Rules(self, self.judge_at(site), idempotent, site.operation)
+
+
+def _sleeper(clock: Clock) -> Callable[[float], None]:
+    def sleep(seconds: float) -> None:
+        if seconds > 0:
+            clock.sleep(seconds)
+
+    return sleep
+
+
+def _async_sleeper(clock: Clock) -> Callable[[float], Awaitable[None]]:
+    async def sleep(seconds: float) -> None:
+        await clock.async_sleep(seconds)  # also for 0 seconds: a retry loop must not starve its event loop
+
+    return sleep
+
+
+@frozen
+class _Rules:
+    """What is the same for every call at one site."""
+
+    retry: Retry
+    judge: Judge
+    idempotent: bool
+    operation: str
+
+
+class _Tries:
+    """One call that has failed at least once: decides after each failure, and keeps what the next decision needs."""
+
+    __slots__ = ("_first_failure", "_last", "_memory", "_rules", "_started", "number")
+
+    def __init__(self, rules: _Rules, started: float) -> None:
+        self._rules = rules
+        self._started = started
+        self._first_failure = 0.0
+        self._memory = 0.0
+        self._last: Exception | None = None
+        self.number = 1  # of the attempt that is running, or has just failed
+
+    def after(self, error: Exception) -> float | None:
+        """Seconds to wait before the next attempt, or None when `error` is to be raised."""
+        retry = self._rules.retry
+        now = retry.clock.now()
+        if self.number == 1:
+            self._first_failure = now
+        judgement = self._rules.judge(error)
+        suppressed = self._refusal(error, judgement)
+        if suppressed is None:
+            delay, source, memory = self._wait(judgement)
+            suppressed = self._too_long(delay, source, now)
+        if suppressed is not None:
+            self._give_up(error, suppressed, now)
+            return None
+        forget_judgement(error)
+        note_retry()
+        if retry.bus.heard:
+            retry.bus.emit(RetryScheduled(retry.name, now, self._rules.operation, self.number, delay, source, error))
+        self.number += 1
+        self._memory = memory
+        self._last = error
+        return delay
+
+    def end(self) -> None:
+        """The call succeeded: let go of the last error, whose traceback leads back here."""
+        self._last = None
+
+    def _refusal(self, error: Exception, judgement: Judgement) -> str | None:
+        verdict = judgement.verdict
+        if verdict is Verdict.UNKNOWN and not self._rules.idempotent:
+            return "not_idempotent"
+        if verdict not in (Verdict.TRANSIENT, Verdict.THROTTLED, Verdict.UNKNOWN):
+            return "circuit_open" if isinstance(error, CircuitOpenError) else "not_retryable"
+        return "attempts_exhausted" if self.number >= self._rules.retry.max_attempts else None
+
+    def _wait(self, judgement: Judgement) -> tuple[float, str, float]:
+        if judgement.retry_after is not None:
+            return max(0.0, judgement.retry_after), "retry_after", self._memory
+        retry = self._rules.retry
+        delay, memory = retry.schedule.delay(self.number, self._memory, retry.chance.random)
+        return delay, "backoff", memory
+
+    def _too_long(self, delay: float, source: str, now: float) -> str | None:
+        retry = self._rules.retry
+        if source == "retry_after" and delay > retry.max_delay:
+            return "retry_after"
+        if retry.max_elapsed is not None and now + delay - self._started >= retry.max_elapsed:
+            return "deadline"
+        left = remaining()
+        return "deadline" if left is not None and delay >= left else None
+
+    def _give_up(self, error: Exception, reason: str, now: float) -> None:
+        retry = self._rules.retry
+        if isinstance(error, CallRejected) and error.__cause__ is None:
+            error.__cause__ = self._last  # what went wrong before the next attempt was refused
+        self._last = None
+        if self.number > 1:
+            _replace_note(error, f"{_NOTE} {self.number} attempts, {now - self._first_failure:.3g} s after the first")
+        if retry.bus.heard:
+            retry.bus.emit(RetrySuppressed(retry.name, now, self._rules.operation, self.number, reason, error))
+
+
+def _replace_note(error: Exception, note: str) -> None:
+    notes = getattr(error, "__notes__", None)
+    if notes:
+        notes[:] = [line for line in notes if not str(line).startswith(_NOTE)]
+    error.add_note(note)
+
+
+class Attempt:
+    """One attempt of `for attempt in retry:`; failures inside its `with` block are what the retry decides about."""
+
+    __slots__ = ("_attempts", "number")
+
+    def __init__(self, attempts: _Attempts, number: int) -> None:
+        self._attempts = attempts
+        self.number = number
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        return isinstance(error, Exception) and self._attempts.failed(error)
+
+
+class _Attempts(Iterator[Attempt], AsyncIterator[Attempt]):
+    """The attempts of one loop. Ends after the first that did not fail."""
+
+    __slots__ = ("_delay", "_retry", "_tries")
+
+    def __init__(self, retry: Retry) -> None:
+        site = Site(operation="block", pipeline=retry.name, kind=Kind.BLOCKING)
+        started = retry.clock.now() if retry.max_elapsed is not None else 0.0
+        self._retry = retry
+        self._tries = _Tries(retry._rules(site), started)
+        self._delay: float | None = 0.0  # before the next attempt; None when there is none
+
+    def failed(self, error: Exception) -> bool:
+        """Whether the attempt's error is swallowed because another attempt follows."""
+        self._delay = self._tries.after(error)
+        return self._delay is not None
+
+    def _next(self) -> Attempt:
+        self._delay = None  # unless it fails, this attempt is the last
+        return Attempt(self, self._tries.number)
+
+    def __next__(self) -> Attempt:
+        if self._delay is None:
+            self._tries.end()
+            raise StopIteration
+        if self._tries.number > 1:
+            self._retry.clock.sleep(self._delay)
+        return self._next()
+
+    async def __anext__(self) -> Attempt:
+        if self._delay is None:
+            self._tries.end()
+            raise StopAsyncIteration
+        if self._tries.number > 1:
+            await self._retry.clock.async_sleep(self._delay)
+        return self._next()

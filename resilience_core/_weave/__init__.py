@@ -1,0 +1,1 @@
+"""How a policy gets around a call: call sites, the edge, gates, streams, deadlines and waiting."""

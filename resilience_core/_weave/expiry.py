@@ -1,0 +1,79 @@
+"""Time-outs on asyncio: one timer per loop and duration serves all calls.
+
+Calls with the same duration expire in the order in which they began, so the oldest entry is the only one to watch, and
+a call that ends in time costs an insertion and a removal instead of a timer. The rules of cancellation are those of
+`asyncio.timeout`: an expired call is cancelled, that cancellation is taken back on every path, and it is turned into a
+time-out only if nobody else asked for a cancellation meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from weakref import WeakKeyDictionary
+
+
+class Entry:
+    """One call that must end by `deadline`, in seconds of its loop."""
+
+    __slots__ = ("cancelling", "deadline", "expired", "task")
+
+    def __init__(self, task: asyncio.Task[object], deadline: float) -> None:
+        self.task = task
+        self.deadline = deadline
+        self.cancelling = task.cancelling()
+        self.expired = False
+
+
+class Expiry:
+    """All calls of one loop that may take the same `seconds`."""
+
+    __slots__ = ("_entries", "_loop", "_seconds", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._entries: dict[Entry, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter(self) -> Entry:
+        """The running task begins a call. Raises `RuntimeError` outside of a task."""
+        task = asyncio.current_task(self._loop)
+        if task is None:
+            raise RuntimeError("a time-out needs a running task")
+        entry = Entry(task, self._loop.time() + self._seconds)
+        self._entries[entry] = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(entry.deadline, self._expire)
+        return entry
+
+    def leave(self, entry: Entry, cancelled: bool) -> bool:
+        """The call ended; whether its cancellation was ours alone, so that it is a time-out."""
+        if not entry.expired:
+            del self._entries[entry]
+            return False
+        return entry.task.uncancel() <= entry.cancelling and cancelled
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for entry in list(self._entries):
+            if entry.deadline > now:
+                self._timer = self._loop.call_at(entry.deadline, self._expire)
+                return
+            del self._entries[entry]
+            entry.expired = True
+            entry.task.cancel()
+
+
+_of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, Expiry]] = WeakKeyDictionary()
+
+
+def expiry_of(loop: asyncio.AbstractEventLoop, seconds: float) -> Expiry:
+    """The expiry queue that all time-outs of `seconds` in `loop` share."""
+    queues = _of_loop.get(loop)
+    if queues is None:
+        queues = _of_loop.setdefault(loop, {})
+    queue = queues.get(seconds)
+    if queue is None:
+        queue = queues.setdefault(seconds, Expiry(loop, seconds))
+    return queue

@@ -1,0 +1,56 @@
+"""Every named policy of the process that is still alive, for whoever wants to look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+from weakref import WeakSet
+
+
+class Named(Protocol):
+    """What the registry needs to know of a policy."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    def snapshot(self) -> dict[str, Any]: ...
+
+
+class Registry:
+    """Policies by name. Holds them weakly: what nobody uses any more is gone from here, too."""
+
+    def __init__(self) -> None:
+        self._policies: WeakSet[Any] = WeakSet()
+
+    def add(self, policy: Named) -> None:
+        """Note a policy; every policy that was given a name does this itself."""
+        self._policies.add(policy)
+
+    def __iter__(self) -> Iterator[Named]:
+        return iter(sorted(self._policies, key=lambda policy: (policy.kind, policy.name)))
+
+    def find(self, name: str, kind: str | None = None) -> list[Named]:
+        """All living policies called `name`, of one `kind` ("circuit_breaker", "bulkhead", ...) if given."""
+        return [policy for policy in self if policy.name == name and kind in (None, policy.kind)]
+
+    def get(self, name: str, kind: str | None = None) -> Named:
+        """The one policy called `name`.
+
+        Raises:
+            LookupError: there is none, or more than one (then give `kind`, or keep the object itself).
+        """
+        found = self.find(name, kind)
+        if len(found) == 1:
+            return found[0]
+        known = ", ".join(sorted({policy.name for policy in self})) or "none"
+        problem = f"{len(found)} policies are" if found else "no policy is"
+        raise LookupError(f"{problem} called {name!r}; known names: {known}")
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """The state of every policy, as plain values: `kind`, `name` and what that kind has to tell."""
+        return [{"kind": policy.kind, "name": policy.name, **policy.snapshot()} for policy in self]
+
+
+registry = Registry()
+"""The registry of this process."""

@@ -1,0 +1,49 @@
+"""Fails unless all public symbols of a package have known types: `verify_types.py PACKAGE...` (pyright --verifytypes)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def report(package: str) -> dict[str, Any]:
+    pyright = Path(sys.executable).with_name("pyright")
+    command = [str(pyright), "--pythonpath", sys.executable, "--outputjson", "--ignoreexternal"]
+    done = subprocess.run([*command, "--verifytypes", package], stdout=subprocess.PIPE, text=True, check=False)
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
+
+
+def incomplete(completeness: dict[str, Any]) -> list[str]:
+    """One line per exported symbol whose type is unknown or ambiguous, with pyright's reasons."""
+    lines: list[str] = []
+    for symbol in completeness["symbols"]:
+        if symbol["isExported"] and not (symbol["isTypeKnown"] and not symbol["isTypeAmbiguous"]):
+            reasons = "; ".join(diagnostic["message"] for diagnostic in symbol["diagnostics"])
+            lines.append(f"  {symbol['name']}: {reasons}")
+    return lines
+
+
+def main() -> int:
+    status = 0
+    for package in sys.argv[1:]:
+        content = report(package)
+        completeness = content["typeCompleteness"]
+        score = completeness["completenessScore"]
+        count = sum(completeness["exportedSymbolCounts"].values())
+        if score == 1 and count:
+            print(f"{package}: 100 % of {count} public symbols typed")
+            continue
+        status = 1
+        print(f"{package}: {100 * score:.2f} % of {count} public symbols typed, 100 % wanted")
+        for diagnostic in content["generalDiagnostics"]:
+            print(f"  {diagnostic['message']}")
+        print("\n".join(incomplete(completeness)))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Sending WhatsApp messages through Meta's Cloud API while it fails, throttles or lies."""
+
+from resilience_whatsapp._error_table import ErrorClass
+from resilience_whatsapp._version import __version__
+from resilience_whatsapp.blocking import BlockingWhatsAppService
+from resilience_whatsapp.client import ResilientWhatsAppClient
+from resilience_whatsapp.errors import (
+    AmbiguousOutcomeError,
+    GraphAuthError,
+    GraphError,
+    GraphPolicyError,
+    GraphRecipientError,
+    GraphRequestError,
+    GraphSenderError,
+    GraphTemplateError,
+    GraphThrottledError,
+    GraphTransientError,
+    WhatsAppError,
+    classify_graph,
+)
+from resilience_whatsapp.graph import GraphClient, GraphTransport, SendReceipt, Template, TemplatePage, Wire
+from resilience_whatsapp.records import Delivery, MessageRecord, MessageStatus, mask_recipient
+from resilience_whatsapp.service import WhatsAppService
+from resilience_whatsapp.settings import DEVELOPMENT, PRODUCTION, Settings, from_mapping
+from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
+
+__all__ = [
+    "DEFAULT_TEMPLATES",
+    "DEVELOPMENT",
+    "PRODUCTION",
+    "AmbiguousOutcomeError",
+    "BlockingWhatsAppService",
+    "Delivery",
+    "ErrorClass",
+    "GraphAuthError",
+    "GraphClient",
+    "GraphError",
+    "GraphPolicyError",
+    "GraphRecipientError",
+    "GraphRequestError",
+    "GraphSenderError",
+    "GraphTemplateError",
+    "GraphThrottledError",
+    "GraphTransientError",
+    "GraphTransport",
+    "MessageRecord",
+    "MessageStatus",
+    "ResilientWhatsAppClient",
+    "SendReceipt",
+    "Settings",
+    "Template",
+    "TemplateList",
+    "TemplatePage",
+    "WhatsAppError",
+    "WhatsAppService",
+    "Wire",
+    "__version__",
+    "classify_graph",
+    "from_mapping",
+    "mask_recipient",
+]

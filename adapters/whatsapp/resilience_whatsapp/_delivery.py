@@ -1,0 +1,55 @@
+"""What happens to one send while it is under way: its attempts, and whether one of them may have been carried out."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+from attrs import define, field
+
+from resilience_core import Verdict
+from resilience_whatsapp.errors import GraphError, classify_graph
+from resilience_whatsapp.graph import Wire
+from resilience_whatsapp.records import MessageStatus
+
+
+@define
+class Sending:
+    """The state of one send."""
+
+    attempts: int = 0
+    unknown: int = 0
+    """Attempts that left and whose fate nobody told."""
+    possible_duplicate: bool = False
+    wire: Wire | None = field(default=None)
+
+    def begin(self, wire: Wire | None) -> None:
+        """One more request."""
+        self.attempts += 1
+        self.wire = wire
+        if self.unknown:
+            self.possible_duplicate = True
+
+    def failed(self, error: BaseException) -> None:
+        """The request ended by `error`. Where the wire cannot tell, what may have left counts as left."""
+        if isinstance(error, Exception) and classify_graph(error).verdict is not Verdict.UNKNOWN:
+            return
+        if self.wire is None or self.wire.left:
+            self.unknown += 1
+
+    def status(self) -> MessageStatus:
+        """What it means for the message that the send ended in an error."""
+        if self.unknown:
+            return MessageStatus.UNKNOWN
+        return MessageStatus.FAILED if self.attempts else MessageStatus.REJECTED
+
+
+ACTIVE: ContextVar[Any] = ContextVar("resilience_whatsapp_active", default=None)
+"""The client whose call is running, so that it logs the retries of its own calls only."""
+
+
+def name_of_error(error: BaseException) -> str:
+    """An error as logs and records show it: its class and Graph code; its text could carry a number."""
+    if isinstance(error, GraphError) and error.code is not None:
+        return f"{type(error).__name__}({error.code})"
+    return type(error).__name__

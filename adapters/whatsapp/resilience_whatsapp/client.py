@@ -1,0 +1,119 @@
+"""A Graph client that survives: the breaker sits inside the retry, because an attempt is what fails.
+
+    total time-out (if given) -> retry -> breaker -> one request
+
+Two pipelines share the same policies: one for sends that may be repeated after an unknown outcome (and for reads), one
+for sends that may not.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from resilience_core import (
+    CircuitBreaker,
+    ConfigurationError,
+    Event,
+    Pipeline,
+    Policy,
+    Retry,
+    RetryScheduled,
+    Timeout,
+)
+from resilience_whatsapp._delivery import ACTIVE, Sending, name_of_error
+from resilience_whatsapp.errors import classify_graph
+from resilience_whatsapp.graph import GraphTransport, SendReceipt, TemplatePage, Wire
+from resilience_whatsapp.records import Delivery
+from resilience_whatsapp.settings import DEFAULT
+
+LOGGER_NAME = "resilience_whatsapp.service"
+T = TypeVar("T")
+
+
+class ResilientWhatsAppClient:
+    """Guards every request of an `http_client` with one breaker and one retry policy.
+
+    Args:
+        http_client: makes single requests: a `GraphClient`, or anything with `send_message(payload)` and
+            `get_templates_page(after)`.
+        circuit_breaker: default `whatsapp_api`: opens after 5 failures in a row, for 60 s, closes after 2 successes.
+        retry_policy: default 3 attempts, after 1 s and 2 s, at most 10 s. Without `on` or `classify` of its own it
+            retries what `classify_graph` calls TRANSIENT, THROTTLED or (for repeatable calls) UNKNOWN.
+        logger: where the WhatsApp service's lines go; default the logger `resilience_whatsapp.service`.
+        total_timeout: seconds for one call, retries and waits included.
+    """
+
+    def __init__(
+        self,
+        http_client: GraphTransport,
+        circuit_breaker: CircuitBreaker | None = None,
+        retry_policy: Retry | None = None,
+        logger: logging.Logger | None = None,
+        *,
+        total_timeout: float | None = None,
+    ) -> None:
+        self.http_client = _checked(http_client)
+        self.circuit_breaker = circuit_breaker or DEFAULT.circuit_breaker()
+        self.retry_policy = retry_policy or DEFAULT.retry_policy()
+        self.logger = logger or logging.getLogger(LOGGER_NAME)
+        self._tells_wire = "wire" in inspect.signature(http_client.send_message).parameters
+        total = (Timeout(total_timeout, name="whatsapp_total"),) if total_timeout is not None else ()
+        policies: tuple[Policy, ...] = (*total, self.retry_policy, self.circuit_breaker)
+        self._repeatable = Pipeline(*policies, name="whatsapp", classify=classify_graph, idempotent=True)
+        self._once = Pipeline(*policies, name="whatsapp", classify=classify_graph, idempotent=False)
+        self.retry_policy.subscribe(self._log_retry)
+
+    async def send(self, payload: Mapping[str, Any], delivery: Delivery, sending: Sending) -> SendReceipt:
+        """Send one message; `sending` learns of every attempt, also when this raises or is cancelled."""
+        pipeline = self._repeatable if delivery == "at_least_once" else self._once
+        return await self._guarded(pipeline, self._attempt, payload, sending)
+
+    async def get_templates_page(self, after: str | None) -> TemplatePage:
+        """One page of approved templates."""
+        return await self._guarded(self._repeatable, self.http_client.get_templates_page, after)
+
+    def describe(self) -> dict[str, Any]:
+        """How its requests are guarded, as plain values."""
+        return self._once.describe()
+
+    async def _guarded(self, pipeline: Pipeline, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        token = ACTIVE.set(self)
+        try:
+            return await pipeline.acall(fn, *args)
+        finally:
+            ACTIVE.reset(token)
+
+    async def _attempt(self, payload: Mapping[str, Any], sending: Sending) -> SendReceipt:
+        wire = Wire() if self._tells_wire else None
+        sending.begin(wire)
+        try:
+            if wire is None:
+                return await self.http_client.send_message(payload)
+            return await self.http_client.send_message(payload, wire=wire)
+        except BaseException as error:
+            sending.failed(error)
+            raise
+
+    def _log_retry(self, event: Event) -> None:
+        if isinstance(event, RetryScheduled) and ACTIVE.get() is self:
+            self.logger.warning(
+                "Retrying operation",
+                extra={
+                    "attempt": event.attempt,
+                    "delay_ms": round(event.delay * 1000),
+                    "error": name_of_error(event.error),
+                },
+            )
+
+
+def _checked(http_client: GraphTransport) -> GraphTransport:
+    for method in ("send_message", "get_templates_page"):
+        if not callable(getattr(http_client, method, None)):
+            raise ConfigurationError(
+                f"http_client must have an async method {method!r}; {type(http_client).__name__} has none. "
+                "Give a GraphClient, or a class with send_message(payload) and get_templates_page(after)"
+            )
+    return http_client

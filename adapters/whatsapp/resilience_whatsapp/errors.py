@@ -1,0 +1,205 @@
+"""Every way in which the Graph API can fail, as typed errors, and what each means for retry and breaker.
+
+Classified by the exact (code, subcode), then by the code, then by `is_transient`, by the HTTP status last: the API
+answers the same code with different statuses. The texts are ours: Meta's may carry numbers.
+
+    WhatsAppError
+      GraphError                  the API answered with an error
+        GraphTransientError GraphThrottledError GraphAuthError GraphRequestError GraphRecipientError
+        GraphTemplateError GraphPolicyError GraphSenderError
+      AmbiguousOutcomeError       bytes left, and no verdict of the API came back
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resilience_core import Judgement, Verdict
+from resilience_http import classify_exception
+from resilience_whatsapp._error_table import CODES, PERMISSION_CODES, SUBCODES, ErrorClass
+
+
+class WhatsAppError(Exception):
+    """Base of the errors of this adapter."""
+
+    record: Any = None
+    """The `MessageRecord` of the send that raised it."""
+
+
+class GraphError(WhatsAppError):
+    """The API answered with an error.
+
+    Attributes:
+        code, subcode: Graph's numbers; None where the answer had none.
+        http_status: of the answer.
+        error_class: what kind of trouble it is.
+        scope: what it applies to: "phone_number", "pair", "template", ...
+        retry_after: seconds to wait, where a header told them.
+        fbtrace_id: Meta's id of the request, for their support.
+    """
+
+    error_class = ErrorClass.REQUEST
+
+    def __init__(
+        self,
+        code: int | None,
+        subcode: int | None,
+        http_status: int,
+        scope: str,
+        retry_after: float | None = None,
+        fbtrace_id: str | None = None,
+    ) -> None:
+        super().__init__(code, subcode, http_status, scope, retry_after, fbtrace_id)
+        self.code = code
+        self.subcode = subcode
+        self.http_status = http_status
+        self.scope = scope
+        self.retry_after = retry_after
+        self.fbtrace_id = fbtrace_id
+
+    def __str__(self) -> str:
+        number = "no code" if self.code is None else f"code {self.code}"
+        sub = "" if self.subcode is None else f"/{self.subcode}"
+        return f"WhatsApp API: {self.error_class.value} ({number}{sub}, HTTP {self.http_status})"
+
+
+class GraphTransientError(GraphError):
+    """The platform is in trouble; the message was not taken."""
+
+    error_class = ErrorClass.TRANSIENT
+
+
+class GraphThrottledError(GraphError):
+    """A limit of `scope` is reached."""
+
+    error_class = ErrorClass.THROTTLE
+
+
+class GraphAuthError(GraphError):
+    """The token is missing, expired or lacks a permission."""
+
+    error_class = ErrorClass.AUTH
+
+
+class GraphRequestError(GraphError):
+    """The request is wrong; repeating it is useless."""
+
+    error_class = ErrorClass.REQUEST
+
+
+class GraphRecipientError(GraphError):
+    """This recipient cannot be reached, now or at all."""
+
+    error_class = ErrorClass.RECIPIENT
+
+
+class GraphTemplateError(GraphError):
+    """This template does not exist, is not usable, or its parameters do not fit."""
+
+    error_class = ErrorClass.TEMPLATE
+
+
+class GraphPolicyError(GraphError):
+    """The business account is restricted."""
+
+    error_class = ErrorClass.POLICY
+
+
+class GraphSenderError(GraphError):
+    """The sending number or account is not set up or not paid."""
+
+    error_class = ErrorClass.SENDER
+
+
+class AmbiguousOutcomeError(WhatsAppError):
+    """The request left and no verdict of the API came back: it may have been carried out.
+
+    Attributes:
+        http_status: of the answer.
+        what: what was wrong with it, in a few words of ours.
+        retry_after: seconds to wait, where a header told them.
+    """
+
+    def __init__(self, http_status: int, what: str, retry_after: float | None = None) -> None:
+        super().__init__(http_status, what, retry_after)
+        self.http_status = http_status
+        self.what = what
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"WhatsApp API: {self.what} (HTTP {self.http_status}); whether it acted is unknown"
+
+
+_BY_CLASS: dict[ErrorClass, type[GraphError]] = {
+    cls.error_class: cls
+    for cls in (
+        GraphTransientError,
+        GraphThrottledError,
+        GraphAuthError,
+        GraphRequestError,
+        GraphRecipientError,
+        GraphTemplateError,
+        GraphPolicyError,
+        GraphSenderError,
+    )
+}
+_CODE_UNKNOWN_ERROR = 1  # "API Unknown": platform trouble with a 5xx, a malformed request with a 4xx
+
+
+def class_of(code: int | None, subcode: int | None, is_transient: bool, http_status: int) -> tuple[ErrorClass, str]:
+    """The class and the scope of an error answer."""
+    if code is not None and subcode is not None and (code, subcode) in SUBCODES:
+        return SUBCODES[code, subcode]
+    if code == _CODE_UNKNOWN_ERROR:
+        return (
+            (ErrorClass.TRANSIENT, "platform")
+            if http_status >= 500 or is_transient
+            else (
+                ErrorClass.REQUEST,
+                "request",
+            )
+        )
+    if code in CODES:
+        return CODES[code]
+    if code is not None and code in PERMISSION_CODES:
+        return ErrorClass.AUTH, "token"
+    if is_transient or http_status >= 500:
+        return ErrorClass.TRANSIENT, "platform"
+    if http_status == 429:
+        return ErrorClass.THROTTLE, "app"
+    if http_status == 401:
+        return ErrorClass.AUTH, "token"
+    return ErrorClass.REQUEST, "request"
+
+
+def graph_error(
+    code: int | None,
+    subcode: int | None,
+    is_transient: bool,
+    http_status: int,
+    retry_after: float | None = None,
+    fbtrace_id: str | None = None,
+) -> GraphError:
+    """The typed error for an error answer."""
+    error_class, scope = class_of(code, subcode, is_transient, http_status)
+    return _BY_CLASS[error_class](code, subcode, http_status, scope, retry_after, fbtrace_id)
+
+
+_VERDICTS = {ErrorClass.TRANSIENT: Verdict.TRANSIENT, ErrorClass.THROTTLE: Verdict.THROTTLED}
+
+
+def classify_graph(error: Exception) -> Judgement:
+    """The classifier for calls of the Graph API, through `GraphClient` or any other HTTP client.
+
+    A `RuntimeError` is UNKNOWN: HTTP clients raise it for trouble of the connection, and whether the request had left
+    cannot be told. `at_least_once` retries it, `at_most_once` does not.
+    """
+    if isinstance(error, GraphError):
+        verdict = _VERDICTS.get(error.error_class, Verdict.PERMANENT)
+        reason = f"graph {error.code}"
+        return Judgement(verdict, retry_after=error.retry_after, scope=error.scope, reason=reason)
+    if isinstance(error, AmbiguousOutcomeError):
+        return Judgement(Verdict.UNKNOWN, retry_after=error.retry_after, reason=error.what)
+    if isinstance(error, RuntimeError):
+        return Judgement(Verdict.UNKNOWN, reason=type(error).__qualname__)
+    return classify_exception(error)

@@ -1,0 +1,250 @@
+"""Sending WhatsApp messages through an API that fails: the service that applications talk to."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict, evolve, frozen
+
+from resilience_core import CircuitOpenError, ConfigurationError, Event, StaleCache, StaleServed
+from resilience_whatsapp._delivery import Sending, name_of_error
+from resilience_whatsapp.client import ResilientWhatsAppClient
+from resilience_whatsapp.graph import Template
+from resilience_whatsapp.records import DELIVERIES, Delivery, MessageRecord, MessageStatus, mask_recipient
+from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
+
+if TYPE_CHECKING:
+    from resilience_whatsapp.blocking import BlockingWhatsAppService
+
+TEMPLATES_SERVED_FOR = 24 * 3600.0
+_MAX_PAGES = 1_000  # a cursor that never ends must not keep us for ever
+
+
+@frozen(eq=False)
+class _Listing:
+    """One fetched listing; compared by identity, which tells a new one from the same one served again."""
+
+    templates: tuple[Template, ...]
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        return [asdict(template) for template in self.templates]
+
+    @classmethod
+    def from_rows(cls, rows: list[dict[str, Any]]) -> _Listing:
+        return cls(tuple(Template(**row) for row in rows))
+
+
+class WhatsAppService:
+    """Sends messages and lists templates through a `ResilientWhatsAppClient`.
+
+    Args:
+        client: makes the requests.
+        delivery: what happens to a send whose outcome is unknown. `at_least_once` sends it again (the record says
+            `possible_duplicate`); `at_most_once` never does (the record says `unknown`). Each send can choose.
+        mask_recipients: whether logs show recipients as `+33******78`.
+        templates_fresh_for: seconds during which the template list is served without asking the API.
+        template_file: where the list is kept so that it outlives the process.
+    """
+
+    def __init__(
+        self,
+        client: ResilientWhatsAppClient,
+        *,
+        delivery: Delivery = "at_least_once",
+        mask_recipients: bool = True,
+        templates_fresh_for: float = 0.0,
+        template_file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.client = client
+        self.delivery = _checked(delivery)
+        self._mask_recipients = mask_recipients
+        self._logger = client.logger
+        self._cache = StaleCache(
+            "whatsapp_templates",
+            fresh_for=templates_fresh_for,
+            stale_for=max(0.0, TEMPLATES_SERVED_FOR - templates_fresh_for),
+            key=lambda: "approved",
+            file=template_file,
+            encode=_Listing.as_rows,
+            decode=_Listing.from_rows,
+        )
+        self._cache.subscribe(self._log_stale)
+        self._templates = self._cache(self._fetch_templates)
+
+    @staticmethod
+    def blocking(client: ResilientWhatsAppClient, **options: Any) -> BlockingWhatsAppService:
+        """The same service for blocking callers; takes the same options, and is a context manager."""
+        from resilience_whatsapp.blocking import BlockingWhatsAppService  # it imports this module
+
+        return BlockingWhatsAppService(client, **options)
+
+    async def send_template_message(
+        self,
+        user: Any,
+        recipient: str,
+        template_name: str,
+        language_code: str,
+        *,
+        components: Sequence[Mapping[str, Any]] = (),
+        delivery: Delivery | None = None,
+        opaque_data: str | None = None,
+    ) -> MessageRecord:
+        """Send a template.
+
+        Args:
+            user: on whose behalf: any object with `.id`, or an id.
+            recipient: the phone number with `+` and country code, or another id that the API takes.
+            template_name: the template's name.
+            language_code: its language, exactly as approved: `fr`, `en_US`.
+            components: header, body and button parameters in the API's form.
+            delivery: overrides the service's choice for this message.
+            opaque_data: what webhooks echo as `biz_opaque_callback_data`, at most 512 characters; default the
+                record's id.
+
+        Raises:
+            CircuitOpenError: the service is down; nothing was sent by this call's last attempt.
+            GraphError, AmbiguousOutcomeError, TimeoutExceeded: as the API or the time-out ended it.
+            Each carries the record as `.record`.
+        """
+        template: dict[str, Any] = {"name": template_name, "language": {"code": language_code}}
+        if components:
+            template["components"] = [dict(component) for component in components]
+        record = self._new_record(user, recipient, "template", template_name, language_code, delivery)
+        return await self._send(record, {"type": "template", "template": template}, opaque_data)
+
+    async def send_text(
+        self,
+        user: Any,
+        recipient: str,
+        body: str,
+        *,
+        preview_url: bool = False,
+        delivery: Delivery | None = None,
+        opaque_data: str | None = None,
+    ) -> MessageRecord:
+        """Send a text within the recipient's service window; otherwise as `send_template_message`."""
+        record = self._new_record(user, recipient, "text", None, None, delivery)
+        return await self._send(
+            record, {"type": "text", "text": {"preview_url": preview_url, "body": body}}, opaque_data
+        )
+
+    async def get_approved_templates(self) -> TemplateList:
+        """The approved templates, all pages: from the API, else from up to 24 h ago, else the built-in ones.
+
+        Never raises for an API that fails: `source` and `age` of the result say what it is worth.
+        """
+        before = self._cache.entry()
+        try:
+            listing: _Listing = await self._templates()
+        except Exception as error:
+            self._log_templates("default", error)
+            return TemplateList(DEFAULT_TEMPLATES, "default", None)
+        if before is not None and before.value is listing:
+            return TemplateList(listing.templates, "cache", before.age)
+        return TemplateList(listing.templates, "api", 0.0)
+
+    async def _fetch_templates(self) -> _Listing:
+        """The whole listing or nothing: half a list would hide templates that exist."""
+        templates: list[Template] = []
+        after: str | None = None
+        for _ in range(_MAX_PAGES):
+            page = await self.client.get_templates_page(after)
+            templates += page.templates
+            after = page.next_after
+            if after is None:
+                return _Listing(tuple(templates))
+        raise RuntimeError(f"the template listing did not end after {_MAX_PAGES} pages")
+
+    def _log_stale(self, event: Event) -> None:
+        if isinstance(event, StaleServed):
+            self._log_templates("cached", event.error)
+
+    def _log_templates(self, which: str, error: BaseException) -> None:
+        circuit_open = isinstance(error, CircuitOpenError)
+        reason = "due to circuit breaker open" if circuit_open else "because fetching them failed"
+        self._logger.warning("Using %s templates %s", which, reason, extra={"error": name_of_error(error)})
+
+    # --- one send --------------------------------------------------------------------------------------------------
+
+    def _new_record(
+        self,
+        user: Any,
+        recipient: str,
+        kind: str,
+        template: str | None,
+        language: str | None,
+        delivery: Delivery | None,
+    ) -> MessageRecord:
+        return MessageRecord(
+            id=uuid.uuid4().hex,
+            user_id=str(getattr(user, "id", user)),
+            recipient=recipient,
+            kind=kind,
+            template=template,
+            language=language,
+            delivery=self.delivery if delivery is None else _checked(delivery),
+            status=MessageStatus.REJECTED,
+            wamid=None,
+            attempts=0,
+            possible_duplicate=False,
+            started_at=time.time(),
+            duration=0.0,
+            error=None,
+        )
+
+    async def _send(self, record: MessageRecord, content: dict[str, Any], opaque_data: str | None) -> MessageRecord:
+        payload = {
+            "messaging_product": "whatsapp",
+            "recipient_type": "individual",
+            "to": record.recipient,
+            **content,
+            "biz_opaque_callback_data": record.id if opaque_data is None else opaque_data,
+        }
+        sending = Sending()
+        started = time.monotonic()
+        try:
+            receipt = await self.client.send(payload, record.delivery, sending)
+        except BaseException as error:
+            ended = _ended(record, sending, started, sending.status(), error=name_of_error(error))
+            error.record = ended  # type: ignore[attr-defined]
+            if isinstance(error, CircuitOpenError):
+                self._log_down(ended)
+            raise
+        return _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
+
+    def _log_down(self, record: MessageRecord) -> None:
+        recipient = mask_recipient(record.recipient) if self._mask_recipients else record.recipient
+        self._logger.critical(
+            "WhatsApp service is down (circuit open)",
+            extra={"user_id": record.user_id, "recipient": recipient, "template": record.template},
+        )
+
+
+def _ended(
+    record: MessageRecord,
+    sending: Sending,
+    started: float,
+    status: MessageStatus,
+    *,
+    wamid: str | None = None,
+    error: str | None = None,
+) -> MessageRecord:
+    return evolve(
+        record,
+        status=status,
+        wamid=wamid,
+        attempts=sending.attempts,
+        possible_duplicate=sending.possible_duplicate,
+        duration=time.monotonic() - started,
+        error=error,
+    )
+
+
+def _checked(delivery: Delivery) -> Delivery:
+    if delivery not in DELIVERIES:
+        raise ConfigurationError(f"delivery must be one of {', '.join(DELIVERIES)}, not {delivery!r}")
+    return delivery

@@ -49,9 +49,7 @@ def parse_retry_after(value: str | None, *, now: datetime | float | None = None,
         return cap if len(digits) > _LONGEST_NUMBER else min(cap, float(digits or "0"))
     if len(value) > _LONGEST_DATE:
         return None
-    moment = (
-        now if isinstance(now, datetime) else datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
-    )
+    moment = _moment(now)
     date = _parse_date(value, moment)
     if date is None:
         return None
@@ -63,6 +61,12 @@ def retry_after(headers: Mapping[str, str], *, now: datetime | float | None = No
     values = [value for name, value in headers.items() if name.lower() == "retry-after"]
     hints = [hint for value in values if (hint := parse_retry_after(value, now=now, cap=cap)) is not None]
     return max(hints, default=None)
+
+
+def _moment(now: datetime | float | None) -> datetime:
+    if isinstance(now, datetime):
+        return now
+    return datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
 
 
 def _parse_date(value: str, now: datetime) -> datetime | None:

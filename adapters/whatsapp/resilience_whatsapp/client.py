@@ -59,6 +59,7 @@ class ResilientWhatsAppClient:
         self.circuit_breaker = circuit_breaker or DEFAULT.circuit_breaker()
         self.retry_policy = retry_policy or DEFAULT.retry_policy()
         self.logger = logger or logging.getLogger(LOGGER_NAME)
+        self._send_message: Callable[..., Awaitable[SendReceipt]] = http_client.send_message
         self._tells_wire = "wire" in inspect.signature(http_client.send_message).parameters
         total = (Timeout(total_timeout, name="whatsapp_total"),) if total_timeout is not None else ()
         policies: tuple[Policy, ...] = (*total, self.retry_policy, self.circuit_breaker)
@@ -91,8 +92,8 @@ class ResilientWhatsAppClient:
         sending.begin(wire)
         try:
             if wire is None:
-                return await self.http_client.send_message(payload)
-            return await self.http_client.send_message(payload, wire=wire)
+                return await self._send_message(payload)
+            return await self._send_message(payload, wire=wire)
         except BaseException as error:
             sending.failed(error)
             raise

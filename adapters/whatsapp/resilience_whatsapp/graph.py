@@ -54,6 +54,10 @@ def _check(field_name: str, good: bool, expected: str) -> None:
         raise ConfigurationError(f"GraphClient: {field_name} must be {expected}")
 
 
+def _good_token(token: object) -> bool:
+    return callable(token) or (isinstance(token, str) and re.fullmatch(r"[!-~]+", token) is not None)
+
+
 @define(eq=False, kw_only=True)
 class GraphClient:
     """Makes single requests to the Graph API.
@@ -80,8 +84,7 @@ class GraphClient:
     _own: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        good_token = callable(self.token) or (isinstance(self.token, str) and re.fullmatch(r"[!-~]+", self.token))
-        _check("token", bool(good_token), "a non-empty string of visible ASCII characters, or a function")
+        _check("token", _good_token(self.token), "a non-empty string of visible ASCII characters, or a function")
         for name in ("phone_number_id", "waba_id"):
             value = getattr(self, name)
             fits = (value is None and name == "waba_id") or (isinstance(value, str) and re.fullmatch(r"[0-9]+", value))

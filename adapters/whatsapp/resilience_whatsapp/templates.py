@@ -39,4 +39,4 @@ class TemplateList:
 
     def __contains__(self, wanted: object) -> bool:
         """Whether it has this template, given as a `Template` or as `(name, language)`."""
-        return any(template == wanted or (template.name, template.language) == wanted for template in self)
+        return any(wanted in (template, (template.name, template.language)) for template in self)

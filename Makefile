@@ -1,0 +1,90 @@
+# One command to set up, one to test: each target makes what it needs first (tools/bootstrap.py; 0.1 s when all is there).
+#
+#   make test ARGS="-k breaker -x"     ARGS goes to what the target runs
+#   make test JOBS=2                   with so many test processes
+#   make PYTHON=/path/to/python3.12    another interpreter
+
+.DEFAULT_GOAL := help
+ARGS =
+JOBS = 0
+
+# The first interpreter that runs and is new enough.
+ifndef PYTHON
+PYTHON := $(shell for name in python3 python3.13 python3.12 python3.11 python; do \
+	if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$name; break; fi; done)
+endif
+
+BIN = .venv/bin
+BOOTSTRAP = $(if $(PYTHON),$(PYTHON) tools/bootstrap.py,\
+	echo 'No Python 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1;)
+PYTEST = -m pytest -q -n $(JOBS)
+CORE_TESTS = tests --ignore=tests/adapters --ignore=tests/http --ignore=tests/whatsapp
+
+.PHONY: help setup demo test docs lint format types coverage other-pythons check bench requirements dist clean
+.PHONY: venv-base venv-test venv-lint venv-all venv-bench
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+setup: venv-all ## the environment of a contributor, in .venv
+
+demo: venv-base ## messages sent through an API that fails: the story on the terminal (ARGS=--naive: without protection)
+	@$(BIN)/python -m resilience_whatsapp.demo $(ARGS)
+
+test: venv-test ## all tests, and the code of README and docs
+	@$(BIN)/python $(PYTEST) $(ARGS)
+
+docs: venv-test ## only the code of README and docs
+	@$(BIN)/python $(PYTEST) README.md docs $(ARGS)
+
+lint: venv-lint ## ruff: rules and format
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --quiet --check || { $(BIN)/ruff format --diff; exit 1; }
+
+format: venv-lint ## let ruff repair what it can
+	@$(BIN)/ruff check --quiet --fix || true
+	@$(BIN)/ruff format --quiet
+
+types: venv-all ## mypy --strict, pyright, and every public symbol typed
+	@$(BIN)/mypy --strict
+	@$(BIN)/pyright
+	@$(BIN)/python tools/verify_types.py resilience_core
+
+coverage: venv-test ## all tests under coverage: every branch of the core, 95 % of the adapters
+	@rm -f .coverage .coverage.*
+	@$(BIN)/coverage run $(PYTEST) $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --include='resilience_core/*' --fail-under=100
+	@$(BIN)/coverage report --include='adapters/*' --fail-under=95
+
+other-pythons: venv-test ## the core's tests on the other CPythons of this machine
+	@$(BIN)/python tools/other_pythons.py -q -n $(JOBS) $(CORE_TESTS)
+
+check: lint types coverage other-pythons ## all that must be green before a change lands
+
+bench: venv-bench ## benchmarks against hand-written code and other libraries
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+requirements: ## resolve and lock anew after a change of dependencies (needs uv)
+	@$(PYTHON) tools/requirements.py
+
+dist: venv-base ## wheels and sdists of the three distributions, in dist/
+	@for project in . adapters/http adapters/whatsapp; do \
+		$(BIN)/python -m build --no-isolation --outdir dist $$project >dist.log 2>&1 || { cat dist.log; rm dist.log; exit 1; }; \
+	done; rm dist.log; ls dist
+
+clean: ## remove what these targets make
+	@rm -rf .venv .venv-3.* .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv-base:
+	@$(BOOTSTRAP) base
+venv-test:
+	@$(BOOTSTRAP) base test
+	@$(BIN)/python tools/redis_server.py >/dev/null || true  # without one, the tests that need it fail and say so
+venv-lint:
+	@$(BOOTSTRAP) base lint
+venv-all:
+	@$(BOOTSTRAP) base test lint
+venv-bench:
+	@$(BOOTSTRAP) base bench

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
-from attrs import Factory, define, field, setters
+from attrs import define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
@@ -14,10 +14,6 @@ from resilience_core._verdicts import Classifier, Judge, ResultClassifier, judge
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import AsyncCall, Call, Site
-
-
-def _judge(pipeline: Pipeline) -> Judge | None:
-    return judge_from(on=None, classify=pipeline.classify)
 
 
 def _each_a_policy(owner: Pipeline, attribute: Any, value: tuple[Any, ...]) -> None:
@@ -54,7 +50,7 @@ class Pipeline(Policy):
         default=None, kw_only=True, validator=check.optional(check.function)
     )
     idempotent: bool | None = field(default=None, kw_only=True, validator=check.optional(check.boolean))
-    _judge: Judge | None = field(init=False, repr=False, default=Factory(_judge, takes_self=True))
+    _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
 
     def __init__(
         self,
@@ -67,6 +63,9 @@ class Pipeline(Policy):
         self.__attrs_init__(
             policies, name=name, classify=classify, classify_result=classify_result, idempotent=idempotent
         )
+
+    def _build(self) -> None:
+        self._judge = judge_from(on=None, classify=self.classify)
 
     def __iter__(self) -> Iterator[Policy]:
         return iter(self.policies)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any, ClassVar
 
-from attrs import Factory, define, field, setters
+from attrs import define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._errors import BulkheadFullError, ConfigurationError, RejectionReason
@@ -17,10 +17,6 @@ from resilience_core._weave.deadline import within_deadline
 from resilience_core._weave.gate import Gate, stream_gate, stream_gate_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core._weave.waiting import ThreadWaiter, async_waiter, refuse_parking
-
-
-def _slots(bulkhead: Bulkhead) -> Slots:
-    return Slots(bulkhead.max_concurrent, bulkhead.max_queue)
 
 
 @define(eq=False, on_setattr=setters.frozen)
@@ -47,13 +43,16 @@ class Bulkhead(Gate):
     max_wait: float | None = field(
         default=None, kw_only=True, converter=to_optional_seconds, validator=check.optional(check.positive_seconds)
     )
-    _slots: Slots = field(init=False, repr=False, default=Factory(_slots, takes_self=True))
+    _slots: Slots = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
 
     def _validate(self) -> None:
         if self.max_queue and self.max_wait is None:
             raise ConfigurationError("Bulkhead: max_queue needs max_wait, or a queued call could wait for ever")
+
+    def _build(self) -> None:
+        self._slots = Slots(self.max_concurrent, self.max_queue)
 
     @property
     def in_flight(self) -> int:

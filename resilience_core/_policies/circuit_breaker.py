@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from attrs import Factory, define, field, setters
+from attrs import define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._errors import CircuitOpenError, ConfigurationError, LastFailure, RejectionReason
@@ -36,18 +36,6 @@ from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 
 DEFAULT_LEASE = 60.0
 """Seconds after which a probe that never reported makes room, where no time-out tells better."""
-
-
-def _rule(breaker: CircuitBreaker) -> TripRule:
-    return breaker.trip or ConsecutiveFailures(breaker.failure_threshold)
-
-
-def _circuit(breaker: CircuitBreaker) -> Circuit:
-    return Circuit(_rule(breaker), breaker.success_threshold, breaker.recovery_timeout, breaker.half_open_max_calls)
-
-
-def _judge(breaker: CircuitBreaker) -> Judge | None:
-    return judge_from(on=breaker.on, classify=breaker.classify)
 
 
 @define(eq=False, on_setattr=setters.frozen)
@@ -95,8 +83,8 @@ class CircuitBreaker(Gate):
     classify_result: ResultClassifier | None = field(
         default=None, kw_only=True, validator=check.optional(check.function)
     )
-    _circuit: Circuit = field(init=False, repr=False, default=Factory(_circuit, takes_self=True))
-    _judge: Judge | None = field(init=False, repr=False, default=Factory(_judge, takes_self=True))
+    _circuit: Circuit = field(init=False, repr=False, on_setattr=setters.NO_OP)
+    _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _last_failure: LastFailure | None = field(init=False, repr=False, default=None, on_setattr=setters.NO_OP)
     _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
@@ -104,6 +92,11 @@ class CircuitBreaker(Gate):
     def _validate(self) -> None:
         if self.trip is not None and self.failure_threshold != 5:
             raise ConfigurationError("CircuitBreaker: failure_threshold and trip exclude each other; keep trip")
+
+    def _build(self) -> None:
+        rule = self.trip or ConsecutiveFailures(self.failure_threshold)
+        self._circuit = Circuit(rule, self.success_threshold, self.recovery_timeout, self.half_open_max_calls)
+        self._judge = judge_from(on=self.on, classify=self.classify)
 
     # --- what it tells -------------------------------------------------------------------------------------------
 
@@ -139,7 +132,7 @@ class CircuitBreaker(Gate):
         }
 
     def _sentence(self) -> str:
-        rule = _rule(self)
+        rule = self._circuit.rule
         opens = f"{rule.threshold} consecutive failures" if isinstance(rule, ConsecutiveFailures) else repr(rule)
         return (
             f"circuit breaker {self.name!r}: opens after {opens}, rejects for {self.recovery_timeout:g} s, "

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, NoReturn
 
-from attrs import Factory, define, field, setters
+from attrs import define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._errors import RateLimitedError, RejectionReason
@@ -19,18 +19,6 @@ from resilience_core._weave.deadline import within_deadline
 from resilience_core._weave.gate import EVERY_ERROR, Gate, stream_gate, stream_gate_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core._weave.waiting import refuse_parking
-
-
-def _burst(limiter: RateLimiter) -> int:
-    return max(1, int(limiter.rate)) if limiter.burst is None else limiter.burst
-
-
-def _bucket(limiter: RateLimiter) -> Bucket:
-    return Bucket(limiter.per / limiter.rate, _burst(limiter))
-
-
-def _judge(limiter: RateLimiter) -> Judge | None:
-    return judge_from(on=None, classify=limiter.classify)
 
 
 @define(eq=False, on_setattr=setters.frozen)
@@ -64,11 +52,21 @@ class RateLimiter(Gate):
     max_keys: int = field(default=10_000, kw_only=True, validator=check.count_from(1))
     max_wait: float = field(default=0.0, kw_only=True, converter=to_seconds, validator=check.non_negative_seconds)
     classify: Classifier | None = field(default=None, kw_only=True, validator=check.optional(check.function))
-    _bucket: Bucket = field(init=False, repr=False, default=Factory(_bucket, takes_self=True))
+    _bucket: Bucket = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _keyed: OrderedDict[Hashable, Bucket] = field(init=False, repr=False, factory=OrderedDict)
-    _judge: Judge | None = field(init=False, repr=False, default=Factory(_judge, takes_self=True))
+    _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
+
+    def _build(self) -> None:
+        self._bucket = self._new_bucket()
+        self._judge = judge_from(on=None, classify=self.classify)
+
+    def _new_bucket(self) -> Bucket:
+        return Bucket(self.per / self.rate, self._burst())
+
+    def _burst(self) -> int:
+        return max(1, int(self.rate)) if self.burst is None else self.burst
 
     def snapshot(self) -> dict[str, Any]:
         """Permits at hand (without `key`), keys remembered, rejections so far."""
@@ -82,7 +80,9 @@ class RateLimiter(Gate):
     def _sentence(self) -> str:
         keyed = " for each key" if self.key is not None else ""
         waits = f", waits up to {self.max_wait:g} s" if self.max_wait else ""
-        return f"rate limiter {self.name!r}: {self.rate:g} calls per {self.per:g} s{keyed}, burst {_burst(self)}{waits}"
+        return (
+            f"rate limiter {self.name!r}: {self.rate:g} calls per {self.per:g} s{keyed}, burst {self._burst()}{waits}"
+        )
 
     # --- the gate ----------------------------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class RateLimiter(Gate):
         with self._lock:
             bucket = keyed.get(key)
             if bucket is None:
-                bucket = keyed[key] = _bucket(self)
+                bucket = keyed[key] = self._new_bucket()
                 if len(keyed) > self.max_keys:
                     keyed.popitem(last=False)
             else:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar
 
-from attrs import Factory, define, field, frozen, setters
+from attrs import define, field, frozen, setters
 
 from resilience_core import _validation as check
 from resilience_core._clock import CHANCE, Chance, Clock
@@ -31,15 +31,6 @@ from resilience_core._weave.results import judging_results, judging_results_asyn
 from resilience_core._weave.site import Args, AsyncCall, Call, Kind, Kwargs, Site
 
 _NOTE = "resilience: gave up after"
-
-
-def _schedule(retry: Retry) -> Schedule:
-    backoff = retry.backoff or Exponential(retry.base_delay, retry.multiplier)
-    return Schedule(backoff, retry.max_delay, retry.jitter, retry.jitter_share)
-
-
-def _judge(retry: Retry) -> Judge | None:
-    return judge_from(on=retry.on, classify=retry.classify)
 
 
 def _known_jitter(owner: Retry, attribute: Any, value: object) -> None:
@@ -102,14 +93,19 @@ class Retry(Policy):
         repr=False,
         validator=check.instance_of(Chance, "a resilience_core.Chance"),
     )
-    schedule: Schedule = field(init=False, repr=False, default=Factory(_schedule, takes_self=True))
-    _judge: Judge | None = field(init=False, repr=False, default=Factory(_judge, takes_self=True))
+    schedule: Schedule = field(init=False, repr=False, on_setattr=setters.NO_OP)
+    _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
 
     def _validate(self) -> None:
         if self.backoff is None and self.max_delay < self.base_delay:
             raise ConfigurationError(
                 f"Retry: max_delay ({self.max_delay:g} s) must not be below base_delay ({self.base_delay:g} s)"
             )
+
+    def _build(self) -> None:
+        backoff = self.backoff or Exponential(self.base_delay, self.multiplier)
+        self.schedule = Schedule(backoff, self.max_delay, self.jitter, self.jitter_share)
+        self._judge = judge_from(on=self.on, classify=self.classify)
 
     def worst_case_delay(self) -> float:
         """Seconds that the waits of one call can add up to, as configured."""

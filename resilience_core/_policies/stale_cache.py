@@ -96,8 +96,7 @@ class StaleCache(Policy):
     _flights: dict[Hashable, _Flight] = field(init=False, repr=False, factory=dict)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
 
-    def __attrs_post_init__(self) -> None:
-        super().__attrs_post_init__()
+    def _build(self) -> None:
         if self.file is not None:
             self._load(self.file)
 

@@ -62,11 +62,15 @@ class Policy(ABC):
 
     def __attrs_post_init__(self) -> None:
         self._validate()
+        self._build()
         if self.name != self.kind:
             registry.add(self)
 
     def _validate(self) -> None:
         """Refuse options that do not go together; each alone is checked by its field."""
+
+    def _build(self) -> None:
+        """Make the machines; called when the options are known to be good (attrs runs validators after defaults)."""
 
     @abstractmethod
     def bind(self, call: Call, site: Site) -> Call:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from resilience_core import CircuitBreaker, ConfigurationError, Retry
+from resilience_core import CircuitBreaker, ConfigurationError, Retry, Timeout
 
 BREAKER_NAME = "whatsapp_api"
 _SECTIONS = {
@@ -41,8 +41,11 @@ class Settings:
     total_timeout: float | None = field(default=None)
 
     def __attrs_post_init__(self) -> None:
-        self.circuit_breaker()  # the policies check their own options: a bad number is refused here and now
+        # The policies check their own options: a bad number is refused here and now.
+        self.circuit_breaker()
         self.retry_policy()
+        if self.total_timeout is not None:
+            _total(self.total_timeout)
 
     def circuit_breaker(self, name: str = BREAKER_NAME) -> CircuitBreaker:
         """A new breaker with these numbers."""
@@ -62,6 +65,13 @@ class Settings:
             multiplier=self.multiplier,
             max_delay=self.max_delay,
         )
+
+
+def _total(seconds: float) -> None:
+    try:
+        Timeout(seconds)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"total_timeout: {error}") from None
 
 
 DEFAULT = Settings()

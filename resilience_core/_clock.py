@@ -7,9 +7,9 @@ what lets `resilience_core.testing.virtual_time` switch policies that were decor
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Awaitable, Callable
+from random import random as system_random
 
 
 async def _sleep_in_any_world(seconds: float) -> None:
@@ -41,7 +41,7 @@ class Chance:
 
     __slots__ = ("random",)
 
-    def __init__(self, source: Callable[[], float] = random.random) -> None:
+    def __init__(self, source: Callable[[], float] = system_random) -> None:
         self.random = source
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from attrs import define, field, setters
 
@@ -60,7 +60,7 @@ class Pipeline(Policy):
         classify_result: ResultClassifier | None = None,
         idempotent: bool | None = None,
     ) -> None:
-        self.__attrs_init__(
+        cast("Any", self).__attrs_init__(
             policies, name=name, classify=classify, classify_result=classify_result, idempotent=idempotent
         )
 

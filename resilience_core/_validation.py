@@ -1,6 +1,7 @@
 """Refuse bad options at construction, with the field and the fix in the text.
 
-Each check is an attrs validator. A `bool` is never a number here, and no duration, rate or ratio may be NaN or infinite.
+Each check is an attrs validator. A `bool` is never a number here, and no duration, rate or ratio may be NaN or
+infinite.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from weakref import WeakSet
 
 
@@ -12,8 +12,9 @@ class Named(Protocol):
 
     @property
     def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
+
+    kind: ClassVar[str]
+
     def snapshot(self) -> dict[str, Any]: ...
 
 

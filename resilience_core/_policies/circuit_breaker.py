@@ -143,21 +143,22 @@ class CircuitBreaker(Gate):
 
     def reset(self) -> None:
         """Close the circuit by hand and forget what was counted. Calls in flight do not count any more."""
-        self._force(CircuitState.CLOSED)
+        self.force(CircuitState.CLOSED)
 
     def force_open(self) -> None:
         """Reject every call until `reset()`."""
-        self._force(CircuitState.FORCED_OPEN)
+        self.force(CircuitState.FORCED_OPEN)
 
     def disable(self) -> None:
         """Admit every call and learn nothing until `reset()`."""
-        self._force(CircuitState.DISABLED)
+        self.force(CircuitState.DISABLED)
 
     def shadow(self) -> None:
         """Judge and count, but reject nothing until `reset()`."""
-        self._force(CircuitState.SHADOW)
+        self.force(CircuitState.SHADOW)
 
-    def _force(self, state: CircuitState) -> None:
+    def force(self, state: CircuitState) -> None:
+        """Enter any state by hand; calls in flight do not count any more."""
         with self._lock:
             self._circuit.force(state, self.clock.now())
             change = self._circuit.last_transition

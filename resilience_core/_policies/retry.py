@@ -256,13 +256,13 @@ class _Tries:
         if self.number == 1:
             self._first_failure = now
         judgement = self._rules.judge(error)
-        suppressed = self._refusal(error, judgement)
-        if suppressed is None:
-            delay, source, memory = self._wait(judgement)
-            suppressed = self._too_long(delay, source, now)
-        if suppressed is not None:
-            self._give_up(error, suppressed, now)
-            return None
+        refused = self._refusal(error, judgement)
+        if refused is not None:
+            return self._give_up(error, refused, now)
+        delay, source, memory = self._wait(judgement)
+        too_long = self._too_long(delay, source, now)
+        if too_long is not None:
+            return self._give_up(error, too_long, now)
         forget_judgement(error)
         note_retry()
         if retry.bus.heard:

@@ -66,10 +66,10 @@ class Policy(ABC):
         if self.name != self.kind:
             registry.add(self)
 
-    def _validate(self) -> None:
+    def _validate(self) -> None:  # noqa: B027 - most policies need neither this nor _build
         """Refuse options that do not go together; each alone is checked by its field."""
 
-    def _build(self) -> None:
+    def _build(self) -> None:  # noqa: B027
         """Make the machines; called when the options are known to be good (attrs runs validators after defaults)."""
 
     @abstractmethod

@@ -9,7 +9,6 @@ import threading
 from typing import Any
 
 import pytest
-from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, service_over
 
 from resilience_core import CircuitBreaker, CircuitOpenError, CircuitState, Retry
 from resilience_whatsapp import (
@@ -20,6 +19,7 @@ from resilience_whatsapp import (
     WhatsAppService,
 )
 from resilience_whatsapp.simulator import Fault, Simulator, SimulatorThread
+from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, service_over
 
 
 class User:
@@ -215,7 +215,7 @@ def test_recipients_can_be_shown(caplog: pytest.LogCaptureFixture) -> None:
 def test_two_clients_with_one_retry_policy_log_their_own_retries_only() -> None:
     clock = FakeClock()
     retry = Retry(max_attempts=2, clock=clock)
-    loggers = [logging.Logger("one"), logging.Logger("two")]
+    loggers = [logging.getLogger("test.one"), logging.getLogger("test.two")]
     seen: list[str] = []
     for logger in loggers:
         handler = logging.Handler()
@@ -223,7 +223,7 @@ def test_two_clients_with_one_retry_policy_log_their_own_retries_only() -> None:
         logger.addHandler(handler)
     clients = [ResilientWhatsAppClient(Stub(ConnectionError()), None, retry, logger) for logger in loggers]
     asyncio.run(failing_send(WhatsAppService(clients[1])))  # type: ignore[arg-type]
-    assert seen == ["two"]
+    assert seen == ["test.two"]
 
 
 # --- blocking callers -------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, WireStub, service_over
 
 from resilience_core import CircuitOpenError, ConfigurationError, TimeoutExceeded
 from resilience_whatsapp import (
@@ -27,6 +26,7 @@ from resilience_whatsapp import (
     from_mapping,
     mask_recipient,
 )
+from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, WireStub, service_over
 
 UNKNOWN = AmbiguousOutcomeError(502, "an answer that is not the API's")
 TRANSIENT = GraphTransientError(131000, None, 500, "platform")
@@ -137,7 +137,7 @@ def test_a_rejected_send_made_no_request() -> None:
     assert (record.status, record.attempts) == (MessageStatus.REJECTED, 0)
 
 
-# --- templates ---------------------------------------------------------------------------------------------------------
+# --- templates ------------------------------------------------------------------------------------------
 
 PAGES = (
     TemplatePage((Template("a", "fr", "APPROVED"),), "cursor"),
@@ -216,7 +216,7 @@ def test_a_template_file_outlives_the_process(tmp_path: Path) -> None:
     assert (again.source, again.templates) == ("cache", PAGES[1].templates)
 
 
-# --- settings ----------------------------------------------------------------------------------------------------------
+# --- settings ------------------------------------------------------------------------------------------
 
 
 def test_the_presets_have_the_users_numbers() -> None:

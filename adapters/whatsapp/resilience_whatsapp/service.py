@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import asdict, evolve, frozen
 
@@ -60,7 +60,7 @@ class WhatsAppService:
         template_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self.client = client
-        self.delivery = _checked(delivery)
+        self.delivery: Delivery = _checked(delivery)
         self._mask_recipients = mask_recipients
         self._logger = client.logger
         self._cache = StaleCache(
@@ -244,7 +244,7 @@ def _ended(
     )
 
 
-def _checked(delivery: Delivery) -> Delivery:
+def _checked(delivery: str) -> Delivery:
     if delivery not in DELIVERIES:
         raise ConfigurationError(f"delivery must be one of {', '.join(DELIVERIES)}, not {delivery!r}")
-    return delivery
+    return cast("Delivery", delivery)

@@ -1,0 +1,21 @@
+"""For tests of guarded code: virtual time, recorded events, forced states, repeatable chance.
+
+Nothing here is loaded by `import resilience_core`.
+"""
+
+from resilience_core.testing._forced import forced_state, seeded
+from resilience_core.testing._loop import Deadlock, run_virtual, run_virtual_trio
+from resilience_core.testing._recorder import EventRecorder, record_events
+from resilience_core.testing._virtual import VirtualClock, virtual_time
+
+__all__ = [
+    "Deadlock",
+    "EventRecorder",
+    "VirtualClock",
+    "forced_state",
+    "record_events",
+    "run_virtual",
+    "run_virtual_trio",
+    "seeded",
+    "virtual_time",
+]

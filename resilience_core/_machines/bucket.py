@@ -14,6 +14,8 @@ that pushes later ones back for good (it is given back as far as nobody reserved
 
 from __future__ import annotations
 
+_A_NANOSECOND = 1e-9  # sums of floats miss an exact boundary by far less, and no clock tells a finer time
+
 
 class Bucket:
     """The schedule of one limiter, or of one key of it."""
@@ -32,11 +34,13 @@ class Bucket:
         A refusal reserves nothing.
         """
         tat = self.tat
-        tat = max(tat, now)
+        if tat < now:
+            tat = now
         wait = tat - self.tolerance - now
         closed = self.closed_until - now
-        wait = max(wait, closed)
-        if wait <= 0.0:
+        if wait < closed:
+            wait = closed
+        if wait <= _A_NANOSECOND:
             wait = 0.0
         elif wait > max_wait:
             return -1.0 - wait

@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, evolve, frozen
 
@@ -245,6 +245,7 @@ def _ended(
 
 
 def _checked(delivery: str) -> Delivery:
-    if delivery not in DELIVERIES:
-        raise ConfigurationError(f"delivery must be one of {', '.join(DELIVERIES)}, not {delivery!r}")
-    return cast("Delivery", delivery)
+    for known in DELIVERIES:
+        if delivery == known:
+            return known
+    raise ConfigurationError(f"delivery must be one of {', '.join(DELIVERIES)}, not {delivery!r}")

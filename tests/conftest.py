@@ -1,0 +1,2 @@
+from tests._redis import redis_server as redis_server
+from tests.worlds import world as world

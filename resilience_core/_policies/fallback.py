@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
-from attrs import NOTHING, define, field, setters
+from attrs import define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
@@ -16,6 +16,9 @@ from resilience_core._verdicts import BadResult, On
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.site import Args, AsyncCall, Call, Kind, Kwargs, Site, kind_of
 from resilience_core._weave.streams import async_stream_of, stream_of
+
+
+_NOT_GIVEN: Any = object()
 
 
 @define(eq=False, on_setattr=setters.frozen)
@@ -37,14 +40,14 @@ class Fallback(Policy):
     kind: ClassVar[str] = "fallback"
 
     name: str = field(default="fallback", validator=check.name)
-    value: Any = field(default=NOTHING, kw_only=True)
+    value: Any = field(default=_NOT_GIVEN, kw_only=True)
     replacement: Callable[..., Any] | None = field(
         default=None, kw_only=True, alias="call", validator=check.optional(check.function)
     )
     on: On | None = field(default=None, kw_only=True, validator=check.optional(check.on))
 
     def _validate(self) -> None:
-        if (self.value is NOTHING) is (self.replacement is None):
+        if (self.value is _NOT_GIVEN) is (self.replacement is None):
             raise ConfigurationError("Fallback: give exactly one of value= and call=")
 
     def _sentence(self) -> str:

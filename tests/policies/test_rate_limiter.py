@@ -1,0 +1,146 @@
+"""Rate limiters, in all worlds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from resilience_core import (
+    ConfigurationError,
+    Judgement,
+    Pipeline,
+    RateLimitedError,
+    RateLimiter,
+    Rejection,
+    Timeout,
+    Verdict,
+)
+from resilience_core.testing import VirtualClock, record_events, run_virtual, run_virtual_trio
+from tests.worlds import Script, World
+
+
+def limiter(**options: Any) -> tuple[RateLimiter, VirtualClock]:
+    clock = VirtualClock()
+    return RateLimiter("l", clock=clock, **{"rate": 2, "burst": 2, **options}), clock
+
+
+async def count(guarded: Any, calls: int, *args: Any) -> int:
+    admitted = 0
+    for _ in range(calls):
+        try:
+            await guarded(*args)
+            admitted += 1
+        except RateLimitedError:
+            pass
+    return admitted
+
+
+def test_a_burst_and_then_the_rate(world: World) -> None:
+    async def story() -> None:
+        policy, clock = limiter()
+        guarded = world.guard(policy, Script("ok").fn)
+        assert await count(guarded, 5) == 2
+        with record_events(policy) as events, pytest.raises(RateLimitedError) as caught:
+            await guarded()
+        assert caught.value.retry_after == pytest.approx(0.5)
+        assert len(events.of(Rejection)) == 1
+        clock.advance(0.5)
+        assert await count(guarded, 5) == 1
+        assert policy.snapshot() == {"available": 0, "keys": 0, "rejected": 8}
+
+    world.run(story)
+
+
+def test_it_waits_for_its_turn(world: World) -> None:
+    async def story() -> None:
+        policy, clock = limiter(burst=1, max_wait=1.0)
+        guarded = world.guard(policy, Script("ok").fn)
+        assert await count(guarded, 3) == 3
+        assert clock.slept == pytest.approx([0.5, 0.5])
+
+    world.run(story)
+
+
+def test_a_wait_beyond_the_deadline_is_not_begun(world: World) -> None:
+    async def story() -> None:
+        policy = RateLimiter("l", rate=0.1, max_wait=100)
+        guarded = world.guard(Pipeline(Timeout(5), policy), Script("ok").fn)
+        assert await count(guarded, 3) == 1
+        alone = world.guard(policy, Script("ok").fn)
+        await alone()
+        assert policy.snapshot()["rejected"] == 2
+
+    world.run(story)
+
+
+def test_each_key_has_its_own_limit_and_the_oldest_is_forgotten(world: World) -> None:
+    async def story() -> None:
+        policy, _ = limiter(key=lambda user, **_: user, max_keys=2)
+        guarded = world.guard(policy, Script("ok").fn)
+        assert await count(guarded, 5, "ann") == 2
+        assert await count(guarded, 5, "bob") == 2
+        assert await count(guarded, 1, "ann") == 0
+        assert policy.snapshot()["keys"] == 2
+        await guarded("cem")
+        assert policy.snapshot()["keys"] == 2
+        assert await count(guarded, 1, "ann") == 0, "used more recently than bob"
+        assert policy.snapshot()["available"] is None
+        assert await world.call(policy, Script("ok").fn, "dan") == "ok"
+
+    world.run(story)
+
+
+def test_a_throttled_answer_closes_it(world: World) -> None:
+    async def story() -> None:
+        policy, clock = limiter(classify=lambda error: Judgement(Verdict.THROTTLED, retry_after=30.0))
+        guarded = world.guard(policy, Script(ValueError(), "ok").fn)
+        with pytest.raises(ValueError):
+            await guarded()
+        assert await count(guarded, 1) == 0
+        clock.advance(30)
+        assert await count(guarded, 3) == 2
+
+    world.run(story)
+
+
+@pytest.mark.parametrize("run", [run_virtual, run_virtual_trio])
+def test_blocks_wait_and_settle(run: Any) -> None:
+    policy, clock = limiter(burst=1, max_wait=1.0)
+    for _ in range(2):
+        with policy.guard():
+            pass
+    with pytest.raises(ValueError), policy.guard():
+        raise ValueError
+    assert clock.slept == pytest.approx([0.5, 0.5])
+
+    async def story() -> None:
+        waiting = RateLimiter("l", rate=2, burst=1, max_wait=1.0, key=lambda *args: args)
+        for _ in range(2):
+            async with waiting.guard():
+                pass
+        with pytest.raises(ConfigurationError, match="loop"), waiting.guard():
+            pass
+
+    run(story)
+
+
+def test_a_cancelled_wait_is_refunded() -> None:
+    async def story() -> None:
+        policy = RateLimiter("l", rate=1, burst=1, max_wait=10)
+        await policy.acall(asyncio.sleep, 0)
+        waiting = asyncio.create_task(policy.acall(asyncio.sleep, 0))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        started = asyncio.get_running_loop().time()
+        await policy.acall(asyncio.sleep, 0)
+        assert asyncio.get_running_loop().time() - started == pytest.approx(0.9)
+
+    run_virtual(story)
+
+
+def test_describe() -> None:
+    policy, _ = limiter(burst=None, rate=0.5, max_wait=3, key=lambda: 1)
+    assert policy.describe()["text"] == "rate limiter 'l': 0.5 calls per 1 s for each key, burst 1, waits up to 3 s"

@@ -16,7 +16,7 @@ from resilience_core._verdicts import Judgement
 from resilience_core._weave.deadline import within_deadline
 from resilience_core._weave.gate import Gate, stream_gate, stream_gate_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
-from resilience_core._weave.waiting import ThreadWaiter, async_waiter, refuse_parking
+from resilience_core._weave.waiting import ThreadWaiter, async_waiter
 
 
 @define(eq=False, on_setattr=setters.frozen)
@@ -114,8 +114,6 @@ class Bulkhead(Gate):
             self._slots.hand_over()
 
     def _wait(self, operation: str) -> None:
-        if self.max_queue:
-            refuse_parking(f"Bulkhead {self.name!r}")
         waiter = ThreadWaiter()
         ticket = self._queue(waiter, operation)
         try:

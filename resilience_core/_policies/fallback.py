@@ -17,7 +17,6 @@ from resilience_core._weave.edge import Policy
 from resilience_core._weave.site import Args, AsyncCall, Call, Kind, Kwargs, Site, kind_of
 from resilience_core._weave.streams import async_stream_of, stream_of
 
-
 _NOT_GIVEN: Any = object()
 
 

@@ -18,7 +18,7 @@ from resilience_core._verdicts import Classifier, Judge, Judgement, Verdict, jud
 from resilience_core._weave.deadline import within_deadline
 from resilience_core._weave.gate import EVERY_ERROR, Gate, stream_gate, stream_gate_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
-from resilience_core._weave.waiting import refuse_parking
+from resilience_core._weave.waiting import pause, pause_async
 
 
 @define(eq=False, on_setattr=setters.frozen)
@@ -132,8 +132,7 @@ class RateLimiter(Gate):
     def _wait(self, bucket: Bucket, wait: float, operation: str) -> None:
         reserved = self._reservation(bucket, wait, operation)
         try:
-            refuse_parking(f"RateLimiter {self.name!r}")
-            self.clock.sleep(wait)
+            pause(self.clock, wait)
         except BaseException:
             bucket.give_back(reserved)
             raise
@@ -141,7 +140,7 @@ class RateLimiter(Gate):
     async def _wait_async(self, bucket: Bucket, wait: float, operation: str) -> None:
         reserved = self._reservation(bucket, wait, operation)
         try:
-            await self.clock.async_sleep(wait)
+            await pause_async(self.clock, wait)
         except BaseException:
             bucket.give_back(reserved)
             raise

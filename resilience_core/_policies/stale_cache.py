@@ -28,7 +28,7 @@ from resilience_core._weave.deadline import remaining
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.results import refuse_streams
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
-from resilience_core._weave.waiting import ThreadWaiter, Waiter, async_waiter, refuse_parking
+from resilience_core._weave.waiting import ThreadWaiter, Waiter, async_waiter
 
 logger = logging.getLogger("resilience_core.cache")
 
@@ -213,7 +213,7 @@ class StaleCache(Policy):
         """Weave the cache around a blocking call."""
         refuse_streams(site, "StaleCache")
         arguments, operation = site.arguments, site.operation
-        new_waiter, no_parking = ThreadWaiter, refuse_parking
+        new_waiter = ThreadWaiter
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
             key = self._key(*arguments(args, kwargs))
@@ -233,7 +233,6 @@ class StaleCache(Policy):
                     else:
                         self._land(key, flight, value, None)
                 else:
-                    no_parking(self.name)
                     woken = waiter.wait(remaining())
                     self._check_wait(flight, waiter, woken)
                 if flight.landed:
@@ -245,7 +244,7 @@ class StaleCache(Policy):
         """Weave the cache around an async call."""
         refuse_streams(site, "StaleCache")
         arguments, operation = site.arguments, site.operation
-        new_waiter, no_parking = async_waiter, _may_wait
+        new_waiter = async_waiter
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:
             key = self._key(*arguments(args, kwargs))
@@ -265,7 +264,6 @@ class StaleCache(Policy):
                     else:
                         self._land(key, flight, value, None)
                 else:
-                    no_parking(self.name)
                     woken = await waiter.wait(remaining())
                     self._check_wait(flight, waiter, woken)
                 if flight.landed:
@@ -298,7 +296,3 @@ class StaleCache(Policy):
                 beside.replace(self.file)
         except Exception:
             logger.warning("The cache file of %r cannot be written", self.name, exc_info=True)
-
-
-def _may_wait(who: str) -> None:
-    """A waiting task parks nothing."""

@@ -12,6 +12,7 @@ import sys
 import threading
 from typing import Literal, Protocol
 
+from resilience_core._clock import Clock
 from resilience_core._errors import ConfigurationError
 
 
@@ -30,13 +31,25 @@ def running_world() -> Literal["asyncio", "trio"] | None:
     return None
 
 
-def refuse_parking(who: str) -> None:
+def refuse_parking() -> None:
     """Raise `ConfigurationError` where a blocking wait would stop the event loop of this thread."""
     world = running_world()
     if world is not None:
         raise ConfigurationError(
-            f"{who}: a blocking call must not wait on the thread of a running {world} loop; guard an async function"
+            f"a blocking call must not wait on the thread of a running {world} loop, which would stop with it: "
+            "guard an async function"
         )
+
+
+def pause(clock: Clock, seconds: float) -> None:
+    """Let time pass on a thread that runs no event loop."""
+    refuse_parking()
+    clock.sleep(seconds)
+
+
+async def pause_async(clock: Clock, seconds: float) -> None:
+    """The same in an event loop."""
+    await clock.async_sleep(seconds)
 
 
 class Waiter(Protocol):
@@ -71,6 +84,7 @@ class ThreadWaiter:
 
     def wait(self, timeout: float | None) -> bool:
         """Block until woken, for at most `timeout` seconds."""
+        refuse_parking()
         return self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
 

@@ -258,11 +258,13 @@ class _Tries:
         judgement = self._rules.judge(error)
         refused = self._refusal(error, judgement)
         if refused is not None:
-            return self._give_up(error, refused, now)
+            self._give_up(error, refused, now)
+            return None
         delay, source, memory = self._wait(judgement)
         too_long = self._too_long(delay, source, now)
         if too_long is not None:
-            return self._give_up(error, too_long, now)
+            self._give_up(error, too_long, now)
+            return None
         forget_judgement(error)
         note_retry()
         if retry.bus.heard:

@@ -192,7 +192,7 @@ def test_guarded_blocks() -> None:
     assert named.state is CircuitState.CLOSED
 
 
-# --- half open under pressure ---------------------------------------------------------------------------------------
+# --- half open under pressure ---------------------------------------------------------------------
 
 CALLERS = 200
 
@@ -350,7 +350,7 @@ def test_a_lease_is_longer_than_the_time_out_inside() -> None:
     Pipeline(CircuitBreaker("b"), Timeout(100))(fn)
 
 
-# --- costs and traces -------------------------------------------------------------------------------------------------
+# --- costs and traces -----------------------------------------------------------------------------
 
 
 def test_rejections_leave_nothing_behind() -> None:

@@ -30,7 +30,7 @@ from tests.worlds import Script, World
 DOWN = ConnectionError("down")
 
 
-# --- fallback --------------------------------------------------------------------------------
+# --- fallback -------------------------------------------------------------------------------------
 
 
 def test_a_value_or_a_function_replaces_a_failure(world: World) -> None:
@@ -124,7 +124,7 @@ def test_fallback_options() -> None:
     assert "len" in Fallback(call=len).describe()["text"]
 
 
-# --- stale cache --------------------------------------------------------------------------------
+# --- stale cache ----------------------------------------------------------------------------------
 
 
 def cache(**options: Any) -> tuple[StaleCache, VirtualClock]:

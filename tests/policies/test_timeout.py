@@ -153,7 +153,7 @@ def test_a_loop_without_a_task_is_refused() -> None:
         loop.close()
 
 
-# --- deadlines --------------------------------------------------------------------------------
+# --- deadlines ------------------------------------------------------------------------------------
 
 
 def test_everything_inside_sees_the_deadline(world: World) -> None:
@@ -212,7 +212,7 @@ def test_a_thread_in_time_gives_result_or_error() -> None:
     assert "in a thread" in policy.describe()["text"]
 
 
-# --- streams --------------------------------------------------------------------------------
+# --- streams --------------------------------------------------------------------------------------
 
 
 @BOTH

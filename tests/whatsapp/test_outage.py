@@ -161,7 +161,7 @@ def test_a_dead_server_is_never_reached_and_nothing_is_unknown() -> None:
     asyncio.run(story())
 
 
-# --- logs ------------------------------------------------------------------------------------------------------------
+# --- logs -----------------------------------------------------------------------------------------
 
 
 def lines(caplog: pytest.LogCaptureFixture, message: str) -> list[logging.LogRecord]:
@@ -226,7 +226,7 @@ def test_two_clients_with_one_retry_policy_log_their_own_retries_only() -> None:
     assert seen == ["test.two"]
 
 
-# --- blocking callers -------------------------------------------------------------------------------------------------
+# --- blocking callers -----------------------------------------------------------------------------
 
 
 def test_blocking_callers_send_over_real_http_from_many_threads() -> None:

@@ -137,7 +137,7 @@ def test_a_rejected_send_made_no_request() -> None:
     assert (record.status, record.attempts) == (MessageStatus.REJECTED, 0)
 
 
-# --- templates ------------------------------------------------------------------------------------------
+# --- templates ------------------------------------------------------------------------------------
 
 PAGES = (
     TemplatePage((Template("a", "fr", "APPROVED"),), "cursor"),
@@ -216,7 +216,7 @@ def test_a_template_file_outlives_the_process(tmp_path: Path) -> None:
     assert (again.source, again.templates) == ("cache", PAGES[1].templates)
 
 
-# --- settings ------------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------
 
 
 def test_the_presets_have_the_users_numbers() -> None:

@@ -1,0 +1,79 @@
+"""The demo tells the truth: its last line comes from the simulator's book, and the blind retry fails."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+
+import pytest
+
+from resilience_whatsapp import demo
+from resilience_whatsapp.simulator import Simulator
+from resilience_whatsapp.simulator.book import Entry
+
+LINE = re.compile(
+    r"demo: (\w+) accepted=(\d+) rejected=(\d+) unknown=(\d+) lost=(\d+) duplicated=(\d+) circuit_opened=(\d+) "
+    r"template_source=(\w+)"
+)
+
+
+def last_line(out: str) -> tuple[str, ...]:
+    found = LINE.fullmatch(out.strip().splitlines()[-1])
+    assert found is not None, out
+    return found.groups()
+
+
+def test_nothing_is_lost_or_sent_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert asyncio.run(demo.main(False)) == 0
+    out = capsys.readouterr().out
+    word, accepted, rejected, unknown, lost, duplicated, opened, source = last_line(out)
+    assert (word, lost, duplicated, source) == ("ok", "0", "0", "cache")
+    assert all(int(count) > 0 for count in (accepted, rejected, unknown, opened))
+    for told in ("Retrying operation", "WhatsApp service is down", "closed -> open", "half_open -> closed"):
+        assert told in out
+    assert "\x1b[" not in out
+    assert demo.RECIPIENT not in out
+
+
+def test_the_blind_retry_sends_duplicates_and_fails() -> None:
+    command = [sys.executable, "-m", "resilience_whatsapp.demo", "--naive"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    word, *_, duplicated, _, _ = last_line(done.stdout)
+    assert done.returncode == 1
+    assert word == "FAILED"
+    assert int(duplicated) > 0
+    assert "messages twice" in done.stderr
+
+
+def entry(opaque: str) -> Entry:
+    return Entry("w", "r", "text", None, opaque, 1)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "booked", "line"),
+    [
+        ({"a": "accepted"}, [], "lost=1 duplicated=0"),
+        ({}, ["a"], "lost=1 duplicated=0"),
+        ({"a": "accepted"}, ["a", "a"], "lost=0 duplicated=1"),
+        ({"a": "accepted"}, ["a"], "lost=0 duplicated=0"),
+    ],
+)
+def test_what_is_wrong_is_counted(
+    statuses: dict[str, str], booked: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulator = Simulator()
+    simulator.book.entries = [entry(opaque) for opaque in booked]
+    assert demo.verdict(simulator, demo.Outcome(statuses), by_hand=True) == 1
+    assert line in capsys.readouterr().out
+
+
+def test_colours_are_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> None:
+    demo.Teller(coloured=True).say("accepted", "x")
+    assert "\x1b[32m" in capsys.readouterr().out
+
+
+def test_the_naive_story_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
+    assert asyncio.run(demo.main(True)) == 1
+    assert "duplicated=2" in capsys.readouterr().out

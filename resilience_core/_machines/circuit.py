@@ -40,9 +40,6 @@ class CircuitState(StrEnum):
     SHADOW = "shadow"
 
 
-FORCED = frozenset({CircuitState.FORCED_OPEN, CircuitState.DISABLED, CircuitState.SHADOW})
-
-
 class TripCounter(Protocol):
     """The memory of a closed circuit: what was seen so far, and whether it is enough to open."""
 

@@ -12,7 +12,6 @@ from resilience_core import _validation as check
 from resilience_core._errors import CircuitOpenError, ConfigurationError, LastFailure, RejectionReason
 from resilience_core._events import CircuitTransition, Rejection
 from resilience_core._machines.circuit import (
-    FORCED,
     Circuit,
     CircuitState,
     ConsecutiveFailures,
@@ -34,6 +33,10 @@ from resilience_core._weave.gate import DONE, EVERY_ERROR, Gate, stream_gate, st
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 
+_REASONS = {
+    CircuitState.HALF_OPEN: RejectionReason.PROBE_LIMIT,
+    CircuitState.FORCED_OPEN: RejectionReason.CIRCUIT_FORCED_OPEN,
+}
 DEFAULT_LEASE = 60.0
 """Seconds after which a probe that never reported makes room, where no time-out tells better."""
 
@@ -208,14 +211,8 @@ class CircuitBreaker(Gate):
 
     def _rejection(self, now: float, operation: str) -> CircuitOpenError:
         circuit = self._circuit
-        reason = RejectionReason.CIRCUIT_OPEN
-        retry_after: float | None = None
-        if circuit.state is CircuitState.OPEN:
-            retry_after = circuit.open_until - now
-        elif circuit.state is CircuitState.HALF_OPEN:
-            reason = RejectionReason.PROBE_LIMIT
-        elif circuit.state in FORCED:
-            reason = RejectionReason.CIRCUIT_FORCED_OPEN
+        reason = _REASONS.get(circuit.state, RejectionReason.CIRCUIT_OPEN)
+        retry_after = circuit.open_until - now if circuit.state is CircuitState.OPEN else None
         self._rejected += 1
         if self.bus.heard:
             self.bus.emit(Rejection(self.name, now, reason, operation, retry_after))

@@ -49,7 +49,7 @@ class _Flight:
     __slots__ = ("error", "landed", "value", "waiters")
 
     def __init__(self) -> None:
-        self.waiters: list[Waiter] = []
+        self.waiters: dict[Waiter, None] = {}
         self.landed = False  # False after waking: the fetch was cancelled and somebody else must fetch
         self.value: Any = None
         self.error: Exception | None = None
@@ -160,7 +160,7 @@ class StaleCache(Policy):
             if flight is None:
                 flight = self._flights[key] = _Flight()
                 return flight, True
-            flight.waiters.append(waiter)
+            flight.waiters[waiter] = None
             return flight, False
 
     def _land(self, key: Hashable, flight: _Flight, value: Any, error: BaseException | None) -> None:
@@ -174,7 +174,7 @@ class StaleCache(Policy):
                 self._entries.move_to_end(key)
                 if len(self._entries) > self.max_entries:
                     self._entries.popitem(last=False)
-            waiters, flight.waiters = flight.waiters, []
+            waiters, flight.waiters = flight.waiters, {}
         for waiter in waiters:
             waiter.wake()
         if error is None:
@@ -201,10 +201,10 @@ class StaleCache(Policy):
         return not isinstance(error, BadResult) and self.on(error)
 
     def _check_wait(self, flight: _Flight, waiter: Waiter, woken: bool) -> None:
-        if not woken:
-            with self._lock:
-                if waiter in flight.waiters:
-                    flight.waiters.remove(waiter)
+        with self._lock:
+            flight.waiters.pop(waiter, None)
+            given_up = not woken and not flight.landed
+        if given_up:
             raise DeadlineExceeded(self.name, RejectionReason.DEADLINE)
 
     # --- the weaves ----------------------------------------------------------------------------------------------

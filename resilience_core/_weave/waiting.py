@@ -22,13 +22,7 @@ def running_world() -> Literal["asyncio", "trio"] | None:
     if trio is not None and trio.lowlevel.in_trio_task():
         return "trio"
     asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return None
-        return "asyncio"
-    return None
+    return "asyncio" if asyncio is not None and asyncio._get_running_loop() is not None else None
 
 
 def refuse_parking() -> None:

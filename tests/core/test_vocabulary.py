@@ -25,6 +25,7 @@ from resilience_core import (
     Pipeline,
     RateLimitedError,
     RejectionReason,
+    ResilienceError,
     RetryBudgetExhausted,
     Timeout,
     TimeoutExceeded,
@@ -68,6 +69,7 @@ def test_three_answers_are_fixed() -> None:
     judge = Judge(count_every_error)
     assert judge(CircuitOpenError("b", RejectionReason.CIRCUIT_OPEN)).verdict is Verdict.IGNORED
     assert judge(TimeoutExceeded("t", 1.0)).verdict is Verdict.UNKNOWN
+    assert judge(ResilienceError()).verdict is Verdict.TRANSIENT
     for interrupt in (KeyboardInterrupt(), SystemExit(), GeneratorExit(), asyncio.CancelledError()):
         assert judge(interrupt).verdict is Verdict.IGNORED
     assert judge(BadResult(5, Judgement(Verdict.THROTTLED))).verdict is Verdict.THROTTLED

@@ -137,8 +137,8 @@ def test_a_cancelled_waiter_leaks_nothing() -> None:
         await asyncio.sleep(0)
         assert bulkhead.waiting == 1
         release.set()
+        asyncio.get_running_loop().call_soon(granted.cancel)  # runs after the hand-over, before the task wakes
         await holder
-        granted.cancel()  # in the moment in which the slot was handed over
         last = asyncio.create_task(bulkhead.acall(asyncio.sleep, 0))
         await asyncio.gather(waiting, granted, return_exceptions=True)
         await last
@@ -255,6 +255,43 @@ def test_a_blocking_wait_on_the_thread_of_a_loop_is_refused(run: Any, sleep: Any
         assert bulkhead.call(lambda: 5) == 5
 
     run(story)
+
+
+def test_a_woven_call_hands_its_slot_to_a_waiting_thread() -> None:
+    bulkhead = Bulkhead("b", max_concurrent=1, max_queue=1, max_wait=50)
+    entered, release = threading.Event(), threading.Event()
+
+    @bulkhead
+    def hold() -> None:
+        entered.set()
+        release.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    entered.wait()
+    waiter = threading.Thread(target=bulkhead(lambda: None))
+    waiter.start()
+    while not bulkhead.waiting:
+        threading.Event().wait(0.001)
+    release.set()
+    holder.join()
+    waiter.join()
+    assert at_rest(bulkhead)
+
+
+def test_a_waiter_is_woken_from_another_thread() -> None:
+    async def wait_asyncio() -> bool:
+        waiter = AsyncioWaiter()
+        threading.Thread(target=waiter.wake).start()
+        return await waiter.wait(50)
+
+    async def wait_trio() -> bool:
+        waiter = TrioWaiter()
+        threading.Thread(target=waiter.wake).start()
+        return await waiter.wait(None)
+
+    assert asyncio.run(wait_asyncio())
+    assert trio.run(wait_trio)
 
 
 def test_a_waiter_whose_loop_is_gone_passes_the_slot_on() -> None:

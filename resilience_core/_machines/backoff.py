@@ -27,7 +27,7 @@ JitterName: TypeAlias = Literal["none", "proportional", "full", "equal", "decorr
 
 JITTERS: tuple[JitterName, ...] = ("none", "proportional", "full", "equal", "decorrelated", "decorrelated_v2")
 _V2_SCALE = 1 / 1.4  # Polly's constant: brings the median of the first delay near to the base
-_V2_EXPONENT_LIMIT = 1000.0  # 2**t overflows a float at 1024
+_V2_LAST_RETRY = 1000  # 2**t overflows a float at 1024; every sensible cap is reached long before
 
 
 @frozen
@@ -91,6 +91,8 @@ class Schedule:
     def delay(self, retry: int, memory: float, random: Random) -> tuple[float, float]:
         """Seconds before retry number `retry`, and what to hand in as `memory` next time (0 at first)."""
         if self._jitter == "decorrelated_v2":
+            if retry > _V2_LAST_RETRY:
+                return self._cap, memory
             reached = _curve_v2(retry - 1 + random())
             return self._within(self.base * (reached - memory) * _V2_SCALE), reached
         if self._jitter == "decorrelated":
@@ -113,5 +115,5 @@ class Schedule:
 
 
 def _curve_v2(at: float) -> float:
-    power: float = 2.0 ** min(at, _V2_EXPONENT_LIMIT)
+    power: float = 2.0**at
     return power * math.tanh(math.sqrt(4.0 * at))

@@ -1,0 +1,96 @@
+"""The vectors as tests; the runner compares, and a changed expectation is caught."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.conformance import backoff, breaker, retry_after
+from tests.conformance.runner import MODULES, SHARED, vectors
+
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the vectors are not part of the project")
+CASES = [(module, vector) for module in MODULES for vector in (vectors(module, SHARED) if SHARED.is_dir() else [])]
+
+
+@pytest.mark.parametrize(("module", "vector"), CASES, ids=[vector["id"] for _, vector in CASES])
+def test_vector(module: ModuleType, vector: dict[str, Any]) -> None:
+    reason = module.skip(vector)
+    if reason is not None:
+        pytest.skip(reason)
+    module.run(vector)
+
+
+def test_the_12_core_scenarios_all_run() -> None:
+    core = vectors(breaker, SHARED)
+    assert len(core) == 12
+    assert [breaker.skip(vector) for vector in core] == [None] * 12
+
+
+def test_every_allowed_skip_exists() -> None:
+    for module in (backoff, retry_after):
+        ids = {vector["id"] for vector in vectors(module, SHARED)}
+        assert set(module.SKIPS) <= ids
+
+
+def changed(expect: Any) -> Iterator[Any]:
+    """The same expectation with one value changed, for each value that is compared."""
+    if isinstance(expect, dict):
+        for key in expect:
+            if key in ("admitted", "state", "delays", "delays_for_random", "seconds", "sleep", "delay", "no_hint"):
+                for value in changed(expect[key]):
+                    yield {**expect, key: value}
+    elif isinstance(expect, bool):
+        yield not expect
+    elif isinstance(expect, str):
+        yield "half_open" if expect == "closed" else "closed" if expect in ("open", "half_open") else 1.0
+    elif isinstance(expect, (int, float)):
+        yield expect + 1
+    elif isinstance(expect, list):
+        for index in range(len(expect)):
+            for value in changed(expect[index]):
+                yield [*expect[:index], value, *expect[index + 1 :]]
+
+
+def mutants() -> Iterator[tuple[ModuleType, dict[str, Any]]]:
+    for module, vector in CASES:
+        if module.skip(vector) is not None:
+            continue
+        if module is breaker:
+            for index, step in enumerate(vector["timeline"]):
+                for expect in changed(step.get("expect", {})):
+                    mutant = copy.deepcopy(vector)
+                    mutant["timeline"][index]["expect"] = expect
+                    yield module, mutant
+            continue
+        key = "expect_safe" if vector.get("expect_safe") else "expect"
+        for expect in changed(vector[key]):
+            if expect.get("no_hint") is False:
+                expect = {"seconds": 1.0}
+            yield module, {**vector, key: expect}
+
+
+def test_a_changed_expectation_is_caught() -> None:
+    found = list(mutants())
+    assert len(found) > 200
+    for module, mutant in found:
+        with pytest.raises(AssertionError):
+            module.run(mutant)
+
+
+def test_the_command_prints_counts_and_reasons(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.conformance"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run([*command, str(SHARED)], capture_output=True, text=True, check=False, cwd=root)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout
+    assert lines[-1].split(",")[1] == " 0 failed"
+    assert f", {len(lines) - 1} skipped" in lines[-1]
+    empty = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False, cwd=root)
+    assert empty.stdout.splitlines()[-1] == "0 passed, 0 failed, 0 skipped"

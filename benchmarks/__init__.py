@@ -1,0 +1,1 @@
+"""`python -m benchmarks`: this framework against hand-written functions and, where installed, other libraries."""

@@ -1,0 +1,216 @@
+"""The rows: what is compared with what, and the ratio that ours must reach."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from attrs import field, frozen
+
+from benchmarks import by_hand
+from resilience_core import Bulkhead, CircuitBreaker, CircuitOpenError, Fallback, Pipeline, RateLimiter, Retry, Timeout
+
+HOUR_OF_CALLS = 1e9  # a rate that is never reached
+
+
+def nothing() -> int:
+    return 1
+
+
+async def nothing_async() -> int:
+    return 1
+
+
+@frozen
+class Row:
+    """One scenario: `ours` against others, with the ratio that `ours / against` must not exceed."""
+
+    name: str
+    contenders: dict[str, Callable[[], Any]]
+    asked: dict[str, float] = field(factory=dict)
+    awaited: bool = False
+
+
+def stack(*, timeout: float | None = None) -> Pipeline:
+    inner = (Timeout(timeout),) if timeout is not None else ()
+    return Pipeline(
+        Fallback(value=None),
+        Retry(on=ConnectionError),
+        CircuitBreaker("b"),
+        Bulkhead("b", max_concurrent=1000),
+        RateLimiter("l", rate=HOUR_OF_CALLS),
+        *inner,
+    )
+
+
+def rejecting(breaker: CircuitBreaker) -> Callable[[], Any]:
+    breaker.force_open()
+    guarded = breaker(nothing)
+
+    def reject() -> None:
+        try:
+            guarded()
+        except CircuitOpenError:
+            pass
+
+    return reject
+
+
+def flaky() -> Callable[[], int]:
+    fails = [False]
+
+    def fn() -> int:
+        fails[0] = not fails[0]
+        if fails[0]:
+            raise ConnectionError
+        return 1
+
+    return fn
+
+
+def with_peer(row: Row, module: str, make: Callable[[Any], Callable[[], Any]], ratio: float | None = None) -> Row:
+    """Add another library to a row, if it is installed."""
+    try:
+        imported = importlib.import_module(module)
+    except ImportError:
+        return row
+    row.contenders[module] = make(imported)
+    if ratio is not None:
+        row.asked[module] = ratio
+    return row
+
+
+def timeout_by_asyncio() -> Callable[[], Any]:
+    async def call() -> int:
+        async with asyncio.timeout(30):
+            return await nothing_async()
+
+    return call
+
+
+def semaphore(make: Callable[[], Any]) -> Callable[[], Any]:
+    """A call inside a semaphore of asyncio, made when the loop runs."""
+    made: list[Any] = []
+
+    async def call() -> int:
+        if not made:
+            made.append(make())
+        async with made[0]:
+            return await nothing_async()
+
+    return call
+
+
+def threading_semaphore() -> Callable[[], Any]:
+    made = threading.Semaphore(1000)
+
+    def call() -> int:
+        with made:
+            return nothing()
+
+    return call
+
+
+def rows() -> list[Row]:
+    """All scenarios whose policies exist so far."""
+    now = {"rate": HOUR_OF_CALLS}
+    breaker_row = Row(
+        "breaker closed, blocking",
+        {"ours": CircuitBreaker("b")(nothing), "by hand": by_hand.breaker(nothing)},
+        {"by hand": 1.5},
+    )
+    async_row = Row(
+        "breaker closed, async",
+        {"ours": CircuitBreaker("b")(nothing_async), "by hand": by_hand.breaker_async(nothing_async)},
+        {"by hand": 1.5},
+        awaited=True,
+    )
+    no_wait = Retry(on=ConnectionError, base_delay=0, max_delay=0)
+    return [
+        with_peer(breaker_row, "circuitbreaker", lambda peer: peer.CircuitBreaker()(nothing), 0.5),
+        with_peer(async_row, "circuitbreaker", lambda peer: peer.CircuitBreaker()(nothing_async), 0.5),
+        Row("breaker open, raise and catch", {"ours": rejecting(CircuitBreaker("b"))}),
+        Row(
+            "retry, first try succeeds, blocking",
+            {"ours": Retry(on=ConnectionError)(nothing), "by hand": by_hand.retry(nothing)},
+            {"by hand": 1.3},
+        ),
+        Row(
+            "retry, first try succeeds, async",
+            {"ours": Retry(on=ConnectionError)(nothing_async), "by hand": by_hand.retry_async(nothing_async)},
+            {"by hand": 1.3},
+            awaited=True,
+        ),
+        Row(
+            "retry, one failure then success, no delay",
+            {"ours": no_wait(flaky()), "by hand": by_hand.retry(flaky())},
+            {"by hand": 2.0},
+        ),
+        Row(
+            "bulkhead, slot free, blocking",
+            {"ours": Bulkhead("b", max_concurrent=1000)(nothing), "threading.Semaphore": threading_semaphore()},
+            {"threading.Semaphore": 0.2},
+        ),
+        Row(
+            "bulkhead, slot free, async",
+            {
+                "ours": Bulkhead("b", max_concurrent=1000)(nothing_async),
+                "asyncio.Semaphore": semaphore(lambda: asyncio.Semaphore(1000)),
+            },
+            {"asyncio.Semaphore": 0.6},
+            awaited=True,
+        ),
+        Row(
+            "rate limiter, token free, blocking",
+            {"ours": RateLimiter("l", **now)(nothing), "by hand": by_hand.limiter(nothing)},
+            {"by hand": 1.3},
+        ),
+        Row(
+            "timeout, async, never fires",
+            {"ours": Timeout(30)(nothing_async), "asyncio.timeout": timeout_by_asyncio()},
+            {"asyncio.timeout": 0.6},
+            awaited=True,
+        ),
+        Row(
+            "five-policy stack, blocking",
+            {"ours": stack()(nothing), "by hand": by_hand.stack(nothing)},
+            {"by hand": 2.0},
+        ),
+        Row(
+            "five-policy stack, async",
+            {"ours": stack()(nothing_async), "by hand": by_hand.stack_async(nothing_async)},
+            {"by hand": 2.2},
+            awaited=True,
+        ),
+        Row("five-policy stack with a timeout, async", {"ours": stack(timeout=30)(nothing_async)}, awaited=True),
+    ]
+
+
+def bytes_per_breaker() -> float:
+    """Memory of one breaker with everything that belongs to it alone."""
+    import gc
+    import tracemalloc
+
+    keep: list[CircuitBreaker] = [CircuitBreaker("b") for _ in range(100)]
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    keep += [CircuitBreaker("b") for _ in range(1000)]
+    used = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    return used / 1000
+
+
+def import_milliseconds() -> float:
+    """The fastest of five imports in fresh processes, less that of an empty one."""
+    code = "import time; a = time.perf_counter(); import resilience_core; print((time.perf_counter() - a) * 1000)"
+    runs = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(5)
+    ]
+    return min(runs)

@@ -16,7 +16,7 @@ from enum import Enum
 from itertools import count
 from typing import Any, TypeAlias
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from resilience_core._errors import CallRejected, ConfigurationError, ResilienceError, TimeoutExceeded
 
@@ -48,8 +48,7 @@ FAILURES = frozenset({Verdict.TRANSIENT, Verdict.UNKNOWN})
 class Judgement:
     """A verdict with what else the outcome told us.
 
-    `retry_after` is in seconds; `scope` names what a throttle applies to; `reason` is short, and free of user data
-    (default the name of the exception's class).
+    `retry_after` is in seconds; `scope` names what a throttle applies to; `reason` is short, and free of user data.
     """
 
     verdict: Verdict
@@ -110,6 +109,18 @@ class Judge:
         error.__dict__[_MARK] = (self._number, judgement)
         return judgement
 
+    def explained(self, error: BaseException) -> Judgement:
+        """The judgement, with the name of the exception's class for a reason where the classifier gave none."""
+        judgement = self(error)
+        if judgement.reason is not None:
+            return judgement
+        return Judgement(
+            judgement.verdict,
+            retry_after=judgement.retry_after,
+            scope=judgement.scope,
+            reason=type(error).__qualname__,
+        )
+
     def _decide(self, error: BaseException) -> Judgement:
         if isinstance(error, BadResult):
             return error.judgement
@@ -122,10 +133,9 @@ class Judge:
             if isinstance(error, CallRejected):
                 return _PLAIN[Verdict.IGNORED]
             if isinstance(error, TimeoutExceeded):
-                return Judgement(Verdict.UNKNOWN, reason=type(error).__qualname__)
+                return _PLAIN[Verdict.UNKNOWN]
         try:
-            judgement = as_judgement(self._classify(error))
-            return judgement if judgement.reason else evolve(judgement, reason=type(error).__qualname__)
+            return as_judgement(self._classify(error))
         except Exception:
             logger.exception("A classifier failed on %s; the outcome is judged UNKNOWN", type(error).__name__)
             return Judgement(Verdict.UNKNOWN, reason="classifier failed")

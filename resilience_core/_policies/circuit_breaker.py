@@ -246,7 +246,7 @@ class CircuitBreaker(Gate):
             return admit(lease, operation)
 
         def leave(permit: int, error: BaseException | None) -> None:
-            settle(permit, DONE if error is None else judge(error))
+            settle(permit, DONE if error is None else judge.explained(error))
 
         return knock, leave
 

@@ -22,7 +22,7 @@ from resilience_core._weave.deadline import DEADLINE, shortened
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.site import Args, AsyncCall, Call, Kind, Kwargs, Site
 from resilience_core._weave.streams import AsyncStream
-from resilience_core._weave.waiting import ThreadWaiter, running_world
+from resilience_core._weave.waiting import ThreadWaiter
 
 
 @define(eq=False, on_setattr=setters.frozen)
@@ -90,57 +90,62 @@ class Timeout(Policy):
         if self.per_item and site.kind is not Kind.ASYNC_STREAM:
             raise ConfigurationError(f"Timeout: per_item needs an async stream, and {site.operation} is none")
         site.inner_timeout = self.seconds
-        limited = self._limited(lambda work: call(*work), site)
-        clock, seconds, per_item = self.clock, self.seconds, self.per_item
-        step = self._limited(lambda fetch: fetch(), site)
+        limited = self._limited(call, site)
+        if not self.per_item:
+            return limited
+        step = self._limited(lambda fetch, _: fetch(), site)
 
-        async def guarded(args: Args, kwargs: Kwargs) -> Any:
+        async def opened(args: Args, kwargs: Kwargs) -> Any:
+            stream: AsyncStream = await limited(args, kwargs)
+            stream.wrap_steps(lambda fetch: step(fetch, None))
+            return stream
+
+        return opened
+
+    def _limited(self, start: Callable[[Any, Any], Awaitable[Any]], site: Site) -> Callable[[Any, Any], Awaitable[Any]]:
+        """`start`, awaited for at most `seconds` in whichever event loop runs."""
+        clock, seconds, expired = self.clock, self.seconds, self._expired
+
+        async def in_asyncio(loop: AbstractEventLoop, first: Any, second: Any) -> Any:
+            expiry = expiry_in(loop)
+            entry = expiry.enter(loop)
             token = DEADLINE.set(shortened(seconds, clock))
             try:
-                result = await limited((args, kwargs))
-            finally:
-                DEADLINE.reset(token)
-            if per_item:
-                stream: AsyncStream = result
-                stream.wrap_steps(step)
-            return result
-
-        return guarded
-
-    def _limited(self, start: Callable[[Any], Awaitable[Any]], site: Site) -> Callable[[Any], Awaitable[Any]]:
-        """`start(work)`, awaited for at most `seconds` in whichever event loop runs."""
-        seconds, expired = self.seconds, self._expired
-
-        async def in_asyncio(work: Any) -> Any:
-            import asyncio
-
-            from resilience_core._weave.expiry import expiry_of
-
-            expiry = expiry_of(asyncio.get_running_loop(), seconds)
-            entry = expiry.enter()
-            try:
-                result = await start(work)
-            except asyncio.CancelledError as error:
+                result = await start(first, second)
+            except CancelledError as error:
                 if expiry.leave(entry, True):
                     raise expired(site) from error
                 raise
             except BaseException:
                 expiry.leave(entry, False)
                 raise
+            finally:
+                DEADLINE.reset(token)
             expiry.leave(entry, False)  # a call that swallowed our cancellation returns its result
             return result
 
-        async def in_trio(work: Any) -> Any:
+        async def in_trio(first: Any, second: Any) -> Any:
             import trio
 
-            with trio.move_on_after(seconds) as scope:
-                return await start(work)
+            token = DEADLINE.set(shortened(seconds, clock))
+            try:
+                with trio.move_on_after(seconds) as scope:
+                    return await start(first, second)
+            finally:
+                DEADLINE.reset(token)
             assert scope.cancelled_caught
             raise expired(site)
 
-        def limited(work: Any) -> Awaitable[Any]:
-            return in_trio(work) if running_world() == "trio" else in_asyncio(work)
+        def limited(first: Any, second: Any) -> Awaitable[Any]:
+            loop = _get_running_loop()
+            return in_trio(first, second) if loop is None else in_asyncio(loop, first, second)
 
+        # Here, not above: importing asyncio takes as long as all of this package, and only async code needs it.
+        from asyncio import AbstractEventLoop, CancelledError, _get_running_loop
+
+        from resilience_core._weave.expiry import expiry_finder
+
+        expiry_in = expiry_finder(seconds)
         return limited
 
     def _in_thread(self, call: Call, site: Site) -> Call:

@@ -9,7 +9,8 @@ time-out only if nobody else asked for a cancellation meanwhile.
 from __future__ import annotations
 
 import asyncio
-from weakref import WeakKeyDictionary
+from collections.abc import Callable
+from weakref import WeakKeyDictionary, ref
 
 
 class Entry:
@@ -27,23 +28,24 @@ class Entry:
 class Expiry:
     """All calls of one loop that may take the same `seconds`."""
 
-    __slots__ = ("_entries", "_loop", "_seconds", "_timer")
+    # It must not hold its loop, nor a timer, which holds it: the map below would keep every loop of the process alive.
+    __slots__ = ("_armed", "_entries", "_seconds")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        self._loop = loop
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._entries: dict[Entry, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._armed = False
 
-    def enter(self) -> Entry:
-        """The running task begins a call. Raises `RuntimeError` outside of a task."""
-        task = asyncio.current_task(self._loop)
+    def enter(self, loop: asyncio.AbstractEventLoop) -> Entry:
+        """The task that runs in `loop` begins a call. Raises `RuntimeError` outside of a task."""
+        task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a time-out needs a running task")
-        entry = Entry(task, self._loop.time() + self._seconds)
+        entry = Entry(task, loop.time() + self._seconds)
         self._entries[entry] = None
-        if self._timer is None:
-            self._timer = self._loop.call_at(entry.deadline, self._expire)
+        if not self._armed:
+            self._armed = True
+            loop.call_at(entry.deadline, self._expire, loop)
         return entry
 
     def leave(self, entry: Entry, cancelled: bool) -> bool:
@@ -53,12 +55,13 @@ class Expiry:
             return False
         return entry.task.uncancel() <= entry.cancelling and cancelled
 
-    def _expire(self) -> None:
-        self._timer = None
-        now = self._loop.time()
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._armed = False
+        now = loop.time()
         for entry in list(self._entries):
             if entry.deadline > now:
-                self._timer = self._loop.call_at(entry.deadline, self._expire)
+                self._armed = True
+                loop.call_at(entry.deadline, self._expire, loop)
                 return
             del self._entries[entry]
             entry.expired = True
@@ -75,5 +78,21 @@ def expiry_of(loop: asyncio.AbstractEventLoop, seconds: float) -> Expiry:
         queues = _of_loop.setdefault(loop, {})
     queue = queues.get(seconds)
     if queue is None:
-        queue = queues.setdefault(seconds, Expiry(loop, seconds))
+        queue = queues.setdefault(seconds, Expiry(seconds))
     return queue
+
+
+def expiry_finder(seconds: float) -> Callable[[asyncio.AbstractEventLoop], Expiry]:
+    """`expiry_of` for one call site, which nearly always meets the same loop again and then asks no map."""
+    last: tuple[ref[asyncio.AbstractEventLoop], Expiry] | None = None
+
+    def find(loop: asyncio.AbstractEventLoop) -> Expiry:
+        nonlocal last
+        known = last  # one read: another thread may replace the pair
+        if known is not None and known[0]() is loop:
+            return known[1]
+        expiry = expiry_of(loop, seconds)
+        last = ref(loop), expiry
+        return expiry
+
+    return find

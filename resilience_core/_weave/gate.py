@@ -66,7 +66,7 @@ class Gate(Policy):
             try:
                 result = call(args, kwargs)
             except BaseException as error:
-                settle(permit, judge(error))
+                settle(permit, judge.explained(error))
                 raise
             settle(permit, DONE)
             return result
@@ -84,7 +84,7 @@ class Gate(Policy):
             try:
                 result = await call(args, kwargs)
             except BaseException as error:
-                settle(permit, judge(error))
+                settle(permit, judge.explained(error))
                 raise
             settle(permit, DONE)
             return result
@@ -93,7 +93,7 @@ class Gate(Policy):
 
 
 def _hang_on(stream: AnyStream, gate: Gate, permit: Any, judge: Judge) -> None:
-    stream.on_end(lambda error: gate.settle(permit, DONE if error is None else judge(error)))
+    stream.on_end(lambda error: gate.settle(permit, DONE if error is None else judge.explained(error)))
 
 
 def stream_gate(gate: Gate, call: Call, site: Site) -> Call:
@@ -105,7 +105,7 @@ def stream_gate(gate: Gate, call: Call, site: Site) -> Call:
         try:
             stream = call(args, kwargs)
         except BaseException as error:
-            gate.settle(permit, judge(error))
+            gate.settle(permit, judge.explained(error))
             raise
         _hang_on(stream, gate, permit, judge)
         return stream
@@ -122,7 +122,7 @@ def stream_gate_async(gate: Gate, call: AsyncCall, site: Site) -> AsyncCall:
         try:
             stream = await call(args, kwargs)
         except BaseException as error:
-            gate.settle(permit, judge(error))
+            gate.settle(permit, judge.explained(error))
             raise
         _hang_on(stream, gate, permit, judge)
         return stream
@@ -149,7 +149,7 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         permit, self._permit = self._permit, None
-        self._gate.settle(permit, DONE if error is None else self._gate.judge_of_blocks()(error))
+        self._gate.settle(permit, DONE if error is None else self._gate.judge_of_blocks().explained(error))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -62,7 +62,8 @@ def test_the_mark_travels_with_a_pickled_error() -> None:
     error = ValueError("x")
     Judge(lambda error: Judgement(Verdict.THROTTLED, retry_after=3.0))(error)
     judgement = judgement_of(pickle.loads(pickle.dumps(error)))
-    assert judgement == Judgement(Verdict.THROTTLED, retry_after=3.0, reason="ValueError")
+    assert judgement == Judgement(Verdict.THROTTLED, retry_after=3.0)
+    assert Judge(count_every_error).explained(error).reason == "ValueError"
 
 
 def test_three_answers_are_fixed() -> None:

@@ -21,9 +21,10 @@ from resilience_core import (
     Pipeline,
     StaleCache,
     StaleServed,
-    Timeout,
     Verdict,
 )
+from resilience_core._clock import SYSTEM
+from resilience_core._weave.deadline import DEADLINE, shortened
 from resilience_core.testing import VirtualClock, record_events, run_virtual, run_virtual_trio
 from tests.worlds import Script, World
 
@@ -241,15 +242,10 @@ def test_a_cancelled_fetch_harms_only_its_own_caller_and_waits_end_at_the_deadli
         follower = asyncio.create_task(guarded())
 
         async def impatient_call() -> Any:
+            DEADLINE.set(shortened(1, SYSTEM))  # a deadline without a time-out that would cancel: waits must obey it
             return await guarded()
 
-        class Deadline(Timeout):
-            """Sets a deadline and leaves it to those who wait to obey it."""
-
-            def _limited(self, start: Any, site: Any) -> Any:
-                return start
-
-        impatient = asyncio.create_task(Deadline(1).acall(impatient_call))
+        impatient = asyncio.create_task(impatient_call())
         await asyncio.sleep(2)
         assert isinstance(impatient.exception(), DeadlineExceeded)
         leader.cancel()

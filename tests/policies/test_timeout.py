@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -133,22 +135,29 @@ def test_one_timer_serves_all_calls_of_a_duration_and_entries_go_with_their_call
         with pytest.raises(TimeoutExceeded):
             await later
         assert loop.time() == pytest.approx(5.0)
-        assert queue._timer is None
+        assert not queue._armed
 
     run_virtual(story)
 
 
-def test_many_loops_in_turn() -> None:
+def test_many_loops_in_turn_and_none_is_kept_alive() -> None:
     policy = Timeout(5.0)
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+    async def note() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+
     for _ in range(20):
-        asyncio.run(policy.acall(asyncio.sleep, 0))
+        asyncio.run(policy.acall(note))
+    gc.collect()
+    assert [loop for loop in loops if loop() is not None] == []
 
 
 def test_a_loop_without_a_task_is_refused() -> None:
     loop = asyncio.new_event_loop()
     try:
         with pytest.raises(RuntimeError, match="task"):
-            expiry.expiry_of(loop, 1.0).enter()
+            expiry.expiry_of(loop, 1.0).enter(loop)
     finally:
         loop.close()
 

@@ -30,10 +30,10 @@ class Clock:
         sleep: Callable[[float], None] = time.sleep,
         async_sleep: Callable[[float], Awaitable[None]] = _sleep_in_any_world,
     ) -> None:
-        self.now = now
-        self.wall = wall
-        self.sleep = sleep
-        self.async_sleep = async_sleep
+        self.now: Callable[[], float] = now
+        self.wall: Callable[[], float] = wall
+        self.sleep: Callable[[float], None] = sleep
+        self.async_sleep: Callable[[float], Awaitable[None]] = async_sleep
 
 
 class Chance:
@@ -42,7 +42,7 @@ class Chance:
     __slots__ = ("random",)
 
     def __init__(self, source: Callable[[], float] = system_random) -> None:
-        self.random = source
+        self.random: Callable[[], float] = source
 
 
 SYSTEM = Clock()

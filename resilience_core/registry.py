@@ -53,5 +53,5 @@ class Registry:
         return [{"kind": policy.kind, "name": policy.name, **policy.snapshot()} for policy in self]
 
 
-registry = Registry()
+registry: Registry = Registry()
 """The registry of this process."""

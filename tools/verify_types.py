@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 
 def report(package: str) -> dict[str, Any]:
-    pyright = Path(sys.executable).with_name("pyright")
-    command = [str(pyright), "--pythonpath", sys.executable, "--outputjson", "--ignoreexternal"]
-    done = subprocess.run([*command, "--verifytypes", package], stdout=subprocess.PIPE, text=True, check=False)
+    """What pyright says of a copy of the package that stands alone, as an installed one does."""
+    pyright = Path(sys.executable).with_name("pyright").absolute()
+    with tempfile.TemporaryDirectory() as alone:
+        shutil.copytree(package, Path(alone) / package, ignore=shutil.ignore_patterns("__pycache__"))
+        command = [str(pyright), "--pythonpath", sys.executable, "--outputjson", "--ignoreexternal"]
+        environment = {**os.environ, "PYTHONPATH": alone}
+        done = subprocess.run(
+            [*command, "--verifytypes", package],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=alone,
+            env=environment,
+        )
     content: dict[str, Any] = json.loads(done.stdout)
     return content
 

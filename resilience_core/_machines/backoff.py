@@ -79,7 +79,7 @@ class Schedule:
         self._cap = cap
         self._jitter = jitter
         self._share = share
-        self.base = backoff(1)
+        self.base: float = backoff(1)
 
     def longest(self, retry: int) -> float:
         """The longest wait that retry number `retry` can ask for; for worst-case sums."""

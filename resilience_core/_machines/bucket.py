@@ -23,10 +23,10 @@ class Bucket:
     __slots__ = ("closed_until", "interval", "tat", "tolerance")
 
     def __init__(self, interval: float, burst: int) -> None:
-        self.interval = interval
-        self.tolerance = interval * (burst - 1)
-        self.tat = float("-inf")
-        self.closed_until = float("-inf")
+        self.interval: float = interval
+        self.tolerance: float = interval * (burst - 1)
+        self.tat: float = float("-inf")
+        self.closed_until: float = float("-inf")
 
     def take(self, now: float, max_wait: float) -> float:
         """Reserve one permit. Seconds to wait for it (0 or more), or -1 - wait when that is over `max_wait`.

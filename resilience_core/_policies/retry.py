@@ -327,7 +327,7 @@ class Attempt:
 
     def __init__(self, attempts: _Attempts, number: int) -> None:
         self._attempts = attempts
-        self.number = number
+        self.number: int = number
 
     def __enter__(self) -> Attempt:
         return self

@@ -35,7 +35,7 @@ from resilience_core import (
     subscribe,
 )
 from resilience_core._clock import SYSTEM
-from resilience_core._events import Bus
+from resilience_core._events import Bus, everywhere
 from resilience_core._verdicts import BadResult, Judge, count_every_error, forget_judgement, judge_from
 
 
@@ -149,6 +149,8 @@ def test_a_listener_cannot_hurt_and_is_told_off_once(caplog: pytest.LogCaptureFi
         bus.emit(event)
     assert len(caplog.records) == 1
     assert heard == [event] * 4
+    everywhere.emit(event)
+    assert heard == [event] * 5
     for unsubscribe in (end, end_broken, end_global, end):
         unsubscribe()
     assert not bus.heard

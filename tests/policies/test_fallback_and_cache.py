@@ -281,6 +281,37 @@ def test_threads_share_one_fetch_too() -> None:
     assert (seen, len(fetches)) == (["value"] * 4, 1)
 
 
+def test_an_interrupted_fetch_of_a_thread_leaves_the_next_one_to_fetch() -> None:
+    policy = StaleCache(fresh_for=100, stale_for=0)
+    fetching, interrupt, seen = threading.Event(), threading.Event(), []
+    outcomes = [KeyboardInterrupt(), "value"]
+
+    @policy
+    def fetch() -> Any:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, BaseException):
+            fetching.set()
+            interrupt.wait()
+            raise outcome
+        return outcome
+
+    def lead() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            fetch()
+
+    leader, follower = threading.Thread(target=lead), threading.Thread(target=lambda: seen.append(fetch()))
+    leader.start()
+    fetching.wait()
+    flight = next(iter(policy._flights.values()))
+    follower.start()
+    while not flight.waiters:
+        threading.Event().wait(0.001)
+    interrupt.set()
+    leader.join()
+    follower.join()
+    assert seen == ["value"]
+
+
 def test_a_blocking_wait_for_a_fetch_on_a_loop_s_thread_is_refused() -> None:
     policy = StaleCache(fresh_for=100, stale_for=0, key=lambda: 1)
 

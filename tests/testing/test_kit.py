@@ -93,7 +93,7 @@ def test_a_loop_that_can_never_go_on_says_so(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_thread_can_still_wake_it() -> None:
     async def story() -> str:
         loop, event = asyncio.get_running_loop(), asyncio.Event()
-        threading.Thread(target=lambda: loop.call_soon_threadsafe(event.set)).start()
+        threading.Timer(0.05, loop.call_soon_threadsafe, [event.set]).start()  # once the loop waits for nothing else
         await event.wait()
         return "woken"
 

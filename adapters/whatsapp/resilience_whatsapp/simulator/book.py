@@ -1,6 +1,7 @@
 """The simulator's book: what it accepted, whether the answer was delivered, and how many requests came.
 
-It is the truth that a client's records are compared with.
+It is the truth that a client's records are compared with. Entries stand in the order of acceptance; a wamid is never
+given twice, not even after `clear()`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class Entry:
     opaque: str | None
     """`biz_opaque_callback_data` of the request."""
     request: int
-    """Number of the HTTP request that brought it, from 1."""
+    """Number of the HTTP request that brought it, from 1, in the order of arrival."""
     answered: bool = False
-    """Whether an answer with the wamid was given to the client."""
+    """Whether an answer with the wamid was given to a client that was still there."""
 
 
 @define
@@ -34,20 +35,25 @@ class Book:
 
     entries: list[Entry] = field(factory=list)
     requests: Counter[str] = field(factory=Counter)
+    _issued: int = 0
 
-    def accept(self, payload: dict[str, Any]) -> Entry:
-        """Book a message."""
-        number = len(self.entries) + 1
-        recipient = str(payload.get("to") or payload.get("recipient"))
-        wamid = "wamid." + base64.b64encode(f"\x1d\x05\x02\x11sim{number:010d}".encode()).decode()
+    def arrive(self, route: str) -> int:
+        """Count a request, whatever becomes of it; gives its number."""
+        self.requests[route] += 1
+        return self.requests.total()
+
+    def accept(self, payload: dict[str, Any], request: int) -> Entry:
+        """Book the message that `request` brought."""
+        self._issued += 1
+        wamid = "wamid." + base64.b64encode(f"\x1d\x05\x02\x11sim{self._issued:010d}".encode()).decode()
         template = payload.get("template")
         entry = Entry(
             wamid=wamid,
-            recipient=recipient,
-            type=str(payload["type"]),
-            template=str(template["name"]) if isinstance(template, dict) else None,
+            recipient=payload.get("to") or payload["recipient"],
+            type=payload.get("type", "text"),
+            template=template["name"] if isinstance(template, dict) else None,
             opaque=payload.get("biz_opaque_callback_data"),
-            request=sum(self.requests.values()),
+            request=request,
         )
         self.entries.append(entry)
         return entry

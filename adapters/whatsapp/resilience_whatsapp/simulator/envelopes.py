@@ -1,4 +1,8 @@
-"""Answers in the shape that the Graph API gives them."""
+"""Answers in the shape that the Graph API gives them.
+
+An error is `message`, `type`, `code` and `fbtrace_id` always; `error_data` for the codes of the Cloud API (130000 and
+above), `error_subcode` and `is_transient` for the codes that were seen with them.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +13,19 @@ from typing import Any
 from aiohttp import web
 from attrs import frozen
 
-_CONTENT_TYPE = "application/json"
-_traces = itertools.count(1)
+from resilience_whatsapp.simulator.codes import SUBCODES, TRANSIENT, title, usual_status
 
-MESSAGES: dict[int, str] = {
-    1: "An unknown error occurred",
-    2: "Service temporarily unavailable",
-    4: "Application request limit reached",
-    100: "Invalid parameter",
-    190: "Invalid OAuth access token - Cannot parse access token",
-    80007: "Rate limit issues",
-    130429: "Rate limit hit",
-    131000: "Something went wrong",
-    131008: "Required parameter is missing",
-    131009: "Parameter value is not valid",
-    131016: "Service unavailable",
-    131021: "Recipient cannot be sender",
-    131030: "Recipient phone number not in allowed list",
-    131042: "Business eligibility payment issue",
-    131047: "Re-engagement message",
-    131051: "Unsupported message type",
-    131056: "(Business Account, Consumer Account) pair rate limit hit",
-    132000: "Number of parameters does not match the expected number of params",
-    132001: "Template name does not exist in the translation",
-    132015: "Template is paused",
-}
+_FIRST_CLOUD_API_CODE = 130000
+_traces = itertools.count(1)
 
 
 @frozen
 class Refusal:
-    """An error answer."""
+    """An error answer; what is None is as the API usually has it for that code."""
 
-    status: int
     code: int
     details: str | None = None
+    status: int | None = None
     subcode: int | None = None
     is_transient: bool | None = None
     type: str = "OAuthException"
@@ -50,29 +33,45 @@ class Refusal:
 
     def as_json(self) -> dict[str, Any]:
         """The envelope."""
-        message = self.message or f"(#{self.code}) {MESSAGES.get(self.code, 'Error')}"
-        error: dict[str, Any] = {"message": message, "type": self.type, "code": self.code}
-        if self.subcode is not None:
-            error["error_subcode"] = self.subcode
-        if self.details is not None:
-            error["error_data"] = {"messaging_product": "whatsapp", "details": self.details}
-        if self.is_transient is not None:
-            error["is_transient"] = self.is_transient
+        message = self.message or f"(#{self.code}) {title(self.code)}"
+        error: dict[str, Any] = {"message": message, "type": self.type}
+        transient = True if self.is_transient is None and self.code in TRANSIENT else self.is_transient
+        if transient is not None:
+            error["is_transient"] = transient
+        error["code"] = self.code
+        subcode = SUBCODES.get(self.code) if self.subcode is None else self.subcode
+        if subcode is not None:
+            error["error_subcode"] = subcode
+        details = title(self.code) if self.details is None and self.code >= _FIRST_CLOUD_API_CODE else self.details
+        if details is not None:
+            error["error_data"] = {"messaging_product": "whatsapp", "details": details}
         error["fbtrace_id"] = f"Asim{next(_traces):018d}"
         return {"error": error}
 
     def response(self, headers: Mapping[str, str] | None = None) -> web.Response:
         """The answer."""
-        return web.json_response(self.as_json(), status=self.status, headers=headers, content_type=_CONTENT_TYPE)
+        status = usual_status(self.code) if self.status is None else self.status
+        return web.json_response(self.as_json(), status=status, headers=headers)
 
 
-NO_TOKEN = Refusal(401, 190, message="Invalid OAuth access token - Cannot parse access token")
+NO_TOKEN = Refusal(190, message="Invalid OAuth access token - Cannot parse access token")
 
 
-def unknown_object(object_id: str) -> Refusal:
+def unknown_object(method: str, object_id: str) -> Refusal:
     """What the API answers about an id that does not exist or is not yours: HTTP 400, not 404."""
     text = (
-        f"Unsupported request. Object with ID '{object_id}' does not exist, cannot be loaded due to missing "
-        "permissions, or does not support this operation"
+        f"Unsupported {method.lower()} request. Object with ID '{object_id}' does not exist, cannot be loaded due to "
+        "missing permissions, or does not support this operation"
     )
-    return Refusal(400, 100, subcode=33, type="GraphMethodException", message=text)
+    return Refusal(100, subcode=33, type="GraphMethodException", message=text)
+
+
+def required(name: str) -> Refusal:
+    """A field of the message's outer shape is missing; within its content it is 131008."""
+    return Refusal(100, message=f"(#100) The parameter {name} is required.")
+
+
+def html(status: int, headers: Mapping[str, str] | None = None) -> web.Response:
+    """What a proxy before the API answers."""
+    page = f"<!DOCTYPE html><html><head><title>Error</title></head><body><h1>{status}</h1></body></html>"
+    return web.Response(text=page, status=status, headers=headers, content_type="text/html")

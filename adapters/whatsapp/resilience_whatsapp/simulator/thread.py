@@ -1,11 +1,16 @@
-"""The simulator for blocking tests: in an event loop of its own, in a thread."""
+"""The simulator for blocking tests: in an event loop of its own, in a thread.
+
+The thread lives exactly as long as the `with` block, also when the simulator cannot start.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
-
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from resilience_whatsapp.simulator.book import Book
 from resilience_whatsapp.simulator.faults import Fault
@@ -17,8 +22,9 @@ class SimulatorThread:
 
     def __init__(self, **options: Any) -> None:
         self.simulator = Simulator(**options)
-        self._context = start_blocking_portal("asyncio")
-        self._portal: BlockingPortal | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
 
     @property
     def base_url(self) -> str:
@@ -32,31 +38,62 @@ class SimulatorThread:
 
     def script(self, *faults: Fault) -> None:
         """Append faults."""
-        self._run(self.simulator.script, *faults)
+
+        async def add() -> None:
+            self.simulator.script(*faults)
+
+        self._run(add())
 
     def clear_faults(self) -> None:
         """From now on all is well."""
-        self._run(self.simulator.clear_faults)
+
+        async def clear() -> None:
+            self.simulator.clear_faults()
+
+        self._run(clear())
 
     def stop_listening(self) -> None:
         """Be dead: connections are refused."""
-        self._run(self.simulator.stop_listening)
+        self._run(self.simulator.stop_listening())
 
     def start_listening(self) -> None:
         """Accept connections again."""
-        self._run(self.simulator.start_listening)
+        self._run(self.simulator.start_listening())
 
-    def _run(self, function: Any, *args: Any) -> None:
-        assert self._portal is not None, "use it as a context manager"
-        self._portal.call(function, *args)
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        if self._loop is None:
+            coroutine.close()
+            raise RuntimeError("use SimulatorThread as a context manager")
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _serve(self, started: Future[None]) -> None:
+        try:
+            await self.simulator.start()
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        started.set_result(None)
+        await self._stop.wait()
+        await self.simulator.stop()
 
     def __enter__(self) -> SimulatorThread:
-        self._portal = self._context.__enter__()
-        self._run(self.simulator.start)
+        started: Future[None] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)), name="graph-api-simulator")
+        self._thread.start()
+        try:
+            started.result()
+        except BaseException:
+            self._thread.join()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._run(self.simulator.stop)
-        self._context.__exit__(None, None, None)
+        assert self._loop is not None
+        assert self._stop is not None
+        assert self._thread is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._loop = None
+        self._thread.join()

@@ -1,11 +1,17 @@
-"""What the API refuses about a message before it takes it."""
+"""What the API refuses about a message before it takes it: first the outer shape, then the recipient, then the content.
+
+A refusal is total: whatever JSON arrives, it is either taken or answered with an envelope.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from resilience_whatsapp.simulator.envelopes import Refusal
+from attrs import field, frozen
+
+from resilience_whatsapp.simulator.envelopes import Refusal, required
 from resilience_whatsapp.simulator.templates import SimTemplate
 
 TYPES = (
@@ -23,80 +29,139 @@ TYPES = (
 )
 MAX_TEXT = 4096
 MAX_OPAQUE = 512
+_NUMBER = re.compile(r"\+?[0-9][0-9 ().-]*")
 _UNUSABLE = {"PAUSED": 132015, "DISABLED": 132016}
 
 
-def refusal_of(
-    payload: Any, templates: Sequence[SimTemplate], own_number: str, allowed: Collection[str] | None
-) -> Refusal | None:
-    """Why `payload` is refused; None if it is accepted. `allowed` restricts recipients as a test number does."""
-    if not isinstance(payload, dict):
-        return Refusal(400, 100, "The request body is no JSON object")
-    return _envelope(payload, own_number, allowed) or _content(payload, templates)
+@frozen
+class Rules:
+    """What messages are checked against."""
+
+    templates: Collection[SimTemplate]
+    own_number: str
+    allowed_recipients: Collection[str] | None = None
+    """Digits of the only numbers that may be written to, as for a test number."""
+    missing_template_status: int = 404
+    by_name: Mapping[tuple[str, str], SimTemplate] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        by_name = {(template.name, template.language): template for template in self.templates}
+        object.__setattr__(self, "by_name", by_name)
 
 
-def _envelope(payload: dict[str, Any], own_number: str, allowed: Collection[str] | None) -> Refusal | None:
-    if payload.get("messaging_product") != "whatsapp":
-        return Refusal(400, 100, "The parameter messaging_product is required.")
-    recipient = payload.get("to") or payload.get("recipient")
-    if not isinstance(recipient, str):
-        return Refusal(400, 100, "The parameter to is required.")
-    digits = "".join(sign for sign in recipient if sign.isdigit())
-    if "to" in payload and not 5 <= len(digits) <= 20:
-        return Refusal(400, 131009, "Param to is not valid")
-    if digits == own_number:
-        return Refusal(400, 131021, "Recipient cannot be sender")
-    if allowed is not None and digits not in allowed:
-        return Refusal(400, 131030, "Recipient phone number not in allowed list", subcode=2655007)
-    opaque = payload.get("biz_opaque_callback_data", "")
-    if not isinstance(opaque, str) or len(opaque) > MAX_OPAQUE:
-        return Refusal(400, 131009, "biz_opaque_callback_data is too long")
+def digits_of(number: str) -> str:
+    """A number without its `+` and separators."""
+    return "".join(sign for sign in number if sign.isdigit())
+
+
+def refusal_of(payload: Any, rules: Rules) -> Refusal | None:
+    """Why `payload` is refused; None if it is accepted."""
+    if not isinstance(payload, dict) or payload.get("messaging_product") != "whatsapp":
+        return required("messaging_product")
+    if payload.get("status") is not None:
+        return _mark_read(payload)
+    return _recipient(payload, rules) or _opaque(payload) or _content(payload, rules)
+
+
+def _mark_read(payload: dict[str, Any]) -> Refusal | None:
+    if payload["status"] != "read":
+        return Refusal(100, "Param status must be read")
+    message_id = payload.get("message_id")
+    return None if isinstance(message_id, str) and message_id else required("message_id")
+
+
+def _recipient(payload: dict[str, Any], rules: Rules) -> Refusal | None:
+    to, user_id = payload.get("to"), payload.get("recipient")
+    if not to:
+        # A business-scoped user id is opaque: nothing about its form can be wrong.
+        return None if isinstance(user_id, str) and user_id else required("to")
+    if not isinstance(to, str):
+        return Refusal(100, "Param to is not valid")
+    if payload.get("recipient_type") == "group":
+        return None
+    digits = digits_of(to)
+    if not _NUMBER.fullmatch(to) or not 5 <= len(digits) <= 20:
+        return Refusal(100, "Param to is not valid")
+    if digits == rules.own_number:
+        return Refusal(131021)
+    if rules.allowed_recipients is not None and digits not in rules.allowed_recipients:
+        return Refusal(131030)
     return None
 
 
-def _content(payload: dict[str, Any], templates: Sequence[SimTemplate]) -> Refusal | None:
-    kind = payload.get("type", "text")
+def _opaque(payload: dict[str, Any]) -> Refusal | None:
+    opaque = payload.get("biz_opaque_callback_data")
+    if opaque is not None and (not isinstance(opaque, str) or len(opaque) > MAX_OPAQUE):
+        return Refusal(131009, f"biz_opaque_callback_data must be a text of at most {MAX_OPAQUE} characters")
+    return None
+
+
+def _content(payload: dict[str, Any], rules: Rules) -> Refusal | None:
+    kind = payload.get("type", "text")  # left out, it is text
     if kind not in TYPES:
-        return Refusal(400, 131051, "Unsupported message type")
+        return Refusal(131051)
     content = payload.get(kind)
-    if not isinstance(content, (dict, list)):
-        return Refusal(400, 131008, f"The parameter {kind} is required.")
+    if kind == "contacts":
+        return None if isinstance(content, list) and content else _missing(kind)
+    if not isinstance(content, dict) or not content:
+        return _missing(kind)
     if kind == "text":
-        body = content.get("body") if isinstance(content, dict) else None
-        if not isinstance(body, str) or not body:
-            return Refusal(400, 131008, "The parameter text['body'] is required.")
-        if len(body) > MAX_TEXT:
-            return Refusal(400, 131009, f"text['body'] must be at most {MAX_TEXT} characters long")
-    if kind == "template":
-        return _template(content, templates)
+        return _text(content)
+    return _template(content, rules) if kind == "template" else None
+
+
+def _missing(kind: str) -> Refusal:
+    return Refusal(131008, f"Parameter of type {kind} is missing")
+
+
+def _text(content: dict[str, Any]) -> Refusal | None:
+    body = content.get("body")
+    if body is None or body == "":
+        return Refusal(131008, "The parameter text['body'] is required.")
+    if not isinstance(body, str) or len(body) > MAX_TEXT:
+        return Refusal(131009, f"Param text['body'] must be a text of at most {MAX_TEXT} characters")
     return None
 
 
-def _template(content: Any, templates: Sequence[SimTemplate]) -> Refusal | None:
-    language = content.get("language") if isinstance(content, dict) else None
-    if not isinstance(language, dict) or not isinstance(content.get("name"), str):
-        return Refusal(400, 131008, "The parameters template['name'] and template['language'] are required.")
-    name, code = content["name"], language.get("code")
-    found = next((each for each in templates if (each.name, each.language) == (name, code)), None)
+def _template(content: dict[str, Any], rules: Rules) -> Refusal | None:
+    name, language = content.get("name"), content.get("language")
+    code = language.get("code") if isinstance(language, dict) else None
+    if not isinstance(name, str) or not isinstance(code, str):
+        return Refusal(131008, "The parameters template['name'] and template['language']['code'] are required.")
+    found = rules.by_name.get((name, code))
     if found is not None and found.status in _UNUSABLE:
-        return Refusal(400, _UNUSABLE[found.status], "The template cannot be sent")
+        return Refusal(_UNUSABLE[found.status])
     if found is None or found.status != "APPROVED":
-        return Refusal(404, 132001, f"template name ({name}) does not exist in {code}")
-    given = _body_parameters(content.get("components"))
-    if given != found.parameters:
-        details = (
-            f"body: number of localizable_params ({given}) does not match the expected number of params "
-            f"({found.parameters})"
-        )
-        return Refusal(400, 132000, details)
-    return None
-
-
-def _body_parameters(components: Any) -> int:
-    if not isinstance(components, list):
-        return 0
-    return sum(
-        len(component.get("parameters", []))
-        for component in components
-        if isinstance(component, dict) and str(component.get("type", "")).lower() == "body"
+        details = f"template name ({name}) does not exist in {code}"
+        return Refusal(132001, details, status=rules.missing_template_status)
+    components = content.get("components") or []
+    if not isinstance(components, list) or not all(isinstance(component, dict) for component in components):
+        return Refusal(131009, "Param template['components'] must be a list of components")
+    return _parameters(components, "header", found.header_parameters) or _parameters(
+        components, "body", found.parameters
     )
+
+
+def _parameters(components: list[dict[str, Any]], kind: str, expected: int) -> Refusal | None:
+    given: list[Any] = []
+    for component in components:
+        if str(component.get("type", "")).lower() == kind:
+            parameters = component.get("parameters") or []
+            if not isinstance(parameters, list):
+                return Refusal(131009, f"{kind}: parameters must be a list")
+            given += parameters
+    if len(given) != expected:
+        details = f"{kind}: number of localizable_params ({len(given)}) does not match the expected number of params "
+        return Refusal(132000, f"{details}({expected})")
+    return next((refusal for refusal in (_parameter(kind, each) for each in given) if refusal is not None), None)
+
+
+def _parameter(kind: str, parameter: Any) -> Refusal | None:
+    if not isinstance(parameter, dict) or not isinstance(parameter.get("type"), str):
+        return Refusal(131008, f"{kind}: a parameter requires a type")
+    value = parameter.get(parameter["type"])
+    if not value:
+        return Refusal(131008, f"{kind}: a parameter of type {parameter['type']} requires a value")
+    if parameter["type"] == "text" and not isinstance(value, str):
+        return Refusal(131009, f"{kind}: a parameter of type text must be a text")
+    return None

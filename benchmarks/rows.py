@@ -13,7 +13,17 @@ from typing import Any
 from attrs import field, frozen
 
 from benchmarks import by_hand
-from resilience_core import Bulkhead, CircuitBreaker, CircuitOpenError, Fallback, Pipeline, RateLimiter, Retry, Timeout
+from resilience_core import (
+    Bulkhead,
+    CircuitBreaker,
+    CircuitOpenError,
+    CircuitState,
+    Fallback,
+    Pipeline,
+    RateLimiter,
+    Retry,
+    Timeout,
+)
 
 NEVER_REACHED = 1e9  # calls per second
 
@@ -49,7 +59,7 @@ def stack(*, timeout: float | None = None) -> Pipeline:
 
 
 def rejecting(breaker: CircuitBreaker) -> Callable[[], Any]:
-    breaker.force_open()
+    breaker.force(CircuitState.OPEN)
     guarded = breaker(nothing)
 
     def reject() -> None:
@@ -59,6 +69,39 @@ def rejecting(breaker: CircuitBreaker) -> Callable[[], Any]:
             pass
 
     return reject
+
+
+def rejecting_peer(peer: Any) -> Callable[[], Any]:
+    """circuitbreaker's rejection, raised and caught."""
+
+    def fail() -> None:
+        raise ConnectionError
+
+    guarded = peer.CircuitBreaker(failure_threshold=1)(fail)
+
+    def reject() -> None:
+        try:
+            guarded()
+        except (peer.CircuitBreakerError, ConnectionError):
+            pass
+
+    return reject
+
+
+def nopanic_stack(fn: Callable[..., Any]) -> Callable[[Any], Callable[[], Any]]:
+    """The five policies of nopanic around `fn`."""
+
+    def make(peer: Any) -> Callable[[], Any]:
+        guarded: Callable[[], Any] = peer.compose(
+            peer.fallback(None),
+            peer.retry(on=ConnectionError),
+            peer.circuit_breaker(),
+            peer.bulkhead(1000),
+            peer.rate_limit(NEVER_REACHED),
+        )(fn)
+        return guarded
+
+    return make
 
 
 def flaky() -> Callable[[], int]:
@@ -129,11 +172,27 @@ def rows() -> list[Row]:
         {"by hand": 1.5},
         awaited=True,
     )
+    blocking_stack = Row(
+        "five-policy stack, blocking",
+        {"ours": stack()(nothing), "by hand": by_hand.stack(nothing)},
+        {"by hand": 2.0},
+    )
+    async_stack = Row(
+        "five-policy stack, async",
+        {"ours": stack()(nothing_async), "by hand": by_hand.stack_async(nothing_async)},
+        {"by hand": 2.2},
+        awaited=True,
+    )
     no_wait = Retry(on=ConnectionError, base_delay=0, max_delay=0)
     return [
         with_peer(breaker_row, "circuitbreaker", lambda peer: peer.CircuitBreaker()(nothing), 0.5),
         with_peer(async_row, "circuitbreaker", lambda peer: peer.CircuitBreaker()(nothing_async), 0.5),
-        Row("breaker open, raise and catch", {"ours": rejecting(CircuitBreaker("b"))}),
+        with_peer(
+            Row("breaker open, raise and catch", {"ours": rejecting(CircuitBreaker("b"))}),
+            "circuitbreaker",
+            rejecting_peer,
+            0.8,
+        ),
         Row(
             "retry, first try succeeds, blocking",
             {"ours": Retry(on=ConnectionError)(nothing), "by hand": by_hand.retry(nothing)},
@@ -175,17 +234,8 @@ def rows() -> list[Row]:
             {"asyncio.timeout": 0.6},
             awaited=True,
         ),
-        Row(
-            "five-policy stack, blocking",
-            {"ours": stack()(nothing), "by hand": by_hand.stack(nothing)},
-            {"by hand": 2.0},
-        ),
-        Row(
-            "five-policy stack, async",
-            {"ours": stack()(nothing_async), "by hand": by_hand.stack_async(nothing_async)},
-            {"by hand": 2.2},
-            awaited=True,
-        ),
+        with_peer(blocking_stack, "nopanic", nopanic_stack(nothing), 0.25),
+        with_peer(async_stack, "nopanic", nopanic_stack(nothing_async), 0.25),
         Row("five-policy stack with a timeout, async", {"ours": stack(timeout=30)(nothing_async)}, awaited=True),
     ]
 

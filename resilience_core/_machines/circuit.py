@@ -40,6 +40,9 @@ class CircuitState(StrEnum):
     SHADOW = "shadow"
 
 
+_OPEN = CircuitState.OPEN  # looked up on an Enum class, a member costs more than the rest of a rejection
+
+
 class TripCounter(Protocol):
     """The memory of a closed circuit: what was seen so far, and whether it is enough to open."""
 
@@ -110,6 +113,7 @@ class Circuit:
         "probes",
         "quiet",
         "recovery_timeout",
+        "rejected",
         "rule",
         "state",
         "success_threshold",
@@ -128,6 +132,7 @@ class Circuit:
         self.quiet = 1  # the generation while there is nothing to remember, else 0: read without a lock
         self.memory = rule.start()
         self.successes = 0
+        self.rejected = 0  # counted by whoever rejects, for observers
         self.probes: dict[int, float] | None = None  # permit -> when its lease ends; only while half open
         self.opened_at = 0.0
         self.open_until = 0.0
@@ -135,7 +140,7 @@ class Circuit:
 
     def rejects(self, now: float) -> bool:
         """Whether an open circuit refuses at `now`: reads only, safe without the lock."""
-        return self.state is CircuitState.OPEN and now < self.open_until
+        return self.state is _OPEN and now < self.open_until
 
     def admit(self, now: float, lease: float) -> int:
         """A permit for a call that starts at `now`, or 0. A probe's permit lapses after `lease` seconds."""

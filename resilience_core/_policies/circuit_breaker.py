@@ -33,6 +33,8 @@ from resilience_core._weave.gate import DONE, EVERY_ERROR, Gate, stream_gate, st
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 
+# Looked up on its Enum class, a member costs a good part of a rejection.
+_OPEN, _CIRCUIT_OPEN = CircuitState.OPEN, RejectionReason.CIRCUIT_OPEN
 _REASONS = {
     CircuitState.HALF_OPEN: RejectionReason.PROBE_LIMIT,
     CircuitState.FORCED_OPEN: RejectionReason.CIRCUIT_FORCED_OPEN,
@@ -90,7 +92,6 @@ class CircuitBreaker(Gate):
     _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _last_failure: LastFailure | None = field(init=False, repr=False, default=None, on_setattr=setters.NO_OP)
-    _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
 
     def _validate(self) -> None:
         if self.trip is not None and self.failure_threshold != 5:
@@ -129,7 +130,7 @@ class CircuitBreaker(Gate):
             "reason": None if change is None else change.reason,
             "since": None if change is None else change.at,
             "retry_after": self.retry_after(),
-            "rejected": self._rejected,
+            "rejected": circuit.rejected,
             "probes": len(circuit.probes or ()),
             "last_failure": None if self._last_failure is None else self._last_failure.error_type,
         }
@@ -211,9 +212,12 @@ class CircuitBreaker(Gate):
 
     def _rejection(self, now: float, operation: str) -> CircuitOpenError:
         circuit = self._circuit
-        reason = _REASONS.get(circuit.state, RejectionReason.CIRCUIT_OPEN)
-        retry_after = circuit.open_until - now if circuit.state is CircuitState.OPEN else None
-        self._rejected += 1
+        reason, retry_after = _CIRCUIT_OPEN, None
+        if circuit.state is _OPEN:
+            retry_after = circuit.open_until - now
+        else:
+            reason = _REASONS.get(circuit.state, reason)
+        circuit.rejected += 1
         if self.bus.heard:
             self.bus.emit(Rejection(self.name, now, reason, operation, retry_after))
         return CircuitOpenError(self.name, reason, retry_after, self._last_failure)

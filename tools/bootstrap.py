@@ -36,6 +36,7 @@ REQUIREMENTS = ROOT / "requirements"
 PROJECTS = (ROOT, ROOT / "adapters" / "http", ROOT / "adapters" / "whatsapp")
 STAMP = "resilience-bootstrap.json"
 OLDEST_PYTHON = (3, 11)
+ONLY_AS_SOURCE = ("pyfailsafe",)  # a peer of the benchmarks
 
 
 class SetupError(Exception):
@@ -99,7 +100,12 @@ def update(venv: Path, groups: list[str]) -> None:
     missing = [name for name in want["groups"] if name not in have["groups"]]
     if missing:
         stamp.unlink(missing_ok=True)
-        install(venv, missing)
+        try:
+            install(venv, missing)
+        except SetupError:
+            # pip ended by itself and has cleaned up (an index out of reach, say): what was there before is good.
+            write_stamp(stamp, {**have, "interpreter": want["interpreter"]})
+            raise
         write_stamp(stamp, {**want, "projects": have["projects"]})
     if have["projects"] != want["projects"]:
         install_projects(venv)  # if it ends half-way, it is simply done again
@@ -178,8 +184,12 @@ def make_venv(venv: Path) -> None:
 
 def install(venv: Path, groups: list[str]) -> None:
     say(f"installing {', '.join(groups)}")
-    files = [part for name in groups for part in ("-r", str(REQUIREMENTS / f"{name}.txt"))]
-    run(pip(venv, "--require-hashes", "--only-binary=:all:", *files), "packages could not be installed")
+    # Wheels only, so that no compiler is needed; what exists as source alone is built with `build`, which comes first.
+    options = ["--require-hashes", "--only-binary=:all:", *(f"--no-binary={name}" for name in ONLY_AS_SOURCE)]
+    for step in (["build"], [name for name in groups if name != "build"]):
+        files = [part for name in step if name in groups for part in ("-r", str(REQUIREMENTS / f"{name}.txt"))]
+        if files:
+            run(pip(venv, "--no-build-isolation", *options, *files), "packages could not be installed")
 
 
 def install_projects(venv: Path) -> None:

@@ -16,6 +16,7 @@ from benchmarks.rows import (
     million_calls_per_second,
     rows,
     tasks_against_a_semaphore,
+    telemetry_nanoseconds,
 )
 
 
@@ -42,6 +43,7 @@ SINGLE: tuple[tuple[str, Callable[[], float], float, bool], ...] = (
     ("8 threads on one breaker, million calls/s", million_calls_per_second, 4, True),
     # 84 ms, the limit, times 1.3, where asyncio.Semaphore takes 186 ms
     ("10,000 tasks, 100 slots, against a semaphore", tasks_against_a_semaphore, 0.59, False),
+    ("telemetry on, without the SDK's share, ns", telemetry_nanoseconds, 8_000, False),
     ("bytes per breaker", bytes_per_breaker, 600, False),
     ("import, milliseconds", import_milliseconds, 90, False),
 )

@@ -129,6 +129,23 @@ def limiter(fn: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def limiter_async(fn: Callable[..., Any]) -> Callable[..., Any]:
+    state = State()
+    interval, tolerance = 1e-9, 1.0
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        now = time.monotonic()
+        tat = state.tat
+        if tat < now:
+            tat = now
+        if tat - now > tolerance:
+            raise Open
+        state.tat = tat + interval
+        return await fn(*args, **kwargs)
+
+    return call
+
+
 def stack(fn: Callable[..., Any]) -> Callable[..., Any]:
     state = State()
     interval, tolerance = 1e-9, 1.0

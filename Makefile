@@ -87,4 +87,4 @@ venv-lint:
 venv-all:
 	@$(BOOTSTRAP) base test lint
 venv-bench:
-	@$(BOOTSTRAP) base bench
+	@$(BOOTSTRAP) base test bench

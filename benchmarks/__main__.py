@@ -14,9 +14,11 @@ from benchmarks.rows import (
     bytes_per_breaker,
     import_milliseconds,
     million_calls_per_second,
+    nanoseconds_per_policy,
     rows,
     tasks_against_a_semaphore,
     telemetry_nanoseconds,
+    timeout_on_trio,
 )
 
 
@@ -43,6 +45,8 @@ SINGLE: tuple[tuple[str, Callable[[], float], float, bool], ...] = (
     ("8 threads on one breaker, million calls/s", million_calls_per_second, 4, True),
     # 84 ms, the limit, times 1.3, where asyncio.Semaphore takes 186 ms
     ("10,000 tasks, 100 slots, against a semaphore", tasks_against_a_semaphore, 0.59, False),
+    ("timeout on trio, against trio.fail_after", timeout_on_trio, 1.2, False),
+    ("each further policy, ns", nanoseconds_per_policy, 100, False),
     ("telemetry on, without the SDK's share, ns", telemetry_nanoseconds, 8_000, False),
     ("bytes per breaker", bytes_per_breaker, 600, False),
     ("import, milliseconds", import_milliseconds, 90, False),

@@ -292,6 +292,43 @@ def tasks_against_a_semaphore() -> float:
     return asyncio.run(compared())
 
 
+def timeout_on_trio() -> float:
+    """Our time-out on trio: its time divided by that of `trio.fail_after`."""
+    import trio
+
+    guarded = Timeout(30)(nothing_async)
+
+    async def by_trio() -> int:
+        with trio.fail_after(30):
+            return await nothing_async()
+
+    async def timed(call: Callable[[], Any]) -> float:
+        started = time.perf_counter()
+        for _ in range(5_000):
+            await call()
+        return time.perf_counter() - started
+
+    async def compared() -> float:
+        turns = [(await timed(guarded), await timed(by_trio)) for _ in range(7)]
+        return statistics.median(ours / theirs for ours, theirs in turns)
+
+    return trio.run(compared)
+
+
+def nanoseconds_per_policy() -> float:
+    """What each further policy of the cheapest kind adds to a blocking call."""
+    one = Pipeline(Fallback(value=None))(nothing)
+    nine = Pipeline(*(Fallback(value=None) for _ in range(9)))(nothing)
+
+    def timed(call: Callable[[], Any]) -> float:
+        started = time.perf_counter()
+        for _ in range(20_000):
+            call()
+        return (time.perf_counter() - started) / 20_000 * 1e9
+
+    return statistics.median((timed(nine) - timed(one)) / 8 for _ in range(7))
+
+
 def telemetry_nanoseconds() -> float:
     """What recording one call costs up to the OpenTelemetry API; the SDK's own share comes on top."""
 

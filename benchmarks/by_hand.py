@@ -112,6 +112,49 @@ def retry_async(fn: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def bulkhead(fn: Callable[..., Any]) -> Callable[..., Any]:
+    free = [None] * 1000
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            del free[-1]
+        except IndexError:
+            raise Open from None
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            free.append(None)
+
+    return call
+
+
+def fallback(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return fn(*args, **kwargs)
+        except Exception:
+            return None
+
+    return call
+
+
+def cache(fn: Callable[..., Any]) -> Callable[..., Any]:
+    lock = threading.Lock()
+    entries: dict[Any, tuple[Any, float]] = {}
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        key = (args, tuple(sorted(kwargs.items())))
+        with lock:
+            found = entries.get(key)
+        if found is None or time.monotonic() >= found[1]:
+            found = fn(*args, **kwargs), time.monotonic() + 3600
+            with lock:
+                entries[key] = found
+        return found[0]
+
+    return call
+
+
 def limiter(fn: Callable[..., Any]) -> Callable[..., Any]:
     state = State()
     interval, tolerance = 1e-9, 1.0

@@ -24,6 +24,7 @@ from resilience_core import (
     Pipeline,
     RateLimiter,
     Retry,
+    StaleCache,
     Timeout,
 )
 from resilience_core._telemetry import telemetry
@@ -213,8 +214,20 @@ def rows() -> list[Row]:
             {"by hand": 2.0},
         ),
         Row(
+            "fallback, not needed, blocking",
+            {"ours": Fallback(value=None)(nothing), "by hand": by_hand.fallback(nothing)},
+        ),
+        Row(
+            "cache, fresh, blocking",
+            {"ours": StaleCache(fresh_for=3600, stale_for=0)(nothing), "by hand": by_hand.cache(nothing)},
+        ),
+        Row(
             "bulkhead, slot free, blocking",
-            {"ours": Bulkhead("b", max_concurrent=1000)(nothing), "threading.Semaphore": threading_semaphore()},
+            {
+                "ours": Bulkhead("b", max_concurrent=1000)(nothing),
+                "by hand": by_hand.bulkhead(nothing),
+                "threading.Semaphore": threading_semaphore(),
+            },
             {"threading.Semaphore": 0.2},
         ),
         Row(

@@ -223,6 +223,10 @@ REMEDIES = {
     r"Retrying \(|NewConnectionError|ProxyError|SSLError|ReadTimeout|Temporary failure in name": (
         "The package index cannot be reached: check network, proxy, certificates (`pip config list` shows settings)."
     ),
+    r"from versions: none": (
+        "The index cannot be reached, or has no wheel of it for this Python and platform: check network and settings\n"
+        "(`pip config list` shows them), or try another interpreter, make PYTHON=/path/to/python3.12 ..."
+    ),
     r"No matching distribution found for": (
         "The index has no wheel of it for this Python and platform: try another, make PYTHON=/path/to/python3.12 ..."
     ),

@@ -27,14 +27,25 @@ from resilience_core._events import (
     subscribe,
 )
 from resilience_core._machines.backoff import Constant, Exponential, Linear
-from resilience_core._machines.circuit import CircuitState, ConsecutiveFailures, TripCounter, TripRule
+from resilience_core._machines.budget import InFlightRatio, TokenQuota, TokenThrottle, TrafficRatio
+from resilience_core._machines.circuit import CircuitState, ProbeRate, RampStep, RecoveryBackoff
 from resilience_core._machines.freshness import Freshness
+from resilience_core._machines.trip_rules import (
+    AnyOf,
+    ConsecutiveFailures,
+    FailureRate,
+    SlowCallRate,
+    TripCounter,
+    TripRule,
+)
+from resilience_core._machines.windows import CountWindow, TimeWindow
 from resilience_core._pipeline import Pipeline
 from resilience_core._policies.bulkhead import Bulkhead
 from resilience_core._policies.circuit_breaker import CircuitBreaker
 from resilience_core._policies.fallback import Fallback
 from resilience_core._policies.rate_limiter import RateLimiter
 from resilience_core._policies.retry import Attempt, Retry
+from resilience_core._policies.retry_budget import RetryBudget
 from resilience_core._policies.stale_cache import CacheEntry, StaleCache
 from resilience_core._policies.timeout import Timeout
 from resilience_core._verdicts import Classifier, Judgement, ResultClassifier, Verdict, judgement_of
@@ -46,6 +57,7 @@ from resilience_core._weave.site import AsyncCall, Call, Site
 from resilience_core.registry import registry
 
 __all__ = [
+    "AnyOf",
     "AsyncCall",
     "Attempt",
     "Bulkhead",
@@ -63,35 +75,47 @@ __all__ = [
     "ConfigurationError",
     "ConsecutiveFailures",
     "Constant",
+    "CountWindow",
     "DeadlineExceeded",
     "Event",
     "Exponential",
+    "FailureRate",
     "Fallback",
     "FallbackUsed",
     "Freshness",
     "Gate",
+    "InFlightRatio",
     "Judgement",
     "LastFailure",
     "Linear",
     "Listener",
     "Pipeline",
     "Policy",
+    "ProbeRate",
+    "RampStep",
     "RateLimitedError",
     "RateLimiter",
+    "RecoveryBackoff",
     "Rejection",
     "RejectionReason",
     "ResilienceError",
     "ResultClassifier",
     "Retry",
+    "RetryBudget",
     "RetryBudgetExhausted",
     "RetryScheduled",
     "RetrySuppressed",
     "Site",
+    "SlowCallRate",
     "StaleCache",
     "StaleServed",
+    "TimeWindow",
     "Timeout",
     "TimeoutExceeded",
     "TimeoutExpired",
+    "TokenQuota",
+    "TokenThrottle",
+    "TrafficRatio",
     "TripCounter",
     "TripRule",
     "Verdict",

@@ -21,6 +21,7 @@ class RejectionReason(StrEnum):
 
     CIRCUIT_OPEN = "circuit_open"
     CIRCUIT_FORCED_OPEN = "circuit_forced_open"
+    CIRCUIT_RAMPING = "circuit_ramping"
     PROBE_LIMIT = "probe_limit"
     BULKHEAD_FULL = "bulkhead_full"
     BULKHEAD_WAIT_TIMEOUT = "bulkhead_wait_timeout"
@@ -32,6 +33,7 @@ class RejectionReason(StrEnum):
 _SENTENCES = {
     RejectionReason.CIRCUIT_OPEN: "the circuit is open",
     RejectionReason.CIRCUIT_FORCED_OPEN: "the circuit was opened by hand",
+    RejectionReason.CIRCUIT_RAMPING: "the circuit has just closed and admits a share of the calls",
     RejectionReason.PROBE_LIMIT: "the circuit is half open and its probes are out",
     RejectionReason.BULKHEAD_FULL: "all slots and waiting places are taken",
     RejectionReason.BULKHEAD_WAIT_TIMEOUT: "no slot became free in time",
@@ -79,7 +81,7 @@ class CallRejected(ResilienceError):
         retry_after: float | None = None,
         last_failure: LastFailure | None = None,
     ) -> None:
-        super().__init__(name, reason, retry_after, last_failure)
+        # BaseException.__new__ has kept the arguments already: they are what pickle and copy hand in again.
         self.name = name
         self.reason = reason
         self.retry_after = retry_after

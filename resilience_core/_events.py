@@ -29,20 +29,28 @@ class Event:
 
 @frozen
 class CircuitTransition(Event):
-    """A circuit changed its state; `reason` is a value of `resilience.transition.reason`."""
+    """A circuit changed its state; `reason` is a value of `resilience.transition.reason`.
+
+    For a state entered by hand, `actor`, `note` and `until` say who did it, why, and until when (clock seconds).
+    """
 
     previous_state: str
     state: str
     reason: str
+    actor: str | None = None
+    note: str | None = None
+    until: float | None = None
 
 
 @frozen
 class Rejection(Event):
-    """A call was not made."""
+    """A call was not made, or would not have been if the policy's `enforce` were 1."""
 
     reason: RejectionReason
     operation: str
     retry_after: float | None = None
+    enforced: bool = True
+    """False in shadow mode: the call was made all the same."""
 
 
 @frozen
@@ -56,6 +64,8 @@ class RetryScheduled(Event):
     delay_source: str
     """`backoff` or `retry_after`."""
     error: BaseException = field(repr=False)
+    attempts_made: int = 0
+    """Attempts of the innermost function so far when retries are nested: the product of their attempts' numbers."""
 
 
 @frozen

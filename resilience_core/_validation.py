@@ -50,6 +50,7 @@ def _number_check(expected: str, accepts: Callable[[float], bool]) -> Validator:
 positive_seconds = _number_check("a positive, finite number of seconds", lambda value: value > 0)
 non_negative_seconds = _number_check("a finite number of seconds, 0 or more", lambda value: value >= 0)
 positive_number = _number_check("a positive, finite number", lambda value: value > 0)
+non_negative_number = _number_check("a finite number, 0 or more", lambda value: value >= 0)
 multiplier = _number_check("a finite number, 1 or more", lambda value: value >= 1)
 ratio = _number_check("a number from 0 to 1", lambda value: 0 <= value <= 1)
 

@@ -17,6 +17,7 @@ NAMES = {
     "stream_gate_async": "stream_gate",
     "judging_results_async": "judging_results",
     "enter_async": "enter",
+    "enter_or_spare_async": "enter_or_spare",
     "_wait_async": "_wait",
     "_answer_async": "_answer",
     "_weave_async": "_weave",

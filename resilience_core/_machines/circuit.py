@@ -2,11 +2,16 @@
 
             trip rule met                 now >= open_until, on a request
     CLOSED ---------------> OPEN ------------------------------------------> HALF_OPEN
-      ^                      ^                                                 |    |
-      |                      +---------------------- one failure --------------+    |
-      +------------------------- `success_threshold` successes in a row ------------+
+      ^                     ^  ^                                               |    |
+      |                     |  +---------------------- one failure ------------+    |
+      |     failure in ramp |      (or too many of a ProbeRate)                     |
+      +---------------------+---- `success_threshold` successes in a row -----------+
+                                  (or enough of a ProbeRate)
 
-    FORCED_OPEN (rejects all), DISABLED (admits all, learns nothing), SHADOW (judges, never rejects): by hand only.
+    FORCED_OPEN (rejects all), DISABLED (admits all, learns nothing), SHADOW (judges, never rejects): by hand only, and
+    back to CLOSED by hand or, on a request, when the forced state has an end and it has come.
+
+With a ramp, a circuit that has just closed admits a share of the calls, growing in steps; one failure opens it again.
 
 What must never happen:
 * a result moves a state other than the one it was admitted in: every permit carries the number of its generation
@@ -15,18 +20,25 @@ What must never happen:
 * a probe that never reports wedges the circuit: each probe has a lease, and an expired one makes room;
 * more than `half_open_max_calls` probes are out at once.
 
-The caller holds a lock around every method here.
+The caller holds a lock around every method here; `quiet` and `passing` alone are read without it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
-from resilience_core._validation import count_from
+from resilience_core import _validation as check
+from resilience_core._errors import ConfigurationError
+from resilience_core._machines.trip_rules import ConsecutiveFailures, TripCounter, TripRule
+from resilience_core._validation import to_seconds
 from resilience_core._verdicts import FAILURES, Verdict
+
+Random: TypeAlias = Callable[[], float]
 
 
 class CircuitState(StrEnum):
@@ -41,53 +53,89 @@ class CircuitState(StrEnum):
 
 
 _OPEN = CircuitState.OPEN  # looked up on an Enum class, a member costs more than the rest of a rejection
-
-
-class TripCounter(Protocol):
-    """The memory of a closed circuit: what was seen so far, and whether it is enough to open."""
-
-    quiet: bool
-    """True while there is nothing that a success would have to change."""
-
-    def success(self, now: float) -> None: ...
-    def failure(self, now: float) -> str | None:
-        """Count one; the transition reason when the circuit must open."""
-        ...
-
-
-class TripRule(Protocol):
-    """A frozen value that says when to open; `start` begins an empty memory."""
-
-    def start(self) -> TripCounter: ...
+_JUDGING = (CircuitState.CLOSED, CircuitState.SHADOW)
+_ADMITTING = (*_JUDGING, CircuitState.DISABLED)
 
 
 @frozen
-class ConsecutiveFailures:
-    """Open after `threshold` failures without a success between them."""
+class RecoveryBackoff:
+    """Lets the open time grow with each recovery that failed.
 
-    threshold: int = field(default=5, validator=count_from(1))
+        open time n = min(max_timeout, recovery_timeout * multiplier ** (n - 1)), plus or minus `jitter` of it
 
-    def start(self) -> TripCounter:
-        """An empty memory."""
-        return _Consecutive(self.threshold)
+    n counts the openings since the circuit was last closed for good; jitter never leads above `max_timeout`.
+    """
+
+    multiplier: float = field(default=2.0, kw_only=True, validator=check.multiplier)
+    max_timeout: float = field(default=600.0, kw_only=True, converter=to_seconds, validator=check.positive_seconds)
+    jitter: float = field(default=0.1, kw_only=True, validator=check.ratio)
+
+    def seconds(self, recovery_timeout: float, opening: int, random: Random) -> float:
+        """The open time of opening number `opening` (from 1) in a row."""
+        try:
+            growth: float = recovery_timeout * self.multiplier ** (opening - 1)
+        except OverflowError:
+            growth = self.max_timeout
+        spread = 1 + self.jitter * (2 * random() - 1)
+        return min(self.max_timeout, min(self.max_timeout, growth) * spread)
 
 
-class _Consecutive:
-    __slots__ = ("count", "quiet", "threshold")
+@frozen
+class ProbeRate:
+    """Judges a half-open circuit by a sample instead of successes in a row.
 
-    def __init__(self, threshold: int) -> None:
-        self.threshold = threshold
-        self.count = 0
-        self.quiet = True
+    Of `calls` probes, `failure_rate` (0 to 1) or more that fail open the circuit again, fewer close it; decided as soon
+    as the probes that are still missing cannot change it.
+    """
 
-    def success(self, now: float) -> None:
-        self.count = 0
-        self.quiet = True
+    calls: int = field(default=10, validator=check.count_from(1))
+    failure_rate: float = field(default=0.5, validator=check.ratio)
 
-    def failure(self, now: float) -> str | None:
-        self.count += 1
-        self.quiet = False
-        return "consecutive_failures" if self.count >= self.threshold else None
+    def __attrs_post_init__(self) -> None:
+        if self.failure_rate == 0:
+            raise ConfigurationError("ProbeRate: failure_rate must be above 0, or no probe could close the circuit")
+
+    def verdict(self, good: int, bad: int) -> bool | None:
+        """True to close, False to open, None to wait for more."""
+        enough = math.ceil(self.failure_rate * self.calls - 1e-9)
+        if bad >= enough:
+            return False
+        return True if self.calls - good < enough else None
+
+
+@frozen
+class RampStep:
+    """After closing, admit `share` (0 to 1) of the calls for `duration` seconds."""
+
+    share: float = field(validator=check.ratio)
+    duration: float = field(converter=to_seconds, validator=check.positive_seconds)
+
+    def __attrs_post_init__(self) -> None:
+        if self.share == 0:
+            raise ConfigurationError("RampStep: share must be above 0: a step that admits nothing learns nothing")
+
+
+@frozen
+class CircuitRules:
+    """The numbers of a circuit; replaced as a whole."""
+
+    trip: TripRule = field(factory=ConsecutiveFailures)
+    success_threshold: int = 2
+    recovery_timeout: float = 60.0
+    half_open_max_calls: int = 1
+    recovery_backoff: RecoveryBackoff | None = None
+    max_retry_after: float | None = None
+    probe_rate: ProbeRate | None = None
+    ramp: tuple[RampStep, ...] = ()
+
+
+@frozen
+class Forced:
+    """Who forced a state, why, and until when (seconds of the breaker's clock; None for until told otherwise)."""
+
+    actor: str | None = None
+    reason: str | None = None
+    until: float | None = None
 
 
 @frozen
@@ -98,45 +146,57 @@ class Transition:
     state: CircuitState
     reason: str
     at: float
+    forced: Forced | None = None
+
+
+def _middle() -> float:
+    return 0.5
 
 
 class Circuit:
     """State of one breaker. Permits are positive numbers; 0 means rejected."""
 
     __slots__ = (
+        "forced",
         "generation",
-        "half_open_max_calls",
         "last_transition",
         "memory",
         "open_until",
         "opened_at",
+        "openings",
+        "passing",
         "probes",
         "quiet",
-        "recovery_timeout",
+        "ramp_credit",
+        "ramp_since",
         "rejected",
-        "rule",
+        "rules",
         "state",
-        "success_threshold",
         "successes",
+        "trials_failed",
     )
 
-    def __init__(
-        self, rule: TripRule, success_threshold: int, recovery_timeout: float, half_open_max_calls: int
-    ) -> None:
-        self.rule = rule
-        self.success_threshold = success_threshold
-        self.recovery_timeout = recovery_timeout
-        self.half_open_max_calls = half_open_max_calls
+    def __init__(self, rules: CircuitRules) -> None:
+        self.rules = rules
         self.state = CircuitState.CLOSED
         self.generation = 1
+        self.memory: TripCounter = rules.trip.start()
         self.quiet = 1  # the generation while there is nothing to remember, else 0: read without a lock
-        self.memory = rule.start()
-        self.successes = 0
+        self.passing: tuple[int, Any] | None = None  # generation and memory while anybody may pass, else None
+        self.successes = 0  # of the probes
+        self.trials_failed = 0
         self.rejected = 0  # counted by whoever rejects, for observers
         self.probes: dict[int, float] | None = None  # permit -> when its lease ends; only while half open
         self.opened_at = 0.0
         self.open_until = 0.0
+        self.openings = 0  # since the circuit was last closed for good
+        self.ramp_since: float | None = None
+        self.ramp_credit = 0.0
+        self.forced: Forced | None = None
         self.last_transition: Transition | None = None
+        self._open_door()
+
+    # --- admission -------------------------------------------------------------------------------------------------
 
     def rejects(self, now: float) -> bool:
         """Whether an open circuit refuses at `now`: reads only, safe without the lock."""
@@ -144,13 +204,15 @@ class Circuit:
 
     def admit(self, now: float, lease: float) -> int:
         """A permit for a call that starts at `now`, or 0. A probe's permit lapses after `lease` seconds."""
+        if self.forced is not None and self.forced.until is not None and now >= self.forced.until:
+            self._become(CircuitState.CLOSED, "forced_expired", now)
         if self.state is CircuitState.OPEN:
             if now < self.open_until:
                 return 0
             self._become(CircuitState.HALF_OPEN, "wait_elapsed", now)
         if self.state is CircuitState.HALF_OPEN:
             return self._admit_probe(now, lease)
-        if self.state is CircuitState.FORCED_OPEN:
+        if self.state is CircuitState.FORCED_OPEN or (self.ramp_since is not None and not self._ramp_admits(now)):
             return 0
         return self.generation
 
@@ -158,58 +220,188 @@ class Circuit:
         probes = self.probes or {}
         probes = {permit: ends for permit, ends in probes.items() if now < ends}
         permit = 0
-        if len(probes) < self.half_open_max_calls:
+        rate = self.rules.probe_rate
+        sampled = rate is not None and len(probes) + self.successes + self.trials_failed >= rate.calls
+        if len(probes) < self.rules.half_open_max_calls and not sampled:
             self.generation += 1  # each probe has a number of its own
             permit = self.generation
             probes[permit] = now + lease
         self.probes = probes
         return permit
 
-    def settle(self, permit: int, verdict: Verdict, now: float) -> None:
-        """Learn from the call admitted with `permit`. Unknown and outdated permits change nothing."""
+    def ramp_share(self, now: float) -> float:
+        """The share of calls that are admitted at `now`: below 1 only after closing, while the ramp lasts."""
+        if self.ramp_since is None:
+            return 1.0
+        passed = now - self.ramp_since
+        for step in self.rules.ramp:
+            if passed < step.duration:
+                return step.share
+            passed -= step.duration
+        return 1.0
+
+    def _ramp_admits(self, now: float) -> bool:
+        share = self.ramp_share(now)
+        if share >= 1.0:
+            self.ramp_since = None
+            self.openings = 0
+            self._open_door()
+            return True
+        self.ramp_credit += share  # an even spread: no luck involved, every 1 / share-th call passes
+        if self.ramp_credit < 1.0 - 1e-9:
+            return False
+        self.ramp_credit -= 1.0
+        return True
+
+    # --- results ---------------------------------------------------------------------------------------------------
+
+    def settle(
+        self,
+        permit: int,
+        verdict: Verdict,
+        now: float,
+        duration: float = 0.0,
+        retry_after: float | None = None,
+        random: Random = _middle,
+    ) -> None:
+        """Learn from the call admitted with `permit`. Unknown and outdated permits change nothing.
+
+        `duration` is how long the call took, `retry_after` what the server asked for; both in seconds.
+        """
         if self.state is CircuitState.HALF_OPEN:
-            self._settle_probe(permit, verdict, now)
-        elif permit == self.generation and self.state in (CircuitState.CLOSED, CircuitState.SHADOW):
-            if verdict is Verdict.SUCCESS:
-                self.memory.success(now)
-                self.quiet = permit if self.memory.quiet else 0
-            elif verdict in FAILURES:
-                self._count_failure(permit, now)
+            self._settle_probe(permit, verdict, now, retry_after, random)
+        elif permit == self.generation and self.state in _JUDGING:
+            failed = verdict in FAILURES
+            if not failed and verdict is not Verdict.SUCCESS:
+                return
+            reason = self.memory.record(failed, now, duration)
+            if failed and self.ramp_since is not None:
+                reason = "ramp_failed"
+            self._open_door()
+            if reason is not None and self.state is CircuitState.CLOSED:
+                self._open(reason, now, retry_after, random)
 
-    def _count_failure(self, permit: int, now: float) -> None:
-        reason = self.memory.failure(now)
-        self.quiet = permit if self.memory.quiet else 0
-        if reason is not None and self.state is CircuitState.CLOSED:
-            self._open(reason, now)
-
-    def _settle_probe(self, permit: int, verdict: Verdict, now: float) -> None:
+    def _settle_probe(
+        self, permit: int, verdict: Verdict, now: float, retry_after: float | None, random: Random
+    ) -> None:
         if self.probes is None or self.probes.pop(permit, None) is None:
             return
         if verdict in FAILURES:
-            self._open("probe_failed", now)
+            self.trials_failed += 1
         elif verdict in (Verdict.SUCCESS, Verdict.PERMANENT):  # PERMANENT: it answered, so it is alive
             self.successes += 1
-            if self.successes >= self.success_threshold:
-                self._become(CircuitState.CLOSED, "probe_succeeded", now)
+        else:
+            return
+        closes = self._probes_say()
+        if closes is False:
+            self._open("probe_failed", now, retry_after, random)
+        elif closes:
+            self._become(CircuitState.CLOSED, "probe_succeeded", now)
+            if self.rules.ramp:
+                self.ramp_since, self.ramp_credit = now, 1.0
+                self._open_door()
+            else:
+                self.openings = 0
 
-    def force(self, state: CircuitState, now: float, reason: str = "manual") -> None:
+    def _probes_say(self) -> bool | None:
+        rules = self.rules
+        if rules.probe_rate is not None:
+            return rules.probe_rate.verdict(self.successes, self.trials_failed)
+        if self.trials_failed:
+            return False
+        return True if self.successes >= rules.success_threshold else None
+
+    # --- by hand, and changes of state -----------------------------------------------------------------------------
+
+    def force(
+        self,
+        state: CircuitState,
+        now: float,
+        forced: Forced | None = None,
+        random: Random = _middle,
+    ) -> None:
         """Enter `state` by hand; from CLOSED on, nothing is remembered of the time before."""
         if state is CircuitState.OPEN:
-            self._open(reason, now)
+            self._open("manual", now, None, random, forced)
         else:
-            self._become(state, reason, now)
+            self._become(state, "manual", now, forced)
+            if state is CircuitState.CLOSED:
+                self.openings = 0
 
-    def _open(self, reason: str, now: float) -> None:
-        self._become(CircuitState.OPEN, reason, now)
+    def _open(
+        self, reason: str, now: float, retry_after: float | None, random: Random, forced: Forced | None = None
+    ) -> None:
+        self._become(CircuitState.OPEN, reason, now, forced)
+        rules = self.rules
+        self.openings += 1
+        seconds = rules.recovery_timeout
+        if rules.recovery_backoff is not None:
+            seconds = rules.recovery_backoff.seconds(seconds, self.openings, random)
+        if rules.max_retry_after is not None and retry_after is not None:
+            seconds = max(seconds, min(retry_after, rules.max_retry_after))
         self.opened_at = now
-        self.open_until = now + self.recovery_timeout
+        self.open_until = now + seconds
 
-    def _become(self, state: CircuitState, reason: str, now: float) -> None:
-        self.last_transition = Transition(self.state, state, reason, now)
+    def _become(self, state: CircuitState, reason: str, now: float, forced: Forced | None = None) -> None:
+        self.last_transition = Transition(self.state, state, reason, now, forced)
+        self.forced = forced if state not in (CircuitState.CLOSED, CircuitState.OPEN) else None
         self.state = state
         self.generation += 1
-        self.memory = self.rule.start()
-        self.successes = 0
+        self.memory = self.rules.trip.start()
+        self.successes = self.trials_failed = 0
         self.probes = None
-        admits_all = state in (CircuitState.CLOSED, CircuitState.DISABLED, CircuitState.SHADOW)
-        self.quiet = self.generation if admits_all and self.memory.quiet else 0
+        self.ramp_since = None
+        self._open_door()
+
+    def _open_door(self) -> None:
+        """Set what is read without the lock: whether calls may pass without asking."""
+        ends = self.forced is not None and self.forced.until is not None
+        admits_all = self.state in _ADMITTING and self.ramp_since is None and not ends
+        learns = self.state is not CircuitState.DISABLED
+        self.quiet = self.generation if admits_all and (self.memory.quiet or not learns) else 0
+        windowed = admits_all and learns and hasattr(self.memory, "pass_good")
+        self.passing = (self.generation, self.memory) if windowed else None
+
+    # --- saving ----------------------------------------------------------------------------------------------------
+
+    def export(self, now: float) -> dict[str, Any]:
+        """The state as plain values, times as seconds from now. Probes are not part of it: whoever restores probes."""
+        export = getattr(self.memory, "export", None)
+        forced = self.forced
+        return {
+            "state": (CircuitState.OPEN if self.state is CircuitState.HALF_OPEN else self.state).value,
+            "open_for": max(0.0, self.open_until - now) if self.state is CircuitState.OPEN else 0.0,
+            "openings": self.openings,
+            "ramp_elapsed": None if self.ramp_since is None else now - self.ramp_since,
+            "memory": None if export is None else export(now),
+            "forced": None
+            if forced is None
+            else {
+                "actor": forced.actor,
+                "reason": forced.reason,
+                "for": None if forced.until is None else forced.until - now,
+            },
+        }
+
+    def restore(self, saved: dict[str, Any], now: float) -> None:
+        """Take over what `export` gave; raises KeyError, TypeError or ValueError for anything else."""
+        state = CircuitState(saved["state"])
+        openings, open_for, ramp_elapsed = int(saved["openings"]), float(saved["open_for"]), saved["ramp_elapsed"]
+        forced = None
+        if saved["forced"] is not None:
+            left = saved["forced"]["for"]
+            forced = Forced(
+                saved["forced"]["actor"], saved["forced"]["reason"], None if left is None else now + float(left)
+            )
+        memory = self.rules.trip.start()
+        restore = getattr(memory, "restore", None)
+        if saved["memory"] is not None and restore is not None:
+            restore(saved["memory"], now)
+        ramp_since = None if ramp_elapsed is None else now - float(ramp_elapsed)
+        self._become(state, "imported", now, forced)  # from here on nothing can fail
+        self.memory = memory
+        self.openings = openings
+        self.open_until = now + open_for
+        self.opened_at = now
+        self.ramp_since = ramp_since if self.rules.ramp else None
+        self._open_door()

@@ -28,6 +28,8 @@ class Bulkhead(Gate):
         max_concurrent: calls that may run at once.
         max_queue: calls that may wait for a slot, in order of arrival; 0 rejects at once.
         max_wait: seconds (or timedelta) that a call may wait; needed with a queue. A nearer deadline shortens it.
+        enforce: share of the limit's effect (shadow mode below 1): a call that finds no slot and is spared neither
+            waits nor takes one.
 
     Raises:
         BulkheadFullError: from the guarded call, which was not made.
@@ -43,6 +45,7 @@ class Bulkhead(Gate):
     max_wait: float | None = field(
         default=None, kw_only=True, converter=to_optional_seconds, validator=check.optional(check.positive_seconds)
     )
+    spares_itself: ClassVar[bool] = True
     _slots: Slots = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
@@ -72,6 +75,7 @@ class Bulkhead(Gate):
             "waiting": self.waiting,
             "queue_limit": self._slots.max_queue,
             "rejected": self._rejected,
+            "would_reject": self.spared,
         }
 
     def _sentence(self) -> str:
@@ -80,19 +84,18 @@ class Bulkhead(Gate):
 
     # --- the gate ----------------------------------------------------------------------------------------------
 
-    def enter(self, args: Args, kwargs: Kwargs) -> None:
-        """Take a slot, waiting for it if that is allowed."""
-        if not self._take():
-            self._wait("block")
+    def enter(self, args: Args, kwargs: Kwargs) -> bool:
+        """Take a slot, waiting for it if that is allowed; False without one, where shadow mode spared the call."""
+        return self._take() or self._wait("block")
 
-    async def enter_async(self, args: Args, kwargs: Kwargs) -> None:
-        """Take a slot, waiting for it if that is allowed."""
-        if not self._take():
-            await self._wait_async("block")
+    async def enter_async(self, args: Args, kwargs: Kwargs) -> bool:
+        """Take a slot, waiting for it if that is allowed; False without one, where shadow mode spared the call."""
+        return self._take() or await self._wait_async("block")
 
-    def settle(self, permit: None, judgement: Judgement) -> None:
+    def settle(self, permit: bool, judgement: Judgement) -> None:
         """Give the slot back; what came of the call does not matter here."""
-        self._release()
+        if permit:
+            self._release()
 
     def _take(self) -> bool:
         slots = self._slots
@@ -113,7 +116,10 @@ class Bulkhead(Gate):
         with self._lock:
             self._slots.hand_over()
 
-    def _wait(self, operation: str) -> None:
+    def _wait(self, operation: str) -> bool:
+        """Whether a slot was had in the end; False where shadow mode lets the call go without."""
+        if self.spares(RejectionReason.BULKHEAD_FULL, operation):
+            return False
         waiter = ThreadWaiter()
         ticket = self._queue(waiter, operation)
         try:
@@ -122,8 +128,12 @@ class Bulkhead(Gate):
             self._abandon(ticket)
             raise
         self._leave(ticket, operation)
+        return True
 
-    async def _wait_async(self, operation: str) -> None:
+    async def _wait_async(self, operation: str) -> bool:
+        """Whether a slot was had in the end; False where shadow mode lets the call go without."""
+        if self.spares(RejectionReason.BULKHEAD_FULL, operation):
+            return False
         waiter = async_waiter()
         ticket = self._queue(waiter, operation)
         try:
@@ -132,6 +142,7 @@ class Bulkhead(Gate):
             self._abandon(ticket)
             raise
         self._leave(ticket, operation)
+        return True
 
     def _patience(self) -> float:
         return within_deadline(self.max_wait or 0.0)
@@ -172,12 +183,14 @@ class Bulkhead(Gate):
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
             if waiting or not free:
-                wait(operation)
+                if not wait(operation):
+                    return call(args, kwargs)
             else:
                 try:
                     del free[-1]
                 except IndexError:  # another thread took the last one since the look
-                    wait(operation)
+                    if not wait(operation):
+                        return call(args, kwargs)
             try:
                 return call(args, kwargs)
             finally:
@@ -196,12 +209,14 @@ class Bulkhead(Gate):
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:
             if waiting or not free:
-                await wait(operation)
+                if not await wait(operation):
+                    return await call(args, kwargs)
             else:
                 try:
                     del free[-1]
                 except IndexError:
-                    await wait(operation)
+                    if not await wait(operation):
+                        return await call(args, kwargs)
             try:
                 return await call(args, kwargs)
             finally:

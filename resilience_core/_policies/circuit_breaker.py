@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from attrs import define, field, setters
 
 from resilience_core import _validation as check
+from resilience_core._clock import CHANCE, Chance
 from resilience_core._errors import CircuitOpenError, ConfigurationError, LastFailure, RejectionReason
 from resilience_core._events import CircuitTransition, Rejection
 from resilience_core._machines.circuit import (
     Circuit,
+    CircuitRules,
     CircuitState,
-    ConsecutiveFailures,
+    Forced,
+    ProbeRate,
+    RampStep,
+    RecoveryBackoff,
     Transition,
-    TripRule,
 )
+from resilience_core._machines.trip_rules import ConsecutiveFailures, TripRule
 from resilience_core._telemetry import telemetry
-from resilience_core._validation import to_optional_seconds, to_seconds
+from resilience_core._validation import Seconds, to_optional_seconds, to_seconds
 from resilience_core._verdicts import (
     FAILURES,
     Classifier,
@@ -36,11 +41,19 @@ from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 # Looked up on its Enum class, a member costs a good part of a rejection.
 _OPEN, _CIRCUIT_OPEN = CircuitState.OPEN, RejectionReason.CIRCUIT_OPEN
 _REASONS = {
+    CircuitState.CLOSED: RejectionReason.CIRCUIT_RAMPING,
     CircuitState.HALF_OPEN: RejectionReason.PROBE_LIMIT,
     CircuitState.FORCED_OPEN: RejectionReason.CIRCUIT_FORCED_OPEN,
 }
 DEFAULT_LEASE = 60.0
 """Seconds after which a probe that never reported makes room, where no time-out tells better."""
+STATE_VERSION = 1
+"""Of the mapping that `export_state` gives."""
+
+
+def _each_a_step(owner: Any, attribute: Any, value: tuple[Any, ...]) -> None:
+    for step in value:
+        check.instance_of(RampStep, "a sequence of RampStep(share, duration)")(owner, attribute, step)
 
 
 @define(eq=False, on_setattr=setters.frozen)
@@ -57,14 +70,23 @@ class CircuitBreaker(Gate):
         success_threshold: successes in a row that close it again.
         recovery_timeout: seconds (or timedelta) during which an open circuit rejects; at exactly that time the next
             request probes.
-        trip: another rule of when to open, in place of `failure_threshold`.
+        trip: another rule of when to open, in place of `failure_threshold`: `FailureRate`, `SlowCallRate`,
+            `ConsecutiveFailures`, any of them joined by `|`, or an object of your own with `start()`.
+        recovery_backoff: lets the open time grow with each recovery that failed.
+        max_retry_after: when a failure that opens the circuit brought a `retry_after`, stay open for so long instead
+            if that is longer, up to this many seconds; None ignores it.
         half_open_max_calls: probes that may be out at once.
+        probe_rate: judge the probes by a sample, in place of `success_threshold`.
+        ramp: after closing, admit a growing share of the calls, step by step; one failure meanwhile opens it again.
         probe_timeout: seconds after which a probe that never reported makes room for another; default twice the
             time-out that is woven inside the breaker, else 60.
         on: exceptions that count as failures; all others say nothing. Without `on` and `classify` the pipeline's
             classifier judges, and without one every `Exception` is a failure.
         classify: judges exceptions instead of `on`.
         classify_result: judges returned values.
+        chance: where the jitter of `recovery_backoff` comes from.
+        enforce: share of the rejections that are carried out (shadow mode below 1); those of a circuit that was opened
+            by hand always are.
 
     Raises:
         CircuitOpenError: from the guarded call, which was not made. `retry_after` is the time until the next probe.
@@ -79,7 +101,19 @@ class CircuitBreaker(Gate):
     trip: TripRule | None = field(
         default=None, kw_only=True, validator=check.optional(check.has("start", "a trip rule"))
     )
+    recovery_backoff: RecoveryBackoff | None = field(
+        default=None,
+        kw_only=True,
+        validator=check.optional(check.instance_of(RecoveryBackoff, "a RecoveryBackoff")),
+    )
+    max_retry_after: float | None = field(
+        default=None, kw_only=True, converter=to_optional_seconds, validator=check.optional(check.positive_seconds)
+    )
     half_open_max_calls: int = field(default=1, kw_only=True, validator=check.count_from(1))
+    probe_rate: ProbeRate | None = field(
+        default=None, kw_only=True, validator=check.optional(check.instance_of(ProbeRate, "a ProbeRate"))
+    )
+    ramp: tuple[RampStep, ...] = field(default=(), kw_only=True, converter=tuple, validator=_each_a_step)
     probe_timeout: float | None = field(
         default=None, kw_only=True, converter=to_optional_seconds, validator=check.optional(check.positive_seconds)
     )
@@ -88,6 +122,10 @@ class CircuitBreaker(Gate):
     classify_result: ResultClassifier | None = field(
         default=None, kw_only=True, validator=check.optional(check.function)
     )
+    chance: Chance = field(
+        default=CHANCE, kw_only=True, repr=False, validator=check.instance_of(Chance, "a resilience_core.Chance")
+    )
+    spares_itself: ClassVar[bool] = True
     _circuit: Circuit = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
@@ -96,10 +134,29 @@ class CircuitBreaker(Gate):
     def _validate(self) -> None:
         if self.trip is not None and self.failure_threshold != 5:
             raise ConfigurationError("CircuitBreaker: failure_threshold and trip exclude each other; keep trip")
+        if self.probe_rate is not None and self.success_threshold != 2:
+            raise ConfigurationError(
+                "CircuitBreaker: success_threshold and probe_rate exclude each other; keep probe_rate"
+            )
+        backoff = self.recovery_backoff
+        if backoff is not None and backoff.max_timeout < self.recovery_timeout:
+            raise ConfigurationError(
+                f"CircuitBreaker: recovery_backoff.max_timeout ({backoff.max_timeout:g} s) must not be below "
+                f"recovery_timeout ({self.recovery_timeout:g} s)"
+            )
 
     def _build(self) -> None:
-        rule = self.trip or ConsecutiveFailures(self.failure_threshold)
-        self._circuit = Circuit(rule, self.success_threshold, self.recovery_timeout, self.half_open_max_calls)
+        rules = CircuitRules(
+            trip=self.trip or ConsecutiveFailures(self.failure_threshold),
+            success_threshold=self.success_threshold,
+            recovery_timeout=self.recovery_timeout,
+            half_open_max_calls=self.half_open_max_calls,
+            recovery_backoff=self.recovery_backoff,
+            max_retry_after=self.max_retry_after,
+            probe_rate=self.probe_rate,
+            ramp=self.ramp,
+        )
+        self._circuit = Circuit(rules)
         self._judge = judge_from(on=self.on, classify=self.classify)
 
     # --- what it tells -------------------------------------------------------------------------------------------
@@ -122,57 +179,121 @@ class CircuitBreaker(Gate):
         return max(0.0, circuit.open_until - self.clock.now())
 
     def snapshot(self) -> dict[str, Any]:
-        """State, the change that led to it, rejections so far, and the last failure."""
+        """State, the change that led to it, who forced it, rejections so far, and the last failure."""
         circuit = self._circuit
-        change = circuit.last_transition
+        change, forced = circuit.last_transition, circuit.forced
         return {
             "state": circuit.state.value,
             "reason": None if change is None else change.reason,
             "since": None if change is None else change.at,
             "retry_after": self.retry_after(),
             "rejected": circuit.rejected,
+            "would_reject": self.spared,
+            "ramp": circuit.ramp_share(self.clock.now()),
+            "forced": None
+            if forced is None
+            else {"actor": forced.actor, "reason": forced.reason, "until": forced.until},
             "probes": len(circuit.probes or ()),
             "last_failure": None if self._last_failure is None else self._last_failure.error_type,
         }
 
     def _sentence(self) -> str:
-        rule = self._circuit.rule
-        opens = f"{rule.threshold} consecutive failures" if isinstance(rule, ConsecutiveFailures) else repr(rule)
+        rules = self._circuit.rules
+        closes = f"{self.success_threshold} good probes"
+        if self.probe_rate is not None:
+            closes = f"{self.probe_rate.calls} probes with less than {self.probe_rate.failure_rate:.0%} failures"
+        ramp = ", ".join(f"{step.share:.0%} for {step.duration:g} s" for step in self.ramp)
+        growing = "" if self.recovery_backoff is None else f", growing to {self.recovery_backoff.max_timeout:g} s"
         return (
-            f"circuit breaker {self.name!r}: opens after {opens}, rejects for {self.recovery_timeout:g} s, "
-            f"closes after {self.success_threshold} good probes"
+            f"circuit breaker {self.name!r}: opens after {rules.trip}, rejects for {self.recovery_timeout:g} s"
+            f"{growing}, closes after {closes}" + (f", then admits {ramp}" if ramp else "")
         )
 
     # --- what is done by hand --------------------------------------------------------------------------------------
 
-    def reset(self) -> None:
+    def reset(self, *, actor: str | None = None, reason: str | None = None) -> None:
         """Close the circuit by hand and forget what was counted. Calls in flight do not count any more."""
-        self.force(CircuitState.CLOSED)
+        self.force(CircuitState.CLOSED, actor=actor, reason=reason)
 
-    def force_open(self) -> None:
-        """Reject every call until `reset()`."""
-        self.force(CircuitState.FORCED_OPEN)
+    def force_open(self, *, reason: str | None = None, actor: str | None = None, for_: Seconds | None = None) -> None:
+        """Reject every call until `reset()`, or for so many seconds."""
+        self.force(CircuitState.FORCED_OPEN, reason=reason, actor=actor, for_=for_)
 
-    def disable(self) -> None:
-        """Admit every call and learn nothing until `reset()`."""
-        self.force(CircuitState.DISABLED)
+    def disable(self, *, reason: str | None = None, actor: str | None = None, for_: Seconds | None = None) -> None:
+        """Admit every call and learn nothing until `reset()`, or for so many seconds."""
+        self.force(CircuitState.DISABLED, reason=reason, actor=actor, for_=for_)
 
-    def shadow(self) -> None:
-        """Judge and count, but reject nothing until `reset()`."""
-        self.force(CircuitState.SHADOW)
+    def shadow(self, *, reason: str | None = None, actor: str | None = None, for_: Seconds | None = None) -> None:
+        """Judge and count, but reject nothing until `reset()`, or for so many seconds."""
+        self.force(CircuitState.SHADOW, reason=reason, actor=actor, for_=for_)
 
-    def force(self, state: CircuitState) -> None:
-        """Enter any state by hand; calls in flight do not count any more."""
+    def force(
+        self,
+        state: CircuitState,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        for_: Seconds | None = None,
+    ) -> None:
+        """Enter any state by hand; calls in flight do not count any more.
+
+        Args:
+            state: where to go.
+            reason: why, for whoever asks later; free of personal data.
+            actor: who does it.
+            for_: seconds (or timedelta) after which the next request closes the circuit again; None for until told.
+
+        Raises:
+            ConfigurationError: `for_` is not a positive number, or `state` ends by its own rules.
+        """
+        now = self.clock.now()
+        until = None
+        if for_ is not None:
+            seconds = to_seconds(for_)
+            if state in (CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN):
+                raise ConfigurationError(f"CircuitBreaker: for_ does not go with {state.value}, which ends by itself")
+            if isinstance(seconds, bool) or not seconds > 0:
+                raise ConfigurationError(f"CircuitBreaker: for_ must be a positive number of seconds, not {for_!r}")
+            until = now + seconds
         with self._lock:
-            self._circuit.force(state, self.clock.now())
+            self._circuit.force(state, now, Forced(actor, reason, until), self.chance.random)
             change = self._circuit.last_transition
+        self._tell(change)
+
+    def export_state(self) -> dict[str, Any]:
+        """The state as plain values that JSON can carry; times are relative to `saved_at` (seconds since the epoch)."""
+        with self._lock:
+            content = self._circuit.export(self.clock.now())
+        return {"version": STATE_VERSION, "name": self.name, "saved_at": self.clock.wall(), **content}
+
+    def import_state(self, saved: Mapping[str, Any]) -> None:
+        """Go on from an exported state; the time since it was saved counts.
+
+        Raises:
+            ConfigurationError: it is no such state; nothing has changed then.
+        """
+        try:
+            if saved["version"] != STATE_VERSION:
+                raise ValueError(f"version {saved['version']!r} is unknown, {STATE_VERSION} is expected")
+            age = max(0.0, self.clock.wall() - float(saved["saved_at"]))
+            with self._lock:
+                # As if it had been restored when it was saved, and time had passed since.
+                self._circuit.restore(dict(saved), self.clock.now() - age)
+                change = self._circuit.last_transition
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigurationError(f"CircuitBreaker {self.name!r}: this is no exported state: {error}") from error
         self._tell(change)
 
     # --- the gate ----------------------------------------------------------------------------------------------
 
-    def enter(self, args: Args, kwargs: Kwargs) -> int:
-        """A permit, or `CircuitOpenError`."""
-        return self._circuit.quiet or self._admit(self.probe_timeout or DEFAULT_LEASE, "block")
+    def enter(self, args: Args, kwargs: Kwargs) -> tuple[int, float]:
+        """A permit and when it was given, or `CircuitOpenError`."""
+        permit = self._circuit.quiet or self._admit(self.probe_timeout or DEFAULT_LEASE, "block")
+        return permit, self.clock.now()
+
+    def settle(self, permit: tuple[int, float], judgement: Judgement) -> None:
+        """Learn from the outcome of the call admitted with `permit`."""
+        self._learn(permit[0], judgement, permit[1])
 
     def judge_at(self, site: Site) -> Judge:
         """`on` or `classify` of this breaker, else the pipeline's judge, else every exception is a failure."""
@@ -186,48 +307,61 @@ class CircuitBreaker(Gate):
         circuit = self._circuit
         now = self.clock.now()
         if circuit.rejects(now):
-            raise self._rejection(now, operation)
+            return self._reject(now, operation)
         with self._lock:
             before = circuit.last_transition
             permit = circuit.admit(now, lease)
             change = circuit.last_transition
         if change is not before:
             self._tell(change)
-        if not permit:
-            raise self._rejection(now, operation)
-        return permit
+        return permit or self._reject(now, operation)
 
-    def settle(self, permit: int, judgement: Judgement) -> None:
-        """Learn from the outcome of the call admitted with `permit`."""
+    def _learn(self, permit: int, judgement: Judgement, started: float) -> None:
         circuit = self._circuit
         now = self.clock.now()
         with self._lock:
             if judgement.verdict in FAILURES:
                 self._last_failure = LastFailure(judgement.reason or judgement.verdict.value, now)
             before = circuit.last_transition
-            circuit.settle(permit, judgement.verdict, now)
+            circuit.settle(permit, judgement.verdict, now, now - started, judgement.retry_after, self.chance.random)
             change = circuit.last_transition
         if change is not before:
             self._tell(change)
 
-    def _rejection(self, now: float, operation: str) -> CircuitOpenError:
+    def _reject(self, now: float, operation: str) -> int:
+        """Raise `CircuitOpenError`, or answer 0, the permit that teaches nothing, where shadow mode spares the call."""
         circuit = self._circuit
         reason, retry_after = _CIRCUIT_OPEN, None
         if circuit.state is _OPEN:
             retry_after = circuit.open_until - now
         else:
             reason = _REASONS.get(circuit.state, reason)
+        by_hand = circuit.state is CircuitState.FORCED_OPEN
+        if self.enforce != 1.0 and not by_hand and self.spares(reason, operation, retry_after):
+            return 0
         circuit.rejected += 1
         if self.bus.heard:
             self.bus.emit(Rejection(self.name, now, reason, operation, retry_after))
-        return CircuitOpenError(self.name, reason, retry_after, self._last_failure)
+        raise CircuitOpenError(self.name, reason, retry_after, self._last_failure)
 
     def _tell(self, change: Transition | None) -> None:
         if change is None or change.previous is change.state:
             return
         telemetry.count_transition(self.name, change.previous, change.state, change.reason)
         if self.bus.heard:
-            self.bus.emit(CircuitTransition(self.name, change.at, change.previous, change.state, change.reason))
+            forced = change.forced or Forced()
+            self.bus.emit(
+                CircuitTransition(
+                    self.name,
+                    change.at,
+                    change.previous,
+                    change.state,
+                    change.reason,
+                    forced.actor,
+                    forced.reason,
+                    forced.until,
+                )
+            )
 
     # --- the weaves ----------------------------------------------------------------------------------------------
 
@@ -241,16 +375,16 @@ class CircuitBreaker(Gate):
             return self.probe_timeout
         return DEFAULT_LEASE if site.inner_timeout is None else 2 * site.inner_timeout
 
-    def _door(self, site: Site) -> tuple[Callable[[], int], Callable[[int, BaseException | None], None]]:
+    def _door(self, site: Site) -> tuple[Callable[[], int], Callable[[int, BaseException | None, float], None]]:
         """The two slow paths of one site: through a door that is not quiet, and back with something to remember."""
         lease, judge, operation = self._lease(site), self.judge_at(site), site.operation
-        admit, settle = self._admit, self.settle
+        admit, learn = self._admit, self._learn
 
         def knock() -> int:
             return admit(lease, operation)
 
-        def leave(permit: int, error: BaseException | None) -> None:
-            settle(permit, DONE if error is None else judge.explained(error))
+        def leave(permit: int, error: BaseException | None, started: float) -> None:
+            learn(permit, DONE if error is None else judge.explained(error), started)
 
         return knock, leave
 
@@ -260,21 +394,36 @@ class CircuitBreaker(Gate):
             call = judging_results(call, self.classify_result, site)
         if site.streaming:
             return stream_gate(self, call, site)
-        circuit = self._circuit
+        circuit, clock = self._circuit, self.clock
         knock, leave = self._door(site)
+        timed = getattr(circuit.rules.trip, "timed", True)
 
-        def guarded(args: Args, kwargs: Kwargs) -> Any:
+        def counting(args: Args, kwargs: Kwargs) -> Any:
             permit = circuit.quiet or knock()
             try:
                 result = call(args, kwargs)
             except BaseException as error:
-                leave(permit, error)
+                leave(permit, error, 0.0)
                 raise
             if circuit.quiet != permit:  # read again: a slow success must reset what failed meanwhile
-                leave(permit, None)
+                leave(permit, None, 0.0)
             return result
 
-        return guarded
+        def windowed(args: Args, kwargs: Kwargs) -> Any:
+            permit, memory = circuit.passing or (knock(), None)
+            started = clock.now() if timed else 0.0
+            try:
+                result = call(args, kwargs)
+            except BaseException as error:
+                leave(permit, error, started)
+                raise
+            # A memory of another generation is nobody's any more: counting into it changes nothing.
+            ended = clock.now()
+            if memory is None or not memory.pass_good(ended, ended - started):
+                leave(permit, None, started)
+            return result
+
+        return counting if isinstance(circuit.rules.trip, ConsecutiveFailures) else windowed
 
     def bind_async(self, call: AsyncCall, site: Site) -> AsyncCall:
         """Weave the breaker around an async call."""
@@ -282,18 +431,32 @@ class CircuitBreaker(Gate):
             call = judging_results_async(call, self.classify_result, site)
         if site.streaming:
             return stream_gate_async(self, call, site)
-        circuit = self._circuit
+        circuit, clock = self._circuit, self.clock
         knock, leave = self._door(site)
+        timed = getattr(circuit.rules.trip, "timed", True)
 
-        async def guarded(args: Args, kwargs: Kwargs) -> Any:
+        async def counting(args: Args, kwargs: Kwargs) -> Any:
             permit = circuit.quiet or knock()
             try:
                 result = await call(args, kwargs)
             except BaseException as error:
-                leave(permit, error)
+                leave(permit, error, 0.0)
                 raise
             if circuit.quiet != permit:
-                leave(permit, None)
+                leave(permit, None, 0.0)
             return result
 
-        return guarded
+        async def windowed(args: Args, kwargs: Kwargs) -> Any:
+            permit, memory = circuit.passing or (knock(), None)
+            started = clock.now() if timed else 0.0
+            try:
+                result = await call(args, kwargs)
+            except BaseException as error:
+                leave(permit, error, started)
+                raise
+            ended = clock.now()
+            if memory is None or not memory.pass_good(ended, ended - started):
+                leave(permit, None, started)
+            return result
+
+        return counting if isinstance(circuit.rules.trip, ConsecutiveFailures) else windowed

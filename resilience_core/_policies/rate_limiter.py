@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from attrs import define, field, setters
 
@@ -37,6 +37,8 @@ class RateLimiter(Gate):
         max_keys: keys remembered; beyond, the one used longest ago is forgotten (a bucket at rest loses nothing).
         max_wait: seconds that a call may wait for its turn; 0 rejects at once. A nearer deadline shortens it.
         classify: judges exceptions, to learn of throttling; default the pipeline's classifier.
+        enforce: share of the limit's effect (shadow mode below 1): a call without a permit that is spared neither
+            waits nor takes one.
 
     Raises:
         RateLimitedError: from the guarded call, which was not made; `retry_after` is the time to its turn.
@@ -52,6 +54,7 @@ class RateLimiter(Gate):
     max_keys: int = field(default=10_000, kw_only=True, validator=check.count_from(1))
     max_wait: float = field(default=0.0, kw_only=True, converter=to_seconds, validator=check.non_negative_seconds)
     classify: Classifier | None = field(default=None, kw_only=True, validator=check.optional(check.function))
+    spares_itself: ClassVar[bool] = True
     _bucket: Bucket = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _keyed: OrderedDict[Hashable, Bucket] = field(init=False, repr=False, factory=OrderedDict)
     _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
@@ -75,6 +78,7 @@ class RateLimiter(Gate):
             "available": None if self.key is not None else self._bucket.available(now),
             "keys": len(self._keyed),
             "rejected": self._rejected,
+            "would_reject": self.spared,
         }
 
     def _sentence(self) -> str:
@@ -131,6 +135,8 @@ class RateLimiter(Gate):
 
     def _wait(self, bucket: Bucket, wait: float, operation: str) -> None:
         reserved = self._reservation(bucket, wait, operation)
+        if reserved is None:
+            return
         try:
             pause(self.clock, wait)
         except BaseException:
@@ -139,23 +145,35 @@ class RateLimiter(Gate):
 
     async def _wait_async(self, bucket: Bucket, wait: float, operation: str) -> None:
         reserved = self._reservation(bucket, wait, operation)
+        if reserved is None:
+            return
         try:
             await pause_async(self.clock, wait)
         except BaseException:
             bucket.give_back(reserved)
             raise
 
-    def _reservation(self, bucket: Bucket, wait: float, operation: str) -> float:
-        """The mark of a reservation that is to be waited for; rejects where there is none or no time for it."""
+    def _reservation(self, bucket: Bucket, wait: float, operation: str) -> float | None:
+        """The mark of a reservation that is to be waited for; None where shadow mode lets the call go without one.
+
+        Rejects where there is neither a permit nor time to wait for one.
+        """
         if wait < 0:
             self._reject(-1.0 - wait, operation)
+            return None
         reserved = bucket.tat
+        if self.spares(RejectionReason.RATE_LIMITED, operation, wait):
+            bucket.give_back(reserved)
+            return None
         if within_deadline(wait) < wait:
             bucket.give_back(reserved)
             self._reject(wait, operation)
+            return None
         return reserved
 
-    def _reject(self, retry_after: float, operation: str) -> NoReturn:
+    def _reject(self, retry_after: float, operation: str) -> None:
+        if self.spares(RejectionReason.RATE_LIMITED, operation, retry_after):
+            return
         self._rejected += 1
         if self.bus.heard:
             now = self.clock.now()

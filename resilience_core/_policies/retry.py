@@ -10,9 +10,10 @@ from attrs import define, field, frozen, setters
 
 from resilience_core import _validation as check
 from resilience_core._clock import CHANCE, Chance, Clock
-from resilience_core._errors import CallRejected, CircuitOpenError, ConfigurationError
+from resilience_core._errors import CallRejected, CircuitOpenError, ConfigurationError, TimeoutExceeded
 from resilience_core._events import RetryScheduled, RetrySuppressed
 from resilience_core._machines.backoff import JITTERS, Backoff, Exponential, JitterName, Schedule
+from resilience_core._policies.retry_budget import RetryBudget
 from resilience_core._telemetry import note_retry
 from resilience_core._validation import to_optional_seconds, to_seconds
 from resilience_core._verdicts import (
@@ -27,6 +28,7 @@ from resilience_core._verdicts import (
 )
 from resilience_core._weave.deadline import remaining
 from resilience_core._weave.edge import Policy
+from resilience_core._weave.nesting import FRAME, Frame, nesting
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kind, Kwargs, Site
 
@@ -62,6 +64,9 @@ class Retry(Policy):
         backoff: another growth, as a function of the retry's number (from 1) that answers seconds.
         max_elapsed: seconds since the first attempt began, after which no retry is started.
         idempotent: whether an UNKNOWN outcome may be tried again; None leaves it to the pipeline.
+        budget: bounds the retries of all who share it; a retry is charged when it is decided, before its wait. When
+            it is used up, the original error is raised.
+        only_outermost: make no retries inside another retry, whose attempts would multiply with these.
         chance: where jitter comes from.
 
     A `retry_after` given by the classifier replaces the backoff; one that is longer than `max_delay`, `max_elapsed`
@@ -87,6 +92,10 @@ class Retry(Policy):
         default=None, kw_only=True, converter=to_optional_seconds, validator=check.optional(check.positive_seconds)
     )
     idempotent: bool | None = field(default=None, kw_only=True, validator=check.optional(check.boolean))
+    budget: RetryBudget | None = field(
+        default=None, kw_only=True, validator=check.optional(check.instance_of(RetryBudget, "a RetryBudget"))
+    )
+    only_outermost: bool = field(default=False, kw_only=True, validator=check.boolean)
     chance: Chance = field(
         default=CHANCE,
         kw_only=True,
@@ -106,6 +115,8 @@ class Retry(Policy):
         backoff = self.backoff or Exponential(self.base_delay, self.multiplier)
         self.schedule = Schedule(backoff, self.max_delay, self.jitter, self.jitter_share)
         self._judge = judge_from(on=self.on, classify=self.classify)
+        if self.only_outermost:
+            nesting.watched = True
 
     def worst_case_delay(self) -> float:
         """Seconds that the waits of one call can add up to, as configured."""
@@ -113,9 +124,10 @@ class Retry(Policy):
 
     def _sentence(self) -> str:
         delay = f"{self.base_delay:g} s" if self.backoff is None else repr(self.backoff)
+        budget = "" if self.budget is None else f", within the budget {self.budget.name!r}"
         return (
             f"retry: {self.max_attempts} attempts, first wait {delay}, x{self.multiplier:g}, at most "
-            f"{self.max_delay:g} s, {self.jitter} jitter"
+            f"{self.max_delay:g} s, {self.jitter} jitter{budget}"
         )
 
     def judge_at(self, site: Site) -> Judge:
@@ -142,7 +154,7 @@ class Retry(Policy):
         """Weave the retry around a blocking call."""
         if self.classify_result is not None:
             call = judging_results(call, self.classify_result, site)
-        rules = self._rules(site)
+        rules, begin, end = self._rules(site), self._begin, self._end
         clock, timed, sleep = self.clock, self.max_elapsed is not None, _sleeper(self.clock)
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
@@ -170,13 +182,30 @@ class Retry(Policy):
                     tries.end()
                     return result
 
-        return guarded
+        def marked(args: Args, kwargs: Kwargs) -> Any:
+            frame = begin()
+            token = FRAME.set(frame)
+            success = False
+            try:
+                result = guarded(args, kwargs)
+                success = True
+            finally:
+                FRAME.reset(token)
+                end(frame, success)
+            return result
+
+        def watched(args: Args, kwargs: Kwargs) -> Any:
+            if nesting.watched:
+                return marked(args, kwargs)
+            return guarded(args, kwargs)
+
+        return marked if self._marks() else watched
 
     def bind_async(self, call: AsyncCall, site: Site) -> AsyncCall:
         """Weave the retry around an async call."""
         if self.classify_result is not None:
             call = judging_results_async(call, self.classify_result, site)
-        rules = self._rules(site)
+        rules, begin, end = self._rules(site), self._begin, self._end
         clock, timed, sleep = self.clock, self.max_elapsed is not None, _async_sleeper(self.clock)
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:
@@ -204,7 +233,40 @@ class Retry(Policy):
                     tries.end()
                     return result
 
-        return guarded
+        async def marked(args: Args, kwargs: Kwargs) -> Any:
+            frame = begin()
+            token = FRAME.set(frame)
+            success = False
+            try:
+                result = await guarded(args, kwargs)
+                success = True
+            finally:
+                FRAME.reset(token)
+                end(frame, success)
+            return result
+
+        async def watched(args: Args, kwargs: Kwargs) -> Any:
+            if nesting.watched:
+                return await marked(args, kwargs)
+            return await guarded(args, kwargs)
+
+        return marked if self._marks() else watched
+
+    def _marks(self) -> bool:
+        return self.budget is not None or self.only_outermost
+
+    def _begin(self) -> Frame:
+        """Mark a call in its context, and count it in the budget unless a retry around it has done so."""
+        outer, budget = FRAME.get(), self.budget
+        if budget is None or (outer is not None and outer.counted_in(budget)):
+            return Frame(self, None, outer)
+        budget.began()
+        return Frame(self, budget, outer)
+
+    def _end(self, frame: Frame, success: bool) -> None:
+        budget = self.budget
+        if budget is not None:
+            budget.ended(success, frame.paid, frame.retries, counted=frame.account is budget)
 
     def _rules(self, site: Site) -> _Rules:
         idempotent = site.idempotent if self.idempotent is None else self.idempotent
@@ -239,10 +301,14 @@ class _Rules:
 class _Tries:
     """One call that has failed at least once: decides after each failure, and keeps what the next decision needs."""
 
-    __slots__ = ("_first_failure", "_last", "_memory", "_rules", "_started", "number")
+    __slots__ = ("_first_failure", "_last", "_memory", "_outer", "_own", "_rules", "_started", "number")
 
-    def __init__(self, rules: _Rules, started: float) -> None:
+    def __init__(self, rules: _Rules, started: float, frame: Frame | None = None) -> None:
         self._rules = rules
+        frame = frame or FRAME.get()
+        mine = frame is not None and frame.owner is rules.retry
+        self._own = frame if mine else None  # where this call is marked
+        self._outer = frame.outer if mine and frame is not None else frame  # that of a retry around it
         self._started = started
         self._first_failure = 0.0
         self._memory = 0.0
@@ -265,11 +331,18 @@ class _Tries:
         if too_long is not None:
             self._give_up(error, too_long, now)
             return None
+        if retry.budget is not None and not self._paid(retry.budget, error):
+            self._give_up(error, "budget", now)
+            return None
         forget_judgement(error)
         note_retry()
         if retry.bus.heard:
-            retry.bus.emit(RetryScheduled(retry.name, now, self._rules.operation, self.number, delay, source, error))
+            operation = self._rules.operation
+            made = self.number * (1 if self._outer is None else self._outer.product())
+            retry.bus.emit(RetryScheduled(retry.name, now, operation, self.number, delay, source, error, made))
         self.number += 1
+        if self._own is not None:
+            self._own.attempt = self.number
         self._memory = memory
         self._last = error
         return delay
@@ -278,13 +351,27 @@ class _Tries:
         """The call succeeded: let go of the last error, whose traceback leads back here."""
         self._last = None
 
+    def _paid(self, budget: RetryBudget, error: Exception) -> bool:
+        paid = budget.take(costly=isinstance(error, TimeoutExceeded))
+        if paid is None:
+            return False
+        if self._own is not None:
+            self._own.paid = paid
+            self._own.retries += 1
+        return True
+
     def _refusal(self, error: Exception, judgement: Judgement) -> str | None:
         verdict = judgement.verdict
+        retry = self._rules.retry
         if verdict is Verdict.UNKNOWN and not self._rules.idempotent:
             return "not_idempotent"
         if verdict not in (Verdict.TRANSIENT, Verdict.THROTTLED, Verdict.UNKNOWN):
             return "circuit_open" if isinstance(error, CircuitOpenError) else "not_retryable"
-        return "attempts_exhausted" if self.number >= self._rules.retry.max_attempts else None
+        if retry.budget is not None:
+            retry.budget.failed()
+        if retry.only_outermost and self._outer is not None:
+            return "nested"
+        return "attempts_exhausted" if self.number >= retry.max_attempts else None
 
     def _wait(self, judgement: Judgement) -> tuple[float, str, float]:
         if judgement.retry_after is not None:
@@ -335,24 +422,28 @@ class Attempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        return isinstance(error, Exception) and self._attempts.failed(error)
+        return self._attempts.attempted(error)
 
 
 class _Attempts(Iterator[Attempt], AsyncIterator[Attempt]):
     """The attempts of one loop. Ends after the first that did not fail."""
 
-    __slots__ = ("_delay", "_retry", "_tries")
+    __slots__ = ("_delay", "_frame", "_retry", "_tries")
 
     def __init__(self, retry: Retry) -> None:
         site = Site(operation="block", pipeline=retry.name, kind=Kind.BLOCKING)
         started = retry.clock.now() if retry.max_elapsed is not None else 0.0
         self._retry = retry
-        self._tries = _Tries(retry._rules(site), started)
+        self._frame = retry._begin()
+        self._tries = _Tries(retry._rules(site), started, self._frame)
         self._delay: float | None = 0.0  # before the next attempt; None when there is none
 
-    def failed(self, error: Exception) -> bool:
+    def attempted(self, error: BaseException | None) -> bool:
         """Whether the attempt's error is swallowed because another attempt follows."""
-        self._delay = self._tries.after(error)
+        if isinstance(error, Exception):
+            self._delay = self._tries.after(error)
+        if self._delay is None:
+            self._retry._end(self._frame, success=error is None)
         return self._delay is not None
 
     def _next(self) -> Attempt:

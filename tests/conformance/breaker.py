@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resilience_core import CircuitState, ConsecutiveFailures, Verdict
-from resilience_core._machines.circuit import Circuit
+from resilience_core._machines.circuit import Circuit, CircuitRules
 
 FILE = "breaker/scenarios.json"
 OUTCOMES = {"success": Verdict.SUCCESS, "failure": Verdict.TRANSIENT, "ignored": Verdict.IGNORED}
@@ -27,12 +27,13 @@ def _circuit(config: dict[str, Any]) -> Circuit:
     # "2 failures of the last 2" is two in a row.
     threshold = trip["threshold"] if trip["type"] == "consecutive_failures" else trip["failures"]
     half_open = config["half_open"]
-    return Circuit(
+    rules = CircuitRules(
         ConsecutiveFailures(threshold),
         success_threshold=half_open.get("successes_to_close", half_open.get("permitted_calls", 1)),
         recovery_timeout=config["open_duration"],
         half_open_max_calls=half_open.get("permitted_calls", 1),
     )
+    return Circuit(rules)
 
 
 def run(vector: dict[str, Any]) -> None:

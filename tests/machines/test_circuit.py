@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from resilience_core import CircuitState, ConsecutiveFailures, Verdict
-from resilience_core._machines.circuit import Circuit
+from resilience_core._machines.circuit import Circuit, CircuitRules
 
 LEASE = 30.0
 S, T, U, P, TH, I = (  # noqa: E741
@@ -21,7 +21,7 @@ S, T, U, P, TH, I = (  # noqa: E741
 
 
 def circuit(threshold: int = 2, successes: int = 2, recovery: float = 60.0, probes: int = 1) -> Circuit:
-    return Circuit(ConsecutiveFailures(threshold), successes, recovery, probes)
+    return Circuit(CircuitRules(ConsecutiveFailures(threshold), successes, recovery, probes))
 
 
 def opened(**options: int) -> Circuit:

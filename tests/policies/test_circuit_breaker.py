@@ -418,8 +418,7 @@ def test_options() -> None:
 
         quiet = True
 
-        def success(self, now: float) -> None: ...
-        def failure(self, now: float) -> None: ...
+        def record(self, failed: bool, now: float, duration: float) -> None: ...
 
     never = CircuitBreaker("b", trip=Never())
     assert "Never" in never.describe()["text"]

@@ -1,0 +1,82 @@
+"""A budget for extra attempts that many retries and hedges share. The laws are in `_machines/budget.py`."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, ClassVar
+
+from attrs import define, field, setters
+
+from resilience_core import _validation as check
+from resilience_core._clock import SYSTEM, Clock
+from resilience_core._machines.budget import Account, Law, TrafficRatio, account_of
+from resilience_core.registry import registry
+
+
+@define(eq=False, on_setattr=setters.frozen)
+class RetryBudget:
+    """Bounds the extra attempts (retries and hedges) of everybody who was given it.
+
+    With the default, at 100 % failure there are at most 1.1 times as many requests as calls, plus a floor of one extra
+    attempt a second; nested retries that share one budget stay within it together.
+
+    Args:
+        name: identifies the budget in errors, events and metrics.
+        law: `TrafficRatio` (default), `InFlightRatio`, `TokenQuota` or `TokenThrottle`.
+        clock: where the time comes from.
+    """
+
+    kind: ClassVar[str] = "retry_budget"
+
+    name: str = field(validator=check.name)
+    law: Law = field(factory=TrafficRatio, kw_only=True, validator=check.has("start", "a law such as TrafficRatio()"))
+    clock: Clock = field(
+        default=SYSTEM, kw_only=True, repr=False, validator=check.instance_of(Clock, "a resilience_core.Clock")
+    )
+    _account: Account = field(init=False, repr=False, on_setattr=setters.NO_OP)
+    _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
+    _granted: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
+    _refused: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
+
+    def __attrs_post_init__(self) -> None:
+        self._account = account_of(self.law)
+        registry.add(self)
+
+    def began(self) -> None:
+        """Count one call (its first attempt)."""
+        with self._lock:
+            self._account.began(self.clock.now())
+
+    def failed(self) -> None:
+        """Count one attempt that failed in a way that could be retried."""
+        with self._lock:
+            self._account.failed()
+
+    def take(self, costly: bool = False) -> float | None:
+        """Pay for one extra attempt; None when the budget is used up. `costly` after a time-out (`TokenQuota`)."""
+        with self._lock:
+            paid = self._account.take(self.clock.now(), costly)
+            if paid is None:
+                self._refused += 1
+            else:
+                self._granted += 1
+        return paid
+
+    def ended(self, success: bool, paid: float, retries: int, counted: bool = True) -> None:
+        """Count the end of a call that made so many extra attempts, the last of which cost `paid`.
+
+        `counted` is whether the call was begun with `began`.
+        """
+        with self._lock:
+            self._account.ended(success, paid, retries, counted)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What is left, and how many extra attempts were granted and refused so far."""
+        with self._lock:
+            left = self._account.balance(self.clock.now())
+        return {"balance": left, "granted": self._granted, "refused": self._refused}
+
+    def describe(self) -> dict[str, Any]:
+        """What the budget allows, as plain values."""
+        text = f"retry budget {self.name!r}: {self.law}"
+        return {"kind": self.kind, "name": self.name, "text": text, "options": {"law": str(self.law)}}

@@ -15,9 +15,13 @@ from resilience_core._errors import (
     TimeoutExceeded,
 )
 from resilience_core._events import (
+    ChaosInjected,
     CircuitTransition,
     Event,
     FallbackUsed,
+    HedgeStarted,
+    HedgeWon,
+    LimitChanged,
     Listener,
     Rejection,
     RetryScheduled,
@@ -29,6 +33,7 @@ from resilience_core._events import (
 from resilience_core._machines.backoff import Constant, Exponential, Linear
 from resilience_core._machines.budget import InFlightRatio, TokenQuota, TokenThrottle, TrafficRatio
 from resilience_core._machines.circuit import CircuitState, ProbeRate, RampStep, RecoveryBackoff
+from resilience_core._machines.concurrency import AIMD, Gradient2, Steady, Vegas
 from resilience_core._machines.freshness import Freshness
 from resilience_core._machines.trip_rules import (
     AnyOf,
@@ -40,9 +45,18 @@ from resilience_core._machines.trip_rules import (
 )
 from resilience_core._machines.windows import CountWindow, TimeWindow
 from resilience_core._pipeline import Pipeline
+from resilience_core._policies._stores import CacheStore
+from resilience_core._policies.adaptive_concurrency import AdaptiveConcurrency
+from resilience_core._policies.adaptive_retry import AdaptiveRetry
+from resilience_core._policies.adaptive_throttle import AdaptiveThrottle
 from resilience_core._policies.bulkhead import Bulkhead
+from resilience_core._policies.chaos import Chaos
 from resilience_core._policies.circuit_breaker import CircuitBreaker
+from resilience_core._policies.coalesce import Coalesce
+from resilience_core._policies.deadline import Deadline, deadline, deadline_from, inject_deadline
 from resilience_core._policies.fallback import Fallback
+from resilience_core._policies.hedge import Hedge
+from resilience_core._policies.keyed import Keyed
 from resilience_core._policies.rate_limiter import RateLimiter
 from resilience_core._policies.retry import Attempt, Retry
 from resilience_core._policies.retry_budget import RetryBudget
@@ -53,29 +67,39 @@ from resilience_core._version import __version__
 from resilience_core._weave.deadline import remaining
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.gate import Gate
+from resilience_core._weave.priority import Priority, current_priority, prioritised
 from resilience_core._weave.site import AsyncCall, Call, Site
 from resilience_core.registry import registry
 
 __all__ = [
+    "AIMD",
+    "AdaptiveConcurrency",
+    "AdaptiveRetry",
+    "AdaptiveThrottle",
     "AnyOf",
     "AsyncCall",
     "Attempt",
     "Bulkhead",
     "BulkheadFullError",
     "CacheEntry",
+    "CacheStore",
     "Call",
     "CallRejected",
     "Chance",
+    "Chaos",
+    "ChaosInjected",
     "CircuitBreaker",
     "CircuitOpenError",
     "CircuitState",
     "CircuitTransition",
     "Classifier",
     "Clock",
+    "Coalesce",
     "ConfigurationError",
     "ConsecutiveFailures",
     "Constant",
     "CountWindow",
+    "Deadline",
     "DeadlineExceeded",
     "Event",
     "Exponential",
@@ -84,13 +108,20 @@ __all__ = [
     "FallbackUsed",
     "Freshness",
     "Gate",
+    "Gradient2",
+    "Hedge",
+    "HedgeStarted",
+    "HedgeWon",
     "InFlightRatio",
     "Judgement",
+    "Keyed",
     "LastFailure",
+    "LimitChanged",
     "Linear",
     "Listener",
     "Pipeline",
     "Policy",
+    "Priority",
     "ProbeRate",
     "RampStep",
     "RateLimitedError",
@@ -109,6 +140,7 @@ __all__ = [
     "SlowCallRate",
     "StaleCache",
     "StaleServed",
+    "Steady",
     "TimeWindow",
     "Timeout",
     "TimeoutExceeded",
@@ -118,9 +150,15 @@ __all__ = [
     "TrafficRatio",
     "TripCounter",
     "TripRule",
+    "Vegas",
     "Verdict",
     "__version__",
+    "current_priority",
+    "deadline",
+    "deadline_from",
+    "inject_deadline",
     "judgement_of",
+    "prioritised",
     "registry",
     "remaining",
     "subscribe",

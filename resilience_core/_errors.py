@@ -26,6 +26,10 @@ class RejectionReason(StrEnum):
     BULKHEAD_FULL = "bulkhead_full"
     BULKHEAD_WAIT_TIMEOUT = "bulkhead_wait_timeout"
     RATE_LIMITED = "rate_limited"
+    THROTTLED = "throttled"
+    CONCURRENCY_LIMITED = "concurrency_limited"
+    SHED = "shed"
+    UNFAIR_SHARE = "unfair_share"
     RETRY_BUDGET = "retry_budget"
     DEADLINE = "deadline"
 
@@ -38,6 +42,10 @@ _SENTENCES = {
     RejectionReason.BULKHEAD_FULL: "all slots and waiting places are taken",
     RejectionReason.BULKHEAD_WAIT_TIMEOUT: "no slot became free in time",
     RejectionReason.RATE_LIMITED: "the rate limit is reached",
+    RejectionReason.THROTTLED: "the server accepts too few of the calls",
+    RejectionReason.CONCURRENCY_LIMITED: "the adaptive limit of concurrent calls is reached",
+    RejectionReason.SHED: "the rest of the adaptive limit is kept for more important calls",
+    RejectionReason.UNFAIR_SHARE: "this user's share of the adaptive limit is taken",
     RejectionReason.RETRY_BUDGET: "the retry budget is used up",
     RejectionReason.DEADLINE: "the deadline has passed or would pass before the call",
 }

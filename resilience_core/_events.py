@@ -98,11 +98,44 @@ class FallbackUsed(Event):
 
 @frozen
 class StaleServed(Event):
-    """A cache answered with a value of `age` seconds because fetching a new one failed."""
+    """A cache answered with a value of `age` seconds: fetching a new one failed with `error`, or is under way."""
 
     operation: str
     age: float
-    error: BaseException = field(repr=False)
+    error: BaseException | None = field(default=None, repr=False)
+
+
+@frozen
+class HedgeStarted(Event):
+    """An attempt was late and a further one, number `attempt` (from 2), was started."""
+
+    operation: str
+    attempt: int
+
+
+@frozen
+class HedgeWon(Event):
+    """A call for which `attempts` were started has its answer."""
+
+    operation: str
+    attempts: int
+
+
+@frozen
+class ChaosInjected(Event):
+    """A fault was injected on purpose: `latency`, `error` or `result`."""
+
+    operation: str
+    fault: str
+
+
+@frozen
+class LimitChanged(Event):
+    """An adaptive limit changed, and why."""
+
+    previous: int
+    limit: int
+    reason: str
 
 
 Listener: TypeAlias = Callable[[Event], None]
@@ -136,11 +169,14 @@ class Bus:
 
     def emit(self, event: Event) -> None:
         """Deliver `event` to this bus's listeners, then to those of the whole process."""
+        self.deliver(event)
+        if self is not everywhere:
+            everywhere.deliver(event)
+
+    def deliver(self, event: Event) -> None:
+        """Deliver `event` to this bus's listeners only."""
         for listener in self.listeners:
             self._deliver(listener, event)
-        if self is not everywhere:
-            for listener in everywhere.listeners:
-                everywhere._deliver(listener, event)
 
     def _deliver(self, listener: Listener, event: Event) -> None:
         try:

@@ -95,6 +95,16 @@ class Pipeline(Policy):
         site.inner_timeout = inner.inner_timeout
         site.returns_bad_results = inner.returns_bad_results
 
+    def at_rest(self) -> bool:
+        """Whether all policies inside are."""
+        return all(policy.at_rest() for policy in self.policies)
+
+    def parts(self) -> Iterator[Policy]:
+        """The pipeline and all policies inside."""
+        yield self
+        for policy in self.policies:
+            yield from policy.parts()
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of the events of every policy inside; call what is returned to stop that."""
         ends = [policy.subscribe(listener) for policy in self.policies]

@@ -28,6 +28,10 @@ class Registry:
         """Note a policy; every policy that was given a name does this itself."""
         self._policies.add(policy)
 
+    def remove(self, policy: Named) -> None:
+        """Forget a policy that another one stands for."""
+        self._policies.discard(policy)
+
     def __iter__(self) -> Iterator[Named]:
         return iter(sorted(self._policies, key=lambda policy: (policy.kind, policy.name)))
 

@@ -24,7 +24,20 @@ NAMES = {
     "measured_async": "measured",
     "async_waiter": "ThreadWaiter",
     "pause_async": "pause",
+    "spawn_async": "spawn",
+    "spawn_awaited_async": "spawn_awaited",
+    "wind_up_async": "wind_up",
+    "_paced_async": "_paced",
 }
+MUST_HAVE_ONE = (
+    "bind_async",
+    "enter_or_spare_async",
+    "judging_results_async",
+    "measured_async",
+    "stream_gate_async",
+    "_paced_async",
+    "_wait_async",
+)
 EXEMPT = {"timeout.py": "blocking code cannot be interrupted: it gets a deadline or a thread instead of a cancellation"}
 
 
@@ -69,7 +82,14 @@ def pairs(path: Path) -> list[tuple[str, ast.AST, ast.AST]]:
         }
         for name, node in functions.items():
             twin = functions.get(NAMES.get(name, ""))
-            if name in ("bind_async", "stream_gate_async", "judging_results_async", "measured_async", "_wait_async"):
+            if name in (
+                "bind_async",
+                "stream_gate_async",
+                "judging_results_async",
+                "measured_async",
+                "_wait_async",
+                "_paced_async",
+            ):
                 assert twin is not None, f"{path}: {name} has no twin"
                 found.append((f"{path.name}:{name}", twin, node))
     return found

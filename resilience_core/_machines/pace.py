@@ -5,8 +5,8 @@
     always               rate <= 2 * measured,  rate >= 0.5 per second
     measured             requests per half second, smoothed: 0.8 * new + 0.2 * old
 
-beta = 0.7, C = 0.4. Source: the retry behaviour of the AWS SDKs, as in botocore's `retries/adaptive.py`. Until the first
-throttle nothing is limited. AWS recommends it for clients of one resource.
+beta = 0.7, C = 0.4. Source: the retry behaviour of the AWS SDKs, as in botocore's `retries/adaptive.py`. Until the
+first throttle nothing is limited. AWS recommends it for clients of one resource.
 
 The caller holds a lock around every method here.
 """

@@ -67,6 +67,10 @@ class Bulkhead(Gate):
         """Calls in the queue."""
         return len(self._slots.waiting)
 
+    def at_rest(self) -> bool:
+        """Whether no call is inside or waits."""
+        return self.in_flight == 0 and not self.waiting
+
     def snapshot(self) -> dict[str, Any]:
         """Usage and limits now, and rejections so far."""
         return {

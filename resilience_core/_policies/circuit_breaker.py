@@ -171,6 +171,10 @@ class CircuitBreaker(Gate):
         """The failure that counted last."""
         return self._last_failure
 
+    def at_rest(self) -> bool:
+        """Whether it is closed with nothing counted."""
+        return self._circuit.quiet != 0
+
     def retry_after(self) -> float | None:
         """Seconds until an open circuit admits its next probe; None in any other state."""
         circuit = self._circuit

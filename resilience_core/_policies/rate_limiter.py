@@ -71,6 +71,12 @@ class RateLimiter(Gate):
     def _burst(self) -> int:
         return max(1, int(self.rate)) if self.burst is None else self.burst
 
+    def at_rest(self) -> bool:
+        """Whether all permits are there."""
+        now = self.clock.now()
+        buckets = [self._bucket, *self._keyed.values()]
+        return all(bucket.tat <= now and bucket.closed_until <= now for bucket in buckets)
+
     def snapshot(self) -> dict[str, Any]:
         """Permits at hand (without `key`), keys remembered, rejections so far."""
         now = self.clock.now()

@@ -118,6 +118,10 @@ class Retry(Policy):
         if self.only_outermost:
             nesting.watched = True
 
+    def stretched(self, delay: float) -> float:
+        """A wait as it comes from the schedule; what adapts to failures makes it longer."""
+        return delay
+
     def worst_case_delay(self) -> float:
         """Seconds that the waits of one call can add up to, as configured."""
         return sum(self.schedule.longest(retry) for retry in range(1, self.max_attempts))
@@ -126,8 +130,8 @@ class Retry(Policy):
         delay = f"{self.base_delay:g} s" if self.backoff is None else repr(self.backoff)
         budget = "" if self.budget is None else f", within the budget {self.budget.name!r}"
         return (
-            f"retry: {self.max_attempts} attempts, first wait {delay}, x{self.multiplier:g}, at most "
-            f"{self.max_delay:g} s, {self.jitter} jitter{budget}"
+            f"{self.kind.replace('_', ' ')}: {self.max_attempts} attempts, first wait {delay}, x{self.multiplier:g}, "
+            f"at most {self.max_delay:g} s, {self.jitter} jitter{budget}"
         )
 
     def judge_at(self, site: Site) -> Judge:
@@ -378,7 +382,7 @@ class _Tries:
             return max(0.0, judgement.retry_after), "retry_after", self._memory
         retry = self._rules.retry
         delay, memory = retry.schedule.delay(self.number, self._memory, retry.chance.random)
-        return delay, "backoff", memory
+        return retry.stretched(delay), "backoff", memory
 
     def _too_long(self, delay: float, source: str, now: float) -> str | None:
         retry = self._rules.retry

@@ -6,8 +6,6 @@ cancelled harms nobody but its own caller: the next in line fetches instead.
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import threading
 from collections import OrderedDict
@@ -18,19 +16,20 @@ from typing import Any, ClassVar
 from attrs import define, field, frozen, setters
 
 from resilience_core import _validation as check
-from resilience_core._errors import DeadlineExceeded, RejectionReason
+from resilience_core._errors import ConfigurationError
 from resilience_core._events import StaleServed
 from resilience_core._machines.freshness import Freshness, freshness
+from resilience_core._policies._stores import CacheStore, FileStore, MemoryStore, logger
 from resilience_core._telemetry import note_degraded
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import BadResult, On
+from resilience_core._weave.background import Job, spawn, spawn_async
 from resilience_core._weave.deadline import remaining
 from resilience_core._weave.edge import Policy
+from resilience_core._weave.flights import Flight, Flights
 from resilience_core._weave.results import refuse_streams
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
-from resilience_core._weave.waiting import ThreadWaiter, Waiter, async_waiter
-
-logger = logging.getLogger("resilience_core.cache")
+from resilience_core._weave.waiting import ThreadWaiter, async_waiter
 
 
 @frozen
@@ -43,20 +42,15 @@ class CacheEntry:
     freshness: Freshness
 
 
-class _Flight:
-    """One fetch that is under way, and those who wait for it."""
-
-    __slots__ = ("error", "landed", "value", "waiters")
-
-    def __init__(self) -> None:
-        self.waiters: dict[Waiter, None] = {}
-        self.landed = False  # False after waking: the fetch was cancelled and somebody else must fetch
-        self.value: Any = None
-        self.error: Exception | None = None
-
-
 def _path(value: str | os.PathLike[str] | None) -> Path | None:
     return None if value is None else Path(value)
+
+
+def _names(on: On, error: Exception) -> bool:
+    """Whether the short form `on` names `error`."""
+    if isinstance(on, (type, tuple)):
+        return isinstance(error, on)
+    return not isinstance(error, BadResult) and on(error)
 
 
 @define(eq=False, on_setattr=setters.frozen)
@@ -67,9 +61,13 @@ class StaleCache(Policy):
         name: identifies the cache in events and metrics.
         fresh_for: seconds (or timedelta) during which a value is served without asking.
         stale_for: seconds after that during which it is served when fetching a new one fails.
+        while_revalidating: serve a stale value at once and fetch a new one in the background, instead of waiting.
+        negative_for: seconds during which a failure named by `negative_on` is raised again without asking; 0 for none.
+        negative_on: failures that will not go away by asking again (class, tuple or predicate).
         key: a function of the guarded call's arguments; default the arguments themselves, which must be hashable.
         on: failures for which a stale value is served (class, tuple or predicate); default every `Exception`.
         max_entries: values kept; beyond, the one used longest ago is dropped.
+        store: a `CacheStore` of your own in place of the memory; it sets its own bounds.
         file: where to keep the values so that they outlive the process. Values must be what `encode` takes; ages go
             by the wall clock. A file that cannot be read or written is logged and does not fail a call.
         encode: turns a value into what JSON can carry.
@@ -81,9 +79,15 @@ class StaleCache(Policy):
     name: str = field(default="stale_cache", validator=check.name)
     fresh_for: float = field(kw_only=True, converter=to_seconds, validator=check.non_negative_seconds)
     stale_for: float = field(kw_only=True, converter=to_seconds, validator=check.non_negative_seconds)
+    while_revalidating: bool = field(default=False, kw_only=True, validator=check.boolean)
+    negative_for: float = field(default=0.0, kw_only=True, converter=to_seconds, validator=check.non_negative_seconds)
+    negative_on: On | None = field(default=None, kw_only=True, validator=check.optional(check.on))
     key: Callable[..., Hashable] | None = field(default=None, kw_only=True, validator=check.optional(check.function))
     on: On | None = field(default=None, kw_only=True, validator=check.optional(check.on))
     max_entries: int = field(default=1_000, kw_only=True, validator=check.count_from(1))
+    store: CacheStore | None = field(
+        default=None, kw_only=True, validator=check.optional(check.instance_of(CacheStore, "a CacheStore"))
+    )
     file: Path | None = field(
         default=None,
         kw_only=True,
@@ -92,128 +96,159 @@ class StaleCache(Policy):
     )
     encode: Callable[[Any], Any] = field(default=lambda value: value, kw_only=True, validator=check.function)
     decode: Callable[[Any], Any] = field(default=lambda value: value, kw_only=True, validator=check.function)
-    _entries: OrderedDict[Hashable, tuple[Any, float]] = field(init=False, repr=False, factory=OrderedDict)
-    _flights: dict[Hashable, _Flight] = field(init=False, repr=False, factory=dict)
+    _kept: Any = field(init=False, repr=False, on_setattr=setters.NO_OP)
+    _durable: bool = field(init=False, repr=False, default=False, on_setattr=setters.NO_OP)
+    _negative: OrderedDict[Hashable, tuple[Exception, float]] = field(init=False, repr=False, factory=OrderedDict)
+    _flights: Flights = field(init=False, repr=False, factory=Flights)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
 
+    def _validate(self) -> None:
+        if self.store is not None and self.file is not None:
+            raise ConfigurationError("StaleCache: store and file exclude each other")
+        if (self.negative_for > 0) is (self.negative_on is None):
+            raise ConfigurationError("StaleCache: negative_for and negative_on go together: give both or neither")
+
     def _build(self) -> None:
-        if self.file is not None:
-            self._load(self.file)
+        self._durable = self.store is not None or self.file is not None
+        if self.store is not None:
+            self._kept = self.store
+        elif self.file is not None:
+            self._kept = FileStore(self.max_entries, self.file, self.name, self.encode, self.decode)
+        else:
+            self._kept = MemoryStore(self.max_entries)
 
     # --- looking in ----------------------------------------------------------------------------------------------
 
     def entry(self, *args: Any, **kwargs: Any) -> CacheEntry | None:
         """What is kept for a call with these arguments, whatever its age; None if nothing is."""
-        found = self._entries.get(self._key(args, kwargs))
+        found = self._look(self._key(args, kwargs))
         if found is None:
             return None
-        value, stored_at = found
-        age = max(0.0, self._time() - stored_at)
+        value, age = found
         return CacheEntry(value, age, freshness(age, self.fresh_for, self.stale_for))
 
     def invalidate(self, *args: Any, **kwargs: Any) -> None:
-        """Drop what is kept for a call with these arguments."""
+        """Drop what is kept for a call with these arguments, a remembered failure included."""
+        key = self._key(args, kwargs)
         with self._lock:
-            self._entries.pop(self._key(args, kwargs), None)
-        self._save()
+            self._negative.pop(key, None)
+        self._ask_store("delete", key)
 
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
-            self._entries.clear()
-        self._save()
+            self._negative.clear()
+        self._ask_store("clear")
 
     def snapshot(self) -> dict[str, Any]:
-        """Entries kept and fetches under way."""
-        return {"entries": len(self._entries), "fetching": len(self._flights)}
+        """Entries kept (None where the store cannot tell), failures remembered, fetches under way."""
+        entries = len(self._kept) if hasattr(self._kept, "__len__") else None
+        return {"entries": entries, "negative": len(self._negative), "fetching": len(self._flights)}
 
     def _sentence(self) -> str:
-        return f"stale cache: fresh for {self.fresh_for:g} s, served for {self.stale_for:g} s more when fetching fails"
+        serves = "meanwhile and when fetching fails" if self.while_revalidating else "when fetching fails"
+        return f"stale cache: fresh for {self.fresh_for:g} s, served for {self.stale_for:g} s more {serves}"
 
-    # --- one fetch per key -----------------------------------------------------------------------------------------
+    # --- what is kept ----------------------------------------------------------------------------------------------
 
     def _key(self, args: Args, kwargs: Kwargs) -> Hashable:
         if self.key is not None:
             key = self.key(*args, **kwargs)
         else:
             key = (args, tuple(sorted(kwargs.items())))
-        return repr(key) if self.file is not None else key  # a file can carry text only
+        return repr(key) if self._durable else key  # a file or a database can carry text only
 
     def _time(self) -> float:
-        return self.clock.wall() if self.file is not None else self.clock.now()
+        return self.clock.wall() if self._durable else self.clock.now()
+
+    def _ask_store(self, method: str, *args: Any) -> Any:
+        try:
+            return getattr(self._kept, method)(*args)
+        except Exception:
+            if self.store is None:
+                raise
+            logger.warning("The store of the cache %r failed on %s", self.name, method, exc_info=True)
+            return None
+
+    def _look(self, key: Hashable) -> tuple[Any, float] | None:
+        """The value for `key` and its age."""
+        found = self._ask_store("get", key)
+        return None if found is None else (found[0], max(0.0, self._time() - found[1]))
 
     def _found(self, key: Hashable, worst: Freshness) -> tuple[Any, float] | None:
         """The value for `key` and its age, if it is fresh (or at worst stale, if that is allowed)."""
-        with self._lock:
-            found = self._entries.get(key)
-            if found is None:
-                return None
-            self._entries.move_to_end(key)
-        age = max(0.0, self._time() - found[1])
-        judged = freshness(age, self.fresh_for, self.stale_for)
-        return (found[0], age) if judged in (Freshness.FRESH, worst) else None
+        found = self._look(key)
+        if found is None:
+            return None
+        judged = freshness(found[1], self.fresh_for, self.stale_for)
+        return found if judged in (Freshness.FRESH, worst) else None
 
-    def _board(self, key: Hashable, waiter: Waiter) -> tuple[_Flight, bool]:
-        """The fetch for `key`, and whether the caller is the one to make it."""
+    def _raise_known(self, key: Hashable) -> None:
+        """Raise the failure that is remembered for `key`, if it is still to be."""
+        if not self._negative:
+            return
         with self._lock:
-            flight = self._flights.get(key)
-            if flight is None:
-                flight = self._flights[key] = _Flight()
-                return flight, True
-            flight.waiters[waiter] = None
-            return flight, False
+            found = self._negative.get(key)
+            if found is not None and self.clock.now() >= found[1]:
+                found = None
+                del self._negative[key]
+        if found is not None:
+            raise found[0].with_traceback(None)
 
-    def _land(self, key: Hashable, flight: _Flight, value: Any, error: BaseException | None) -> None:
-        with self._lock:
-            del self._flights[key]
-            flight.landed = error is None or isinstance(error, Exception)
-            flight.value = value
-            flight.error = error if isinstance(error, Exception) else None
-            if error is None:
-                self._entries[key] = (value, self._time())
-                self._entries.move_to_end(key)
-                if len(self._entries) > self.max_entries:
-                    self._entries.popitem(last=False)
-            waiters, flight.waiters = flight.waiters, {}
-        for waiter in waiters:
-            waiter.wake()
+    def _land(self, key: Hashable, flight: Flight, value: Any, error: BaseException | None) -> None:
         if error is None:
-            self._save()
+            with self._lock:
+                self._negative.pop(key, None)
+            self._ask_store("set", key, value, self._time())  # first: who comes next finds the flight or the value
+        elif isinstance(error, Exception) and self.negative_on is not None and _names(self.negative_on, error):
+            with self._lock:
+                self._negative[key] = (error, self.clock.now() + self.negative_for)
+                if len(self._negative) > self.max_entries:
+                    self._negative.popitem(last=False)
+        self._flights.land(key, flight, value, error)
 
-    def _outcome(self, key: Hashable, flight: _Flight, operation: str) -> Any:
+    def _outcome(self, key: Hashable, flight: Flight, operation: str) -> Any:
         """What a finished fetch means for one of those who asked: its value, a stale one, or its error."""
         error = flight.error
         if error is None:
             return flight.value
-        stale = self._found(key, Freshness.STALE) if self._tolerates(error) else None
+        stale = self._found(key, Freshness.STALE) if self.on is None or _names(self.on, error) else None
         if stale is None:
             raise error
+        return self._serve(stale, operation, error)
+
+    def _serve(self, stale: tuple[Any, float], operation: str, error: Exception | None) -> Any:
         note_degraded()
         if self.bus.heard:
             self.bus.emit(StaleServed(self.name, self.clock.now(), operation, stale[1], error))
         return stale[0]
 
-    def _tolerates(self, error: Exception) -> bool:
-        if self.on is None:
-            return True
-        if isinstance(self.on, (type, tuple)):
-            return isinstance(error, self.on)
-        return not isinstance(error, BadResult) and self.on(error)
-
-    def _check_wait(self, flight: _Flight, waiter: Waiter, woken: bool) -> None:
-        with self._lock:
-            flight.waiters.pop(waiter, None)
-            given_up = not woken and not flight.landed
-        if given_up:
-            raise DeadlineExceeded(self.name, RejectionReason.DEADLINE)
+    def _revalidated(self, job: Job) -> None:
+        if job.error is not None:
+            logger.info("The cache %r could not be refreshed: %s", self.name, type(job.error).__name__)
 
     # --- the weaves ----------------------------------------------------------------------------------------------
 
     def bind(self, call: Call, site: Site) -> Call:
         """Weave the cache around a blocking call."""
         refuse_streams(site, "StaleCache")
-        arguments, operation = site.arguments, site.operation
-        new_waiter = ThreadWaiter
+        arguments, operation, flights, name = site.arguments, site.operation, self._flights, self.name
+        new_waiter, start = ThreadWaiter, spawn
+
+        def fetch(key: Hashable, flight: Flight, args: Args, kwargs: Kwargs) -> None:
+            try:
+                value = call(args, kwargs)
+            except BaseException as error:
+                self._land(key, flight, None, error)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                self._land(key, flight, value, None)
+
+        def refresh(key: Hashable, args: Args, kwargs: Kwargs) -> None:
+            flight = flights.lead(key)
+            if flight is not None:
+                start(lambda: fetch(key, flight, args, kwargs), self._revalidated)
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
             key = self._key(*arguments(args, kwargs))
@@ -221,20 +256,18 @@ class StaleCache(Policy):
                 fresh = self._found(key, Freshness.FRESH)
                 if fresh is not None:
                     return fresh[0]
+                self._raise_known(key)
+                stale = self._found(key, Freshness.STALE) if self.while_revalidating else None
+                if stale is not None:
+                    refresh(key, args, kwargs)
+                    return self._serve(stale, operation, None)
                 waiter = new_waiter()
-                flight, leads = self._board(key, waiter)
+                flight, leads = flights.board(key, waiter)
                 if leads:
-                    try:
-                        value = call(args, kwargs)
-                    except BaseException as error:
-                        self._land(key, flight, None, error)
-                        if not isinstance(error, Exception):
-                            raise
-                    else:
-                        self._land(key, flight, value, None)
+                    fetch(key, flight, args, kwargs)
                 else:
                     woken = waiter.wait(remaining())
-                    self._check_wait(flight, waiter, woken)
+                    flights.arrive(flight, waiter, woken, name)
                 if flight.landed:
                     return self._outcome(key, flight, operation)
 
@@ -243,8 +276,23 @@ class StaleCache(Policy):
     def bind_async(self, call: AsyncCall, site: Site) -> AsyncCall:
         """Weave the cache around an async call."""
         refuse_streams(site, "StaleCache")
-        arguments, operation = site.arguments, site.operation
-        new_waiter = async_waiter
+        arguments, operation, flights, name = site.arguments, site.operation, self._flights, self.name
+        new_waiter, start = async_waiter, spawn_async
+
+        async def fetch(key: Hashable, flight: Flight, args: Args, kwargs: Kwargs) -> None:
+            try:
+                value = await call(args, kwargs)
+            except BaseException as error:
+                self._land(key, flight, None, error)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                self._land(key, flight, value, None)
+
+        def refresh(key: Hashable, args: Args, kwargs: Kwargs) -> None:
+            flight = flights.lead(key)
+            if flight is not None:
+                start(lambda: fetch(key, flight, args, kwargs), self._revalidated)
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:
             key = self._key(*arguments(args, kwargs))
@@ -252,47 +300,19 @@ class StaleCache(Policy):
                 fresh = self._found(key, Freshness.FRESH)
                 if fresh is not None:
                     return fresh[0]
+                self._raise_known(key)
+                stale = self._found(key, Freshness.STALE) if self.while_revalidating else None
+                if stale is not None:
+                    refresh(key, args, kwargs)
+                    return self._serve(stale, operation, None)
                 waiter = new_waiter()
-                flight, leads = self._board(key, waiter)
+                flight, leads = flights.board(key, waiter)
                 if leads:
-                    try:
-                        value = await call(args, kwargs)
-                    except BaseException as error:
-                        self._land(key, flight, None, error)
-                        if not isinstance(error, Exception):
-                            raise
-                    else:
-                        self._land(key, flight, value, None)
+                    await fetch(key, flight, args, kwargs)
                 else:
                     woken = await waiter.wait(remaining())
-                    self._check_wait(flight, waiter, woken)
+                    flights.arrive(flight, waiter, woken, name)
                 if flight.landed:
                     return self._outcome(key, flight, operation)
 
         return guarded
-
-    # --- the file ------------------------------------------------------------------------------------------------
-
-    def _load(self, path: Path) -> None:
-        try:
-            stored = json.loads(path.read_text("utf-8"))
-            for key, (value, stored_at) in stored["entries"].items():
-                self._entries[key] = (self.decode(value), float(stored_at))
-        except FileNotFoundError:
-            return
-        except Exception:
-            logger.warning("The cache file of %r cannot be read and is ignored", self.name, exc_info=True)
-            self._entries.clear()
-
-    def _save(self) -> None:
-        if self.file is None:
-            return
-        try:
-            with self._lock:
-                entries = {key: [self.encode(value), stored_at] for key, (value, stored_at) in self._entries.items()}
-                # Written beside and moved, so that a crash leaves the old file or the new one.
-                beside = self.file.with_name(f"{self.file.name}.{os.getpid()}.new")
-                beside.write_text(json.dumps({"version": 1, "entries": entries}), "utf-8")
-                beside.replace(self.file)
-        except Exception:
-            logger.warning("The cache file of %r cannot be written", self.name, exc_info=True)

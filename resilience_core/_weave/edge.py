@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 import attrs
@@ -106,6 +106,14 @@ class Policy(ABC):
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of this policy's events from now on; call what is returned to stop that."""
         return self.bus.subscribe(listener)
+
+    def at_rest(self) -> bool:
+        """Whether forgetting what this policy knows would change nothing: no calls inside, nothing counted."""
+        return True
+
+    def parts(self) -> Iterator[Policy]:
+        """This policy and those inside it."""
+        yield self
 
     def snapshot(self) -> dict[str, Any]:
         """State and counters now, as plain values."""

@@ -250,7 +250,7 @@ def test_a_cancelled_fetch_harms_only_its_own_caller_and_waits_end_at_the_deadli
         assert isinstance(impatient.exception(), DeadlineExceeded)
         leader.cancel()
         assert await follower == 2
-        assert policy.snapshot() == {"entries": 1, "fetching": 0}
+        assert policy.snapshot() == {"entries": 1, "negative": 0, "fetching": 0}
 
     run_virtual(story)
 
@@ -272,7 +272,7 @@ def test_threads_share_one_fetch_too() -> None:
     fetching.wait()
     for thread in threads[1:]:
         thread.start()
-    flight = next(iter(policy._flights.values()))
+    flight = next(iter(policy._flights._flights.values()))
     while len(flight.waiters) < 3:
         threading.Event().wait(0.001)
     release.set()
@@ -302,7 +302,7 @@ def test_an_interrupted_fetch_of_a_thread_leaves_the_next_one_to_fetch() -> None
     leader, follower = threading.Thread(target=lead), threading.Thread(target=lambda: seen.append(fetch()))
     leader.start()
     fetching.wait()
-    flight = next(iter(policy._flights.values()))
+    flight = next(iter(policy._flights._flights.values()))
     follower.start()
     while not flight.waiters:
         threading.Event().wait(0.001)

@@ -160,7 +160,7 @@ class WhatsAppService:
         raise RuntimeError(f"the template listing did not end after {_MAX_PAGES} pages")
 
     def _log_stale(self, event: Event) -> None:
-        if isinstance(event, StaleServed):
+        if isinstance(event, StaleServed) and event.error is not None:
             self._log_templates("cached", event.error)
 
     def _log_templates(self, which: str, error: BaseException) -> None:

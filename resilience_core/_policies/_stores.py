@@ -1,0 +1,136 @@
+"""Where a `StaleCache` keeps its values: in memory, in a file, or wherever a user's store puts them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+logger = logging.getLogger("resilience_core.cache")
+
+
+@runtime_checkable
+class CacheStore(Protocol):
+    """Keeps values with the time they were fetched, in seconds since the epoch. May forget any of them at any time.
+
+    Keys are strings. It is called from any thread, and its errors never fail a call: they are logged, and count as
+    nothing found.
+    """
+
+    def get(self, key: str) -> tuple[Any, float] | None:
+        """The value and when it was fetched."""
+        ...
+
+    def set(self, key: str, value: Any, stored_at: float) -> None:
+        """Keep a value."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Forget one."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all."""
+        ...
+
+
+class MemoryStore:
+    """The `max_entries` values used last."""
+
+    def __init__(self, max_entries: int) -> None:
+        self._max_entries = max_entries
+        self.entries: OrderedDict[Hashable, tuple[Any, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def get(self, key: Hashable) -> tuple[Any, float] | None:
+        """The value and when it was stored."""
+        with self._lock:
+            found = self.entries.get(key)
+            if found is not None:
+                self.entries.move_to_end(key)
+            return found
+
+    def set(self, key: Hashable, value: Any, stored_at: float) -> None:
+        """Keep a value, and drop the one used longest ago beyond the bound."""
+        with self._lock:
+            self.entries[key] = (value, stored_at)
+            self.entries.move_to_end(key)
+            if len(self.entries) > self._max_entries:
+                self.entries.popitem(last=False)
+
+    def delete(self, key: Hashable) -> None:
+        """Forget one."""
+        with self._lock:
+            self.entries.pop(key, None)
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self.entries.clear()
+
+
+class FileStore(MemoryStore):
+    """The same, written to a JSON file after every change. A file that cannot be read or written is logged."""
+
+    def __init__(
+        self,
+        max_entries: int,
+        path: Path,
+        name: str,
+        encode: Callable[[Any], Any],
+        decode: Callable[[Any], Any],
+    ) -> None:
+        super().__init__(max_entries)
+        self._path = path
+        self._name = name
+        self._encode = encode
+        self._decode = decode
+        self._writing = threading.Lock()
+        self._load()
+
+    def set(self, key: Hashable, value: Any, stored_at: float) -> None:
+        """Keep a value."""
+        super().set(key, value, stored_at)
+        self._save()
+
+    def delete(self, key: Hashable) -> None:
+        """Forget one."""
+        super().delete(key)
+        self._save()
+
+    def clear(self) -> None:
+        """Forget all."""
+        super().clear()
+        self._save()
+
+    def _load(self) -> None:
+        try:
+            stored = json.loads(self._path.read_text("utf-8"))
+            for key, (value, stored_at) in stored["entries"].items():
+                self.entries[key] = (self._decode(value), float(stored_at))
+        except FileNotFoundError:
+            return
+        except Exception:
+            logger.warning("The cache file of %r cannot be read and is ignored", self._name, exc_info=True)
+            self.entries.clear()
+
+    def _save(self) -> None:
+        try:
+            with self._writing:
+                with self._lock:
+                    kept = list(self.entries.items())
+                entries = {key: [self._encode(value), stored_at] for key, (value, stored_at) in kept}
+                # Written beside and moved, so that a crash leaves the old file or the new one.
+                beside = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
+                beside.write_text(json.dumps({"version": 1, "entries": entries}), "utf-8")
+                beside.replace(self._path)
+        except Exception:
+            logger.warning("The cache file of %r cannot be written", self._name, exc_info=True)

@@ -269,7 +269,7 @@ class Circuit:
         `duration` is how long the call took, `retry_after` what the server asked for; both in seconds.
         """
         if self.state is CircuitState.HALF_OPEN:
-            self._settle_probe(permit, verdict, now, retry_after, random)
+            self._settle_probe(permit, verdict, now, duration, retry_after, random)
         elif permit == self.generation and self.state in _JUDGING:
             failed = verdict in FAILURES
             if not failed and verdict is not Verdict.SUCCESS:
@@ -282,11 +282,13 @@ class Circuit:
                 self._open(reason, now, retry_after, random)
 
     def _settle_probe(
-        self, permit: int, verdict: Verdict, now: float, retry_after: float | None, random: Random
+        self, permit: int, verdict: Verdict, now: float, duration: float, retry_after: float | None, random: Random
     ) -> None:
         if self.probes is None or self.probes.pop(permit, None) is None:
             return
-        if verdict in FAILURES:
+        too_slow = getattr(self.rules.trip, "too_slow", None)
+        slow = too_slow is not None and verdict is Verdict.SUCCESS and too_slow(duration)
+        if verdict in FAILURES or slow:  # a circuit that opens for slowness must not close for a slow answer
             self.trials_failed += 1
         elif verdict in (Verdict.SUCCESS, Verdict.PERMANENT):  # PERMANENT: it answered, so it is alive
             self.successes += 1

@@ -135,6 +135,10 @@ class SlowCallRate(_Combinable):
     def __attrs_post_init__(self) -> None:
         _refuse_unreachable(self, self.minimum_calls, self.window)
 
+    def too_slow(self, duration: float) -> bool:
+        """Whether a call that took so long counts as slow; a slow probe is a bad one."""
+        return duration >= self.slower_than
+
     def start(self) -> SlowRate:
         """An empty memory."""
         return SlowRate(self.window.start(), self.rate, self.minimum_calls, self.slower_than)
@@ -220,6 +224,11 @@ class AnyOf(_Combinable):
     def timed(self) -> bool:
         """Whether any of them needs to know how long calls take."""
         return any(getattr(rule, "timed", True) for rule in self.rules)
+
+    def too_slow(self, duration: float) -> bool:
+        """Whether any of them calls it slow."""
+        asked = (getattr(rule, "too_slow", None) for rule in self.rules)
+        return any(too_slow(duration) for too_slow in asked if too_slow is not None)
 
     def start(self) -> AnyCounter:
         """An empty memory of each."""

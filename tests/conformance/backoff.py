@@ -16,6 +16,7 @@ from resilience_core._machines.backoff import Backoff, JitterName, Schedule
 FILE = "backoff.json"
 EXACT = 1e-6
 WHOLE_MILLISECONDS = 1e-2  # resilience4j truncates to milliseconds at every step
+COMPARED = ("delays", "delays_for_random")
 SKIPS = {
     "tenacity-random": "uniform waits are not offered: full jitter over a constant is the same with low = 0",
     "aiohttp-retry-random-uniform": "uniform waits are not offered",

@@ -13,6 +13,7 @@ from resilience_http.retry_after import CAP
 
 FILE = "retry_after.json"
 OTHER_HEADERS = "another vendor's header; only Retry-After is read"
+COMPARED = ("seconds", "sleep", "delay", "no_hint")
 SKIPS = {
     "azure-date-with-offset": "RFC 9110 dates end in GMT; an offset is no valid hint",
     "urllib3-sleep-5": "a date that has passed means 0 seconds (httpx-retries-past says so, too)",

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tests.conformance import backoff, breaker, retry_after
+import pytest
 
-MODULES: tuple[ModuleType, ...] = (breaker, backoff, retry_after)
+from tests.conformance import adaptive, backoff, breaker, quota, rate_limit, retry_after, stress, windows
+
+MODULES: tuple[ModuleType, ...] = (breaker, windows, stress, backoff, quota, rate_limit, adaptive, retry_after)
 SHARED = Path(__file__).parents[3] / "shared" / "vectors"
 
 
@@ -40,7 +42,25 @@ def report(directory: Path) -> tuple[list[str], int, int, int]:
             try:
                 module.run(vector)
                 passed += 1
-            except AssertionError as error:
+            except (AssertionError, pytest.fail.Exception) as error:
                 failed += 1
                 lines.append(f"FAILED {vector['id']}: {error}")
     return lines, passed, failed, skipped
+
+
+def skips_as_markdown(directory: Path) -> str:
+    """Every vector that is not followed, by file, algorithm and reason."""
+    lines: list[str] = []
+    for module in MODULES:
+        reasons: dict[tuple[str, str], list[str]] = {}
+        for vector in vectors(module, directory):
+            reason = module.skip(vector)
+            if reason is not None:
+                algorithm = vector.get("algorithm", vector.get("kind", vector.get("semantics", "any")))
+                name = algorithm["name"] if isinstance(algorithm, dict) else algorithm
+                reasons.setdefault((name, reason), []).append(vector["id"])
+        if reasons:
+            lines += ["", f"### {module.FILE}", ""]
+        for (name, reason), ids in sorted(reasons.items()):
+            lines.append(f"* {name}: {reason}: {', '.join(f'`{each}`' for each in ids)}")
+    return "\n".join(lines).strip()

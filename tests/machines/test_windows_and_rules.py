@@ -127,6 +127,15 @@ def test_slow_calls_open_it_also_when_they_succeed() -> None:
     assert circuit.last_transition.reason == "slow_ratio"
 
 
+def test_a_slow_probe_is_a_bad_one() -> None:
+    for rule in (SlowCallRate(0.5, slower_than=2.0), ConsecutiveFailures(9) | SlowCallRate(0.5, slower_than=2.0)):
+        for duration, state in ((1.9, CircuitState.HALF_OPEN), (2.0, CircuitState.OPEN)):
+            circuit = Circuit(CircuitRules(rule))
+            circuit.force(CircuitState.OPEN, 0.0)
+            call(circuit, S, 60.0, duration=duration)
+            assert circuit.state is state
+
+
 def test_rules_combine() -> None:
     class EveryThird:
         """A rule of somebody else."""

@@ -37,6 +37,7 @@ class AdaptiveThrottle(Gate):
         k: how many requests may be sent for each that is accepted; 2 as in Google's text. A larger one is more
             patient with the server, and burdens it more.
         window: seconds (or timedelta) that are remembered.
+        minimum_requests: requests in the window below which nothing is rejected: one failure is no overload.
         maximum: the highest probability, 0 to 1.
         priority: a function of the guarded call's arguments that answers a `Priority`: the less important are shed
             sooner. `current_priority` takes that of `with prioritised(...)`.
@@ -54,6 +55,7 @@ class AdaptiveThrottle(Gate):
     name: str = field(validator=check.name)
     k: float = field(default=2.0, kw_only=True, validator=check.multiplier)
     window: float = field(default=120.0, kw_only=True, converter=to_seconds, validator=check.positive_seconds)
+    minimum_requests: int = field(default=10, kw_only=True, validator=check.count_from(1))
     maximum: float = field(default=1.0, kw_only=True, validator=check.ratio)
     priority: Callable[..., Priority] | None = field(
         default=None, kw_only=True, validator=check.optional(check.function)
@@ -103,6 +105,8 @@ class AdaptiveThrottle(Gate):
         with self._lock:
             # Before this request is counted: one alone must not make a client suspicious of its server.
             probability = self._throttle.rejection(now, self.k * PATIENCE[level], self.maximum)
+            if self._throttle.counts(now)[0] < self.minimum_requests:
+                probability = 0.0
             self._throttle.request(now)
         if probability <= 0 or self.chance.random() >= probability:
             return

@@ -1,4 +1,4 @@
-"""`python -m tests.conformance DIR`: runs the vectors; `--skips DIR` prints the list that docs/conformance.md ends with."""
+"""`python -m tests.conformance DIR` runs the vectors; `--skips DIR` prints the list that docs/conformance.md has."""
 
 from __future__ import annotations
 

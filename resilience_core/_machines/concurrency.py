@@ -258,7 +258,8 @@ class Steady:
     At the end of each window of at least `window` seconds and `minimum_samples` calls:
     over `overload_share` of them failed: * `backoff`; else with gradient = baseline / mean latency:
     below 1 / `tolerance` (and latency above `healthy_latency`): * max(0.5, gradient * tolerance), baseline untouched;
-    otherwise + sqrt(limit) if at least half of it was used, and the baseline follows the latency by a tenth.
+    otherwise + sqrt(limit) if at least half of it was used. The baseline follows a shorter latency at once, and a longer
+    one by a tenth a window while less than half of the limit is used, when the queue cannot be ours.
     """
 
     initial: int = field(default=20, kw_only=True, validator=check.count_from(1))
@@ -351,9 +352,10 @@ class SteadyLimit:
             self._at_minimum = self._at_minimum + 1 if self.limit <= law.minimum else 0
             return "latency"
         self._at_minimum = 0
-        # Down at once, up slowly: a shorter latency is the truth, a longer one may be load.
-        self.baseline = min(latency, self.baseline * 0.9 + latency * 0.1)
-        if self._busiest * 2 >= self.limit:
+        used = self._busiest * 2 >= self.limit
+        # Down at once, for a shorter latency is the truth; up slowly, and only while the queue cannot be ours.
+        self.baseline = min(latency, self.baseline if used else self.baseline * 0.9 + latency * 0.1)
+        if used:
             self._set(self.limit + math.sqrt(self.limit))
         return "headroom"
 

@@ -38,7 +38,8 @@ class AdaptiveThrottle(Gate):
             patient with the server, and burdens it more.
         window: seconds (or timedelta) that are remembered.
         minimum_requests: requests in the window below which nothing is rejected: one failure is no overload.
-        maximum: the highest probability, 0 to 1.
+        maximum: the highest probability, 0 to 1. At 1 the formula itself may take hours to notice a recovery: so few
+            calls pass. With the default it takes less than two windows.
         priority: a function of the guarded call's arguments that answers a `Priority`: the less important are shed
             sooner. `current_priority` takes that of `with prioritised(...)`.
         classify: judges exceptions; default the pipeline's classifier, else every `Exception` is a failure.
@@ -56,7 +57,7 @@ class AdaptiveThrottle(Gate):
     k: float = field(default=2.0, kw_only=True, validator=check.multiplier)
     window: float = field(default=120.0, kw_only=True, converter=to_seconds, validator=check.positive_seconds)
     minimum_requests: int = field(default=10, kw_only=True, validator=check.count_from(1))
-    maximum: float = field(default=1.0, kw_only=True, validator=check.ratio)
+    maximum: float = field(default=0.91, kw_only=True, validator=check.ratio)
     priority: Callable[..., Priority] | None = field(
         default=None, kw_only=True, validator=check.optional(check.function)
     )

@@ -258,8 +258,8 @@ class Steady:
     At the end of each window of at least `window` seconds and `minimum_samples` calls:
     over `overload_share` of them failed: * `backoff`; else with gradient = baseline / mean latency:
     below 1 / `tolerance` (and latency above `healthy_latency`): * max(0.5, gradient * tolerance), baseline untouched;
-    otherwise + sqrt(limit) if at least half of it was used. The baseline follows a shorter latency at once, and a longer
-    one by a tenth a window while less than half of the limit is used, when the queue cannot be ours.
+    otherwise + sqrt(limit) if at least half of it was used. The baseline follows a shorter latency at once, and a
+    longer one by a tenth a window while less than half of the limit is used, when the queue cannot be ours.
     """
 
     initial: int = field(default=20, kw_only=True, validator=check.count_from(1))

@@ -17,7 +17,7 @@ from resilience_core._errors import ConfigurationError
 from resilience_core._events import HedgeStarted, HedgeWon
 from resilience_core._machines.latency import Latencies
 from resilience_core._policies.retry_budget import RetryBudget
-from resilience_core._validation import to_optional_seconds
+from resilience_core._validation import to_seconds
 from resilience_core._verdicts import Judge, Verdict
 from resilience_core._weave.background import Job, spawn_awaited, spawn_awaited_async, wind_up, wind_up_async
 from resilience_core._weave.edge import Policy
@@ -55,7 +55,7 @@ class Hedge(Policy):
     kind: ClassVar[str] = "hedge"
 
     name: str = field(default="hedge", validator=check.name)
-    delay: float = field(kw_only=True, converter=to_optional_seconds, validator=check.positive_seconds)
+    delay: float = field(kw_only=True, converter=to_seconds, validator=check.positive_seconds)
     quantile: float | None = field(default=None, kw_only=True, validator=check.optional(check.ratio))
     minimum_samples: int = field(default=20, kw_only=True, validator=check.count_from(1))
     max_hedges: int = field(default=1, kw_only=True, validator=check.count_from(1))
@@ -166,16 +166,21 @@ class _Race:
         self._failed: Job | None = None
         self._winner: Job | None = None
         self._number = 0
+        self._latest = 0.0  # when the last attempt began
         self._paid = 0.0
         self._may_hedge = True
         self._over = False
         if hedge.budget is not None:
             hedge.budget.began()
-        self._run()
+        try:
+            self._run()
+        except BaseException:  # no more threads to be had
+            self._settle(success=False)
+            raise
 
     def _run(self) -> None:
         self._number += 1
-        began = self._hedge.clock.now()
+        began = self._latest = self._hedge.clock.now()
         number = self._number
         placed = threading.Event()  # a thread may end before its job has its place in `_running`
 
@@ -238,9 +243,7 @@ class _Race:
         hedge = self._hedge
         if not self._may_hedge or self._number > hedge.max_hedges:
             return None
-        with self._lock:
-            latest = max((began for _, began in self._running.values()), default=hedge.clock.now())
-        return max(0.0, latest + hedge.current_delay() - hedge.clock.now())
+        return max(0.0, self._latest + hedge.current_delay() - hedge.clock.now())
 
     def hedge(self) -> None:
         """Start one more attempt, if stragglers and budget allow it."""

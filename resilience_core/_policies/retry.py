@@ -359,9 +359,9 @@ class _Tries:
         paid = budget.take(costly=isinstance(error, TimeoutExceeded))
         if paid is None:
             return False
-        if self._own is not None:
-            self._own.paid = paid
-            self._own.retries += 1
+        assert self._own is not None  # a retry with a budget marks its calls
+        self._own.paid = paid
+        self._own.retries += 1
         return True
 
     def _refusal(self, error: Exception, judgement: Judgement) -> str | None:

@@ -23,7 +23,7 @@ from resilience_core._policies._stores import CacheStore, FileStore, MemoryStore
 from resilience_core._telemetry import note_degraded
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import BadResult, On
-from resilience_core._weave.background import Job, spawn, spawn_async
+from resilience_core._weave.background import spawn, spawn_async
 from resilience_core._weave.deadline import remaining
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.flights import Flight, Flights
@@ -223,9 +223,12 @@ class StaleCache(Policy):
             self.bus.emit(StaleServed(self.name, self.clock.now(), operation, stale[1], error))
         return stale[0]
 
-    def _revalidated(self, job: Job) -> None:
-        if job.error is not None:
-            logger.info("The cache %r could not be refreshed: %s", self.name, type(job.error).__name__)
+    def _revalidated(self, key: Hashable, flight: Flight, error: BaseException | None) -> None:
+        """After a refresh: tell why it failed, and end its flight if it was stopped before it could do so itself."""
+        if error is not None:
+            logger.info("The cache %r could not be refreshed: %s", self.name, type(error).__name__)
+            if not flight.over:
+                self._land(key, flight, None, error)
 
     # --- the weaves ----------------------------------------------------------------------------------------------
 
@@ -247,8 +250,12 @@ class StaleCache(Policy):
 
         def refresh(key: Hashable, args: Args, kwargs: Kwargs) -> None:
             flight = flights.lead(key)
-            if flight is not None:
-                start(lambda: fetch(key, flight, args, kwargs), self._revalidated)
+            if flight is None:
+                return
+            try:
+                start(lambda: fetch(key, flight, args, kwargs), lambda job: self._revalidated(key, flight, job.error))
+            except RuntimeError as error:  # no more threads to be had: the stale value is served all the same
+                self._revalidated(key, flight, error)
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
             key = self._key(*arguments(args, kwargs))
@@ -291,8 +298,12 @@ class StaleCache(Policy):
 
         def refresh(key: Hashable, args: Args, kwargs: Kwargs) -> None:
             flight = flights.lead(key)
-            if flight is not None:
-                start(lambda: fetch(key, flight, args, kwargs), self._revalidated)
+            if flight is None:
+                return
+            try:
+                start(lambda: fetch(key, flight, args, kwargs), lambda job: self._revalidated(key, flight, job.error))
+            except RuntimeError as error:  # no more threads to be had: the stale value is served all the same
+                self._revalidated(key, flight, error)
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:
             key = self._key(*arguments(args, kwargs))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from resilience_core._weave.waiting import refuse_parking, running_world
 
@@ -31,10 +32,6 @@ class Job:
 
     def cancel(self) -> None:
         """Ask it to end; a thread cannot be asked."""
-
-    async def join(self) -> None:
-        """Wait until it is over, also in a task that is being cancelled; jobs in event loops only."""
-        raise NotImplementedError
 
     def _end(self) -> None:
         self.done = True
@@ -65,7 +62,17 @@ class ThreadJob(Job):
         self._end()
 
 
-class AsyncioJob(Job):
+class LoopJob(Job):
+    """A job in an event loop."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    async def join(self) -> None:
+        """Wait until it is over, also in a task that is being cancelled."""
+
+
+class AsyncioJob(LoopJob):
     """A task."""
 
     __slots__ = ("_task",)
@@ -103,7 +110,7 @@ class AsyncioJob(Job):
             await asyncio.wait([self._task])
 
 
-class TrioJob(Job):
+class TrioJob(LoopJob):
     """A system task in a cancel scope of its own."""
 
     __slots__ = ("_event", "_scope", "_trio")
@@ -170,4 +177,4 @@ async def wind_up_async(jobs: list[Job]) -> None:
     for job in jobs:
         job.cancel()
     for job in jobs:
-        await job.join()
+        await cast("LoopJob", job).join()

@@ -16,10 +16,11 @@ from resilience_core._weave.waiting import Waiter
 class Flight:
     """One call that is under way, and those who wait for it."""
 
-    __slots__ = ("error", "landed", "value", "waiters")
+    __slots__ = ("error", "landed", "over", "value", "waiters")
 
     def __init__(self) -> None:
         self.waiters: dict[Waiter, None] = {}
+        self.over = False
         self.landed = False  # False after waking: the call was cancelled and somebody else must make it
         self.value: Any = None
         self.error: Exception | None = None
@@ -59,6 +60,7 @@ class Flights:
         """End the call, and wake those who wait."""
         with self._lock:
             del self._flights[key]
+            flight.over = True
             flight.landed = error is None or isinstance(error, Exception)
             flight.value = value
             flight.error = error if isinstance(error, Exception) else None

@@ -197,5 +197,5 @@ class HedgeModel(RuleBasedStateMachine):
 
 
 for model in (SlotsModel, BucketModel, HedgeModel):
-    model.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+    model.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 TestSlots, TestBucket, TestHedge = SlotsModel.TestCase, BucketModel.TestCase, HedgeModel.TestCase

@@ -213,7 +213,7 @@ def test_the_open_time_grows_with_each_failed_recovery() -> None:
         call(circuit, S, now)
     call(circuit, T, 102.0)
     assert circuit.open_until == 112.0, "closed for good: it begins anew"
-    assert RecoveryBackoff(multiplier=10).seconds(60, 10_000, lambda: 0.5) == 600.0
+    assert RecoveryBackoff(multiplier=1.5).seconds(60, 10**6, lambda: 0.5) == 600.0
 
 
 def test_the_server_can_ask_for_a_longer_open_time() -> None:

@@ -111,6 +111,7 @@ def test_failures_lower_it_and_an_unused_limit_does_not_grow() -> None:
     assert low < 60
     server.seconds(10, demand=3)
     assert server.limit.limit == low
+    assert Steady().start().sample(0.0, 1, False, 0.0, half) is None
     only_failures = Server(Steady(overload_share=1.0).start())
     assert not only_failures.seconds(5, dropped=1.0), "nothing was measured, and that is no reason"
 
@@ -282,6 +283,8 @@ def test_what_the_gate_judges() -> None:
         raise DOWN
     assert clocked.limit == 50, "a call that took no time is no sample"
     assert alone.describe()["text"] == "adaptive concurrency 'a': AIMD, rejects beyond its limit"
+    prioritised(Priority.LOW).__exit__(None, None, None)
+    assert current_priority() is Priority.NORMAL, "left without having been entered, it does nothing"
     with pytest.raises(ConfigurationError, match="Priority"):
         prioritised(3)  # type: ignore[arg-type]
 

@@ -312,12 +312,31 @@ def test_the_race_for_the_last_slot_between_look_and_take() -> None:
         def __delitem__(self, index: Any) -> None:
             raise IndexError
 
+    async def fn() -> None: ...
+
+    spared = Bulkhead("b", max_concurrent=1, enforce=0.0)
+    object.__setattr__(spared._slots, "free", Stolen([None]))
+    assert spared(lambda: 5)() == 5
+    assert asyncio.run(spared(fn)()) is None
+    assert spared.spared == 2
+    waits = Bulkhead("b", max_concurrent=1, max_queue=1, max_wait=5)
+
+    class StolenOnce(list[None]):
+        stolen = False
+
+        def __delitem__(self, index: Any) -> None:
+            if not self.stolen:
+                self.stolen = True
+                raise IndexError
+            super().__delitem__(index)
+
+    for run in (lambda: waits(lambda: 5)(), lambda: asyncio.run(waits(fn)())):
+        object.__setattr__(waits._slots, "free", StolenOnce([None]))
+        run()
+        assert waits.in_flight == 0, "back in the queue, it got the slot that came free again"
     bulkhead = Bulkhead("b", max_concurrent=1)
     object.__setattr__(bulkhead._slots, "free", Stolen([None]))
     guarded = bulkhead(lambda: None)
-
-    async def fn() -> None: ...
-
     guarded_async = bulkhead(fn)
     object.__setattr__(bulkhead._slots, "waiting", {"somebody": None})
     with pytest.raises(BulkheadFullError):

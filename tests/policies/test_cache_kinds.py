@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from resilience_core import ConfigurationError, StaleCache, StaleServed
+from resilience_core import ConfigurationError, Hedge, RetryBudget, StaleCache, StaleServed
 from resilience_core.testing import VirtualClock, record_events, run_virtual, run_virtual_trio
 from tests.worlds import Script, World
 
@@ -147,6 +147,66 @@ def test_a_refresh_that_is_cut_off_leaves_the_key_free() -> None:
 
     run_virtual(first)  # the loop ends and cancels the refresh
     assert policy.snapshot()["fetching"] == 0
+
+
+def test_a_refresh_that_never_began_leaves_the_key_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, clock = cache(while_revalidating=True)
+    guarded = policy(lambda: "value")
+    guarded()
+    clock.advance(10)
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    assert guarded() == "value"
+    assert policy.snapshot()["fetching"] == 0
+    with pytest.raises(RuntimeError):
+        Hedge(delay=1, idempotent=True, budget=RetryBudget("b")).call(len, "abc")
+
+    async def fetch() -> str:
+        return "value"
+
+    def none_at_all(*args: Any) -> None:
+        raise RuntimeError("no loop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resilience_core._policies.stale_cache.spawn_async", none_at_all)
+        without, its_clock = cache(while_revalidating=True)
+        stale = without(fetch)
+
+        async def ask_twice() -> None:
+            await stale()
+            its_clock.advance(10)
+            assert await stale() == "value"
+            assert without.snapshot()["fetching"] == 0
+
+        run_virtual(ask_twice)
+    other = StaleCache(fresh_for=1, stale_for=100, while_revalidating=True)
+    guarded_async = other(fetch)
+
+    async def story() -> None:
+        await guarded_async()
+        await asyncio.sleep(2)
+        assert await guarded_async() == "value"
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()  # before its first step
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    run_virtual(story)
+    assert other.snapshot()["fetching"] == 0
+
+
+def test_a_cleared_file_is_empty(tmp_path: Any) -> None:
+    policy, _ = cache(file=tmp_path / "cache.json")
+    assert policy(lambda: 5)() == 5
+    policy.clear()
+    again, _ = cache(file=tmp_path / "cache.json")
+    assert again.snapshot()["entries"] == 0
+    unhashable, _ = cache()
+    with pytest.raises(TypeError):
+        unhashable(len)([1])
 
 
 class Store:

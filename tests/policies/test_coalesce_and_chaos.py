@@ -94,6 +94,38 @@ def test_threads_share_too() -> None:
     assert policy.snapshot()["shared"] == 3
 
 
+def test_an_interrupted_leader_of_a_thread_leaves_the_next_one_to_lead() -> None:
+    policy, entered, interrupt = Coalesce(key=lambda: 1), threading.Event(), threading.Event()
+    outcomes: list[Any] = [KeyboardInterrupt(), "value"]
+    seen = []
+
+    def fetch() -> Any:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, BaseException):
+            entered.set()
+            interrupt.wait(20)
+            raise outcome
+        return outcome
+
+    guarded = policy(fetch)
+
+    def lead() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            guarded()
+
+    threads = [threading.Thread(target=lead), threading.Thread(target=lambda: seen.append(guarded()))]
+    threads[0].start()
+    entered.wait(20)
+    flight = next(iter(policy._flights._flights.values()))
+    threads[1].start()
+    while not flight.waiters:
+        threading.Event().wait(0.001)
+    interrupt.set()
+    for thread in threads:
+        thread.join()
+    assert seen == ["value"]
+
+
 def test_in_place_and_streams(world: World) -> None:
     async def story() -> None:
         assert await world.call(Coalesce(), Script("ok").fn, 1, b=2) == "ok"

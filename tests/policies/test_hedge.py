@@ -314,3 +314,26 @@ def test_latencies_keep_the_last_ones_in_order() -> None:
         latencies.add(seconds)
     assert len(latencies) == 3
     assert [latencies.quantile(share) for share in (0.0, 0.34, 0.67, 1.0)] == [1, 2, 3, 3]
+
+
+def test_an_attempt_that_ends_between_two_looks_is_not_missed() -> None:
+    from resilience_core._policies.hedge import _Race
+    from resilience_core._weave.background import Job
+
+    hedge = Hedge(delay=5, idempotent=True)
+    assert hedge.describe()["text"] == "hedge: up to 1 further attempts, each after 5 s"
+    ends: list[Any] = []
+
+    def start(on_end: Any) -> Job:
+        ends.append(on_end)
+        return Job(on_end)
+
+    race = _Race(hedge, None, "op", start)
+    (job,) = race._running
+    job.value = "answer"
+    job._end()
+    assert race.nothing_ended(object()) is False  # type: ignore[arg-type]
+    race.hedge()
+    assert len(ends) == 1, "the time-out of the wait came too late: there is an answer already"
+    assert race.decided()
+    assert race.result() == "answer"

@@ -19,6 +19,7 @@ from resilience_core import (
     Fallback,
     Keyed,
     Pipeline,
+    RateLimiter,
     Retry,
     Verdict,
     registry,
@@ -144,6 +145,61 @@ def test_a_key_s_policy_is_made_once_however_many_ask_at_once() -> None:
         thread.join()
     assert made == ["k"]
     assert policy.snapshot()["in_use"] == 0
+
+
+def test_a_factory_that_fails_for_one_is_asked_again_for_the_next() -> None:
+    asked, second = [], threading.Event()
+
+    def factory(key: str) -> Coalesce:
+        asked.append(key)
+        if len(asked) == 1:
+            second.wait(20)
+            raise OSError
+        return Coalesce()
+
+    policy = Keyed(factory, key=lambda key: key)
+    guarded, answers = policy(lambda key: key), []
+
+    def first() -> None:
+        with pytest.raises(OSError):
+            guarded("k")
+
+    threads = [threading.Thread(target=first), threading.Thread(target=lambda: answers.append(guarded("k")))]
+    threads[0].start()
+    while not asked:
+        threading.Event().wait(0.001)
+    threads[1].start()
+    while policy.snapshot()["in_use"] and policy._entries["k"].pins < 2:
+        threading.Event().wait(0.001)
+    second.set()
+    for thread in threads:
+        thread.join()
+    assert answers == ["k"]
+    assert policy.snapshot()["in_use"] == 0
+
+
+def test_many_idle_keys_go_a_bounded_number_at_a_time() -> None:
+    clock = VirtualClock()
+    policy = breakers(idle=10, clock=clock)
+    guarded = policy(lambda host: None)
+    for number in range(100):
+        guarded(number)
+    clock.advance(10)
+    guarded("one more")
+    assert policy.snapshot()["keys"] == 100 + 1 - 64
+    pipelines = Keyed(lambda key: Pipeline(Coalesce(), name="p"), key=lambda key: key, max_keys=1)
+    for key in range(3):
+        assert pipelines(lambda key: key)(key) == key
+    assert pipelines.snapshot()["keys"] == 1
+
+
+def test_a_limiter_per_key_is_at_rest_when_its_permits_are_back() -> None:
+    clock = VirtualClock()
+    policy = Keyed(lambda key: RateLimiter("l", rate=1, burst=1, clock=clock), key=lambda key: key)
+    policy(lambda key: None)(1)
+    assert policy.snapshot()["not_at_rest"] == 1
+    clock.advance(1)
+    assert policy.at_rest()
 
 
 def test_a_factory_that_fails_or_names_by_key_is_refused_and_leaves_nothing(world: World) -> None:

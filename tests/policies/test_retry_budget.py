@@ -318,6 +318,8 @@ def test_a_turn_after_the_deadline_is_refused_and_given_back(world: World) -> No
         with record_events(policy) as events, deadline(0.5, clock=clock), pytest.raises(RateLimitedError):
             await guarded()
         assert len(events.of(Rejection)) == 1
+        with deadline(0.5, clock=clock), pytest.raises(RateLimitedError):
+            await guarded()
         assert await guarded() == "ok"
         assert clock.slept == [pytest.approx(2.0)], "0.5 a second: the refused turn was given back"
 

@@ -23,6 +23,7 @@ from resilience_core import (
     RateLimiter,
     Rejection,
     RejectionReason,
+    deadline,
 )
 from resilience_core._clock import CHANCE
 from resilience_core.testing import VirtualClock, record_events
@@ -203,3 +204,19 @@ def test_a_circuit_opened_by_hand_rejects_all_the_same(world: World) -> None:
             await world.guard(breaker, Script("ok").fn)()
 
     world.run(story)
+
+
+def test_a_wait_beyond_the_deadline_is_refused_or_spared() -> None:
+    clock = VirtualClock()
+    outcomes = []
+    with deadline(1, clock=clock):
+        limiter = RateLimiter("l", rate=0.1, burst=1, max_wait=60, enforce=0.5, clock=clock)
+        limiter.enter((), {})
+        for _ in range(50):
+            try:
+                limiter.enter((), {})
+                outcomes.append(True)
+            except CallRejected:
+                outcomes.append(False)
+    assert set(outcomes) == {True, False}
+    assert not clock.slept

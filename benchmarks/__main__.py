@@ -19,6 +19,7 @@ from benchmarks.rows import (
     tasks_against_a_semaphore,
     telemetry_nanoseconds,
     timeout_on_trio,
+    window_growth,
 )
 
 
@@ -45,6 +46,7 @@ SINGLE: tuple[tuple[str, Callable[[], float], float, bool], ...] = (
     ("8 threads on one breaker, million calls/s", million_calls_per_second, 4, True),
     # 84 ms, the limit, times 1.3, where asyncio.Semaphore takes 186 ms
     ("10,000 tasks, 100 slots, against a semaphore", tasks_against_a_semaphore, 0.59, False),
+    ("window of 100,000 calls against one of 10", window_growth, 1.2, False),
     ("timeout on trio, against trio.fail_after", timeout_on_trio, 1.2, False),
     ("each further policy, ns", nanoseconds_per_policy, 100, False),
     ("telemetry on, without the SDK's share, ns", telemetry_nanoseconds, 8_000, False),

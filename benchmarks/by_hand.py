@@ -69,6 +69,53 @@ def breaker(fn: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+class Window:
+    """The last 100 outcomes of one generation."""
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.ring = bytearray(100)
+        self.at = 0
+        self.calls = 0
+        self.bad = 0
+
+
+def windowed_breaker(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A breaker that opens at 50 % failures of the last 100 calls; its straight-line steps are atomic under the GIL."""
+    state = State()
+    window = Window(1)
+
+    def fail(mine: Window) -> None:
+        nonlocal window
+        with state.lock:
+            mine.bad += 1 - mine.ring[mine.at]
+            mine.ring[mine.at] = 1
+            mine.at = (mine.at + 1) % 100
+            mine.calls = min(100, mine.calls + 1)
+            if mine is window and mine.calls >= 10 and mine.bad * 2 >= mine.calls:
+                state.opened_at = time.monotonic()
+                window = Window(mine.generation + 1)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        mine = window
+        if state.opened_at and time.monotonic() < state.opened_at + 60:
+            raise Open
+        try:
+            result = fn(*args, **kwargs)
+        except Exception:
+            fail(mine)
+            raise
+        at = mine.at
+        mine.bad -= mine.ring[at]
+        mine.ring[at] = 0
+        mine.at = at + 1 if at < 99 else 0
+        if mine.calls < 100:
+            mine.calls += 1
+        return result
+
+    return call
+
+
 def breaker_async(fn: Callable[..., Any]) -> Callable[..., Any]:
     state = State()
 

@@ -16,16 +16,25 @@ from attrs import field, frozen
 
 from benchmarks import by_hand
 from resilience_core import (
+    AdaptiveConcurrency,
+    AdaptiveThrottle,
     Bulkhead,
     CircuitBreaker,
     CircuitOpenError,
     CircuitState,
+    Coalesce,
+    CountWindow,
+    FailureRate,
     Fallback,
+    Hedge,
+    Keyed,
     Pipeline,
     RateLimiter,
     Retry,
+    RetryBudget,
     StaleCache,
     Timeout,
+    TimeWindow,
 )
 from resilience_core._telemetry import telemetry
 
@@ -197,6 +206,43 @@ def rows() -> list[Row]:
             rejecting_peer,
             0.8,
         ),
+        with_peer(
+            Row(
+                "breaker with a rate window, blocking",
+                {
+                    "ours": CircuitBreaker("b", trip=FailureRate(0.5, CountWindow(100)))(nothing),
+                    "by hand": by_hand.windowed_breaker(nothing),
+                },
+                {"by hand": 1.5},
+            ),
+            "nopanic",
+            lambda peer: peer.circuit_breaker()(nothing),
+            0.6,
+        ),
+        Row(
+            "breaker with a time window, blocking",
+            {"ours": CircuitBreaker("b", trip=FailureRate(0.5, TimeWindow(30)))(nothing)},
+        ),
+        Row(
+            "breaker with a rate window, async",
+            {"ours": CircuitBreaker("b", trip=FailureRate(0.5, CountWindow(100)))(nothing_async)},
+            awaited=True,
+        ),
+        Row(
+            "retry with a budget, first try succeeds",
+            {"ours": Retry(on=ConnectionError, budget=RetryBudget("b"))(nothing), "by hand": by_hand.retry(nothing)},
+        ),
+        Row(
+            "adaptive concurrency, slot free, blocking",
+            {"ours": AdaptiveConcurrency("a")(nothing), "threading.Semaphore": threading_semaphore()},
+        ),
+        Row("adaptive throttle, blocking", {"ours": AdaptiveThrottle("t")(nothing)}),
+        Row(
+            "one breaker per key, blocking",
+            {"ours": Keyed(lambda key: CircuitBreaker("k"), key=lambda: 1)(nothing)},
+        ),
+        Row("coalesce, nobody else asks, blocking", {"ours": Coalesce()(nothing)}),
+        Row("hedge, first in time, async", {"ours": Hedge(delay=30, idempotent=True)(nothing_async)}, awaited=True),
         Row(
             "retry, first try succeeds, blocking",
             {"ours": Retry(on=ConnectionError)(nothing), "by hand": by_hand.retry(nothing)},
@@ -326,6 +372,24 @@ def timeout_on_trio() -> float:
         return statistics.median(ours / theirs for ours, theirs in turns)
 
     return trio.run(compared)
+
+
+def window_growth() -> float:
+    """The time to count a call in the slowest of windows of 10 and 100,000 calls or buckets, against the fastest."""
+
+    def timed(window: CountWindow | TimeWindow) -> float:
+        made = window.start()
+        for number in range(100_000):
+            made.add(False, number * 0.001)
+        started = time.perf_counter()
+        for number in range(20_000):
+            made.add(number % 50 == 0, 100 + number * 0.001)
+        return time.perf_counter() - started
+
+    sizes = (10, 1_000, 100_000)
+    counts = [[timed(CountWindow(size)) for size in sizes] for _ in range(5)]
+    times = [[timed(TimeWindow(size / 1000)) for size in sizes] for _ in range(5)]
+    return max(statistics.median(turn[-1] / turn[0] for turn in turns) for turns in (counts, times))
 
 
 def nanoseconds_per_policy() -> float:

@@ -1,5 +1,7 @@
 """Composable resilience policies for blocking, asyncio and trio code."""
 
+from typing import TYPE_CHECKING, Any
+
 from resilience_core._clock import Chance, Clock
 from resilience_core._errors import (
     BulkheadFullError,
@@ -31,9 +33,7 @@ from resilience_core._events import (
     subscribe,
 )
 from resilience_core._machines.backoff import Constant, Exponential, Linear
-from resilience_core._machines.budget import InFlightRatio, TokenQuota, TokenThrottle, TrafficRatio
 from resilience_core._machines.circuit import CircuitState, ProbeRate, RampStep, RecoveryBackoff
-from resilience_core._machines.concurrency import AIMD, Gradient2, Steady, Vegas
 from resilience_core._machines.freshness import Freshness
 from resilience_core._machines.trip_rules import (
     AnyOf,
@@ -46,20 +46,11 @@ from resilience_core._machines.trip_rules import (
 from resilience_core._machines.windows import CountWindow, TimeWindow
 from resilience_core._pipeline import Pipeline
 from resilience_core._policies._stores import CacheStore
-from resilience_core._policies.adaptive_concurrency import AdaptiveConcurrency
-from resilience_core._policies.adaptive_retry import AdaptiveRetry
-from resilience_core._policies.adaptive_throttle import AdaptiveThrottle
 from resilience_core._policies.bulkhead import Bulkhead
-from resilience_core._policies.chaos import Chaos
 from resilience_core._policies.circuit_breaker import CircuitBreaker
-from resilience_core._policies.coalesce import Coalesce
-from resilience_core._policies.deadline import Deadline, deadline, deadline_from, inject_deadline
 from resilience_core._policies.fallback import Fallback
-from resilience_core._policies.hedge import Hedge
-from resilience_core._policies.keyed import Keyed
 from resilience_core._policies.rate_limiter import RateLimiter
 from resilience_core._policies.retry import Attempt, Retry
-from resilience_core._policies.retry_budget import RetryBudget
 from resilience_core._policies.stale_cache import CacheEntry, StaleCache
 from resilience_core._policies.timeout import Timeout
 from resilience_core._verdicts import Classifier, Judgement, ResultClassifier, Verdict, judgement_of
@@ -70,6 +61,19 @@ from resilience_core._weave.gate import Gate
 from resilience_core._weave.priority import Priority, current_priority, prioritised
 from resilience_core._weave.site import AsyncCall, Call, Site
 from resilience_core.registry import registry
+
+if TYPE_CHECKING:
+    from resilience_core._machines.budget import InFlightRatio, TokenQuota, TokenThrottle, TrafficRatio
+    from resilience_core._machines.concurrency import AIMD, Gradient2, Steady, Vegas
+    from resilience_core._policies.adaptive_concurrency import AdaptiveConcurrency
+    from resilience_core._policies.adaptive_retry import AdaptiveRetry
+    from resilience_core._policies.adaptive_throttle import AdaptiveThrottle
+    from resilience_core._policies.chaos import Chaos
+    from resilience_core._policies.coalesce import Coalesce
+    from resilience_core._policies.deadline import Deadline, deadline, deadline_from, inject_deadline
+    from resilience_core._policies.hedge import Hedge
+    from resilience_core._policies.keyed import Keyed
+    from resilience_core._policies.retry_budget import RetryBudget
 
 __all__ = [
     "AIMD",
@@ -163,3 +167,40 @@ __all__ = [
     "remaining",
     "subscribe",
 ]
+
+# Imported on first use, because making their classes takes as long as all the rest together.
+_LAZY = {
+    "AIMD": "_machines.concurrency",
+    "AdaptiveConcurrency": "_policies.adaptive_concurrency",
+    "AdaptiveRetry": "_policies.adaptive_retry",
+    "AdaptiveThrottle": "_policies.adaptive_throttle",
+    "Chaos": "_policies.chaos",
+    "Coalesce": "_policies.coalesce",
+    "Deadline": "_policies.deadline",
+    "Gradient2": "_machines.concurrency",
+    "Hedge": "_policies.hedge",
+    "InFlightRatio": "_machines.budget",
+    "Keyed": "_policies.keyed",
+    "RetryBudget": "_policies.retry_budget",
+    "Steady": "_machines.concurrency",
+    "TokenQuota": "_machines.budget",
+    "TokenThrottle": "_machines.budget",
+    "TrafficRatio": "_machines.budget",
+    "Vegas": "_machines.concurrency",
+    "deadline": "_policies.deadline",
+    "deadline_from": "_policies.deadline",
+    "inject_deadline": "_policies.deadline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -73,14 +73,7 @@ class LastFailure:
 
 
 class CallRejected(ResilienceError):
-    """The call was not made.
-
-    Attributes:
-        name: the policy that refused.
-        reason: why, as a `RejectionReason`.
-        retry_after: seconds after which a new call can be admitted, if that is known.
-        last_failure: what the refusing breaker saw last, if it is one.
-    """
+    """The call was not made."""
 
     def __init__(
         self,
@@ -89,11 +82,33 @@ class CallRejected(ResilienceError):
         retry_after: float | None = None,
         last_failure: LastFailure | None = None,
     ) -> None:
-        # BaseException.__new__ has kept the arguments already: they are what pickle and copy hand in again.
-        self.name = name
-        self.reason = reason
-        self.retry_after = retry_after
-        self.last_failure = last_failure
+        self.args = (name, reason, retry_after, last_failure)
+
+    # Read from the arguments, which BaseException.__new__ keeps: an open circuit makes its errors without __init__.
+
+    @property
+    def name(self) -> str:
+        """The policy that refused."""
+        name: str = self.args[0]
+        return name
+
+    @property
+    def reason(self) -> RejectionReason:
+        """Why it refused."""
+        reason: RejectionReason = self.args[1]
+        return reason
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which a new call can be admitted, if that is known."""
+        seconds: float | None = self.args[2]
+        return seconds
+
+    @property
+    def last_failure(self) -> LastFailure | None:
+        """What the refusing breaker saw last, if it is one."""
+        failure: LastFailure | None = self.args[3]
+        return failure
 
     def __str__(self) -> str:
         text = f"{self.name!r} rejected the call: {_SENTENCES.get(self.reason, self.reason)}"

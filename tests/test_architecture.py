@@ -119,6 +119,19 @@ def test_the_simulator_imports_nothing_of_the_client() -> None:
                 assert name.startswith("resilience_whatsapp.simulator"), f"{path}: {name}"
 
 
+def test_what_is_loaded_on_first_use_is_listed_once() -> None:
+    import resilience_core
+
+    code = "import sys, resilience_core; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    for name, module in resilience_core._LAZY.items():
+        assert name in resilience_core.__all__
+        assert name in dir(resilience_core)
+        assert f"resilience_core.{module}" not in loaded.stdout.split(), f"{module} is loaded at import"
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = resilience_core.Nothing
+
+
 def test_the_public_names_are_the_ones_that_are_written_down() -> None:
     import resilience_core
 

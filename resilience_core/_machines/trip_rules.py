@@ -111,6 +111,11 @@ class FailureRate(_Combinable):
     minimum_calls: int = field(default=10, kw_only=True, validator=check.count_from(1))
     timed = False
 
+    @property
+    def clocked(self) -> bool:
+        """Whether it needs to know when calls end."""
+        return isinstance(self.window, TimeWindow)
+
     def __attrs_post_init__(self) -> None:
         _refuse_unreachable(self, self.minimum_calls, self.window)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -112,6 +111,8 @@ class FileStore(MemoryStore):
         self._save()
 
     def _load(self) -> None:
+        import json  # here, not above: few caches have a file
+
         try:
             stored = json.loads(self._path.read_text("utf-8"))
             for key, (value, stored_at) in stored["entries"].items():
@@ -123,6 +124,8 @@ class FileStore(MemoryStore):
             self.entries.clear()
 
     def _save(self) -> None:
+        import json
+
         try:
             with self._writing:
                 with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from attrs import define, field, setters
@@ -11,7 +12,7 @@ from attrs import define, field, setters
 from resilience_core import _validation as check
 from resilience_core._clock import CHANCE, Chance
 from resilience_core._errors import CircuitOpenError, ConfigurationError, LastFailure, RejectionReason
-from resilience_core._events import CircuitTransition, Rejection
+from resilience_core._events import CircuitTransition, Rejection, everywhere
 from resilience_core._machines.circuit import (
     Circuit,
     CircuitRules,
@@ -40,6 +41,7 @@ from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 
 # Looked up on its Enum class, a member costs a good part of a rejection.
 _OPEN, _CIRCUIT_OPEN = CircuitState.OPEN, RejectionReason.CIRCUIT_OPEN
+_new_error = CircuitOpenError.__new__  # all that an error needs; __init__ would be a third of a rejection's cost
 _REASONS = {
     CircuitState.CLOSED: RejectionReason.CIRCUIT_RAMPING,
     CircuitState.HALF_OPEN: RejectionReason.PROBE_LIMIT,
@@ -49,6 +51,10 @@ DEFAULT_LEASE = 60.0
 """Seconds after which a probe that never reported makes room, where no time-out tells better."""
 STATE_VERSION = 1
 """Of the mapping that `export_state` gives."""
+
+
+_shared_rules = lru_cache(maxsize=256)(CircuitRules)
+"""Equal rules are one object: a process with a breaker per key has thousands of equal ones."""
 
 
 def _each_a_step(owner: Any, attribute: Any, value: tuple[Any, ...]) -> None:
@@ -146,17 +152,20 @@ class CircuitBreaker(Gate):
             )
 
     def _build(self) -> None:
-        rules = CircuitRules(
-            trip=self.trip or ConsecutiveFailures(self.failure_threshold),
-            success_threshold=self.success_threshold,
-            recovery_timeout=self.recovery_timeout,
-            half_open_max_calls=self.half_open_max_calls,
-            recovery_backoff=self.recovery_backoff,
-            max_retry_after=self.max_retry_after,
-            probe_rate=self.probe_rate,
-            ramp=self.ramp,
+        rules = (
+            self.trip or ConsecutiveFailures(self.failure_threshold),
+            self.success_threshold,
+            self.recovery_timeout,
+            self.half_open_max_calls,
+            self.recovery_backoff,
+            self.max_retry_after,
+            self.probe_rate,
+            self.ramp,
         )
-        self._circuit = Circuit(rules)
+        try:
+            self._circuit = Circuit(_shared_rules(*rules))
+        except TypeError:  # a rule of somebody else that cannot be hashed
+            self._circuit = Circuit(CircuitRules(*rules))
         self._judge = judge_from(on=self.on, classify=self.classify)
 
     # --- what it tells -------------------------------------------------------------------------------------------
@@ -340,13 +349,14 @@ class CircuitBreaker(Gate):
             retry_after = circuit.open_until - now
         else:
             reason = _REASONS.get(circuit.state, reason)
-        by_hand = circuit.state is CircuitState.FORCED_OPEN
-        if self.enforce != 1.0 and not by_hand and self.spares(reason, operation, retry_after):
-            return 0
+        if self.enforce != 1.0:
+            by_hand = circuit.state is CircuitState.FORCED_OPEN
+            if not by_hand and self.spares(reason, operation, retry_after):
+                return 0
         circuit.rejected += 1
-        if self.bus.heard:
+        if self.bus.listeners or everywhere.listeners:  # `heard`, without its frame
             self.bus.emit(Rejection(self.name, now, reason, operation, retry_after))
-        raise CircuitOpenError(self.name, reason, retry_after, self._last_failure)
+        raise _new_error(CircuitOpenError, self.name, reason, retry_after, self._last_failure)
 
     def _tell(self, change: Transition | None) -> None:
         if change is None or change.previous is change.state:
@@ -382,9 +392,13 @@ class CircuitBreaker(Gate):
     def _door(self, site: Site) -> tuple[Callable[[], int], Callable[[int, BaseException | None, float], None]]:
         """The two slow paths of one site: through a door that is not quiet, and back with something to remember."""
         lease, judge, operation = self._lease(site), self.judge_at(site), site.operation
-        admit, learn = self._admit, self._learn
+        admit, learn, reject, circuit, clock = self._admit, self._learn, self._reject, self._circuit, self.clock
 
         def knock() -> int:
+            if circuit.state is _OPEN:  # as in admit, without its frame: rejecting is what an open circuit is for
+                now = clock.now()
+                if now < circuit.open_until:
+                    return reject(now, operation)
             return admit(lease, operation)
 
         def leave(permit: int, error: BaseException | None, started: float) -> None:
@@ -401,6 +415,7 @@ class CircuitBreaker(Gate):
         circuit, clock = self._circuit, self.clock
         knock, leave = self._door(site)
         timed = getattr(circuit.rules.trip, "timed", True)
+        clocked = getattr(circuit.rules.trip, "clocked", True)
 
         def counting(args: Args, kwargs: Kwargs) -> Any:
             permit = circuit.quiet or knock()
@@ -422,7 +437,7 @@ class CircuitBreaker(Gate):
                 leave(permit, error, started)
                 raise
             # A memory of another generation is nobody's any more: counting into it changes nothing.
-            ended = clock.now()
+            ended = clock.now() if clocked else 0.0
             if memory is None or not memory.pass_good(ended, ended - started):
                 leave(permit, None, started)
             return result
@@ -438,6 +453,7 @@ class CircuitBreaker(Gate):
         circuit, clock = self._circuit, self.clock
         knock, leave = self._door(site)
         timed = getattr(circuit.rules.trip, "timed", True)
+        clocked = getattr(circuit.rules.trip, "clocked", True)
 
         async def counting(args: Args, kwargs: Kwargs) -> Any:
             permit = circuit.quiet or knock()
@@ -458,7 +474,7 @@ class CircuitBreaker(Gate):
             except BaseException as error:
                 leave(permit, error, started)
                 raise
-            ended = clock.now()
+            ended = clock.now() if clocked else 0.0
             if memory is None or not memory.pass_good(ended, ended - started):
                 leave(permit, None, started)
             return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import define, field, frozen, setters
 
@@ -13,7 +13,6 @@ from resilience_core._clock import CHANCE, Chance, Clock
 from resilience_core._errors import CallRejected, CircuitOpenError, ConfigurationError, TimeoutExceeded
 from resilience_core._events import RetryScheduled, RetrySuppressed
 from resilience_core._machines.backoff import JITTERS, Backoff, Exponential, JitterName, Schedule
-from resilience_core._policies.retry_budget import RetryBudget
 from resilience_core._telemetry import note_retry
 from resilience_core._validation import to_optional_seconds, to_seconds
 from resilience_core._verdicts import (
@@ -31,6 +30,9 @@ from resilience_core._weave.edge import Policy
 from resilience_core._weave.nesting import FRAME, Frame, nesting
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kind, Kwargs, Site
+
+if TYPE_CHECKING:
+    from resilience_core._policies.retry_budget import RetryBudget
 
 _NOTE = "resilience: gave up after"
 
@@ -93,7 +95,7 @@ class Retry(Policy):
     )
     idempotent: bool | None = field(default=None, kw_only=True, validator=check.optional(check.boolean))
     budget: RetryBudget | None = field(
-        default=None, kw_only=True, validator=check.optional(check.instance_of(RetryBudget, "a RetryBudget"))
+        default=None, kw_only=True, validator=check.optional(check.has("take", "a RetryBudget"))
     )
     only_outermost: bool = field(default=False, kw_only=True, validator=check.boolean)
     chance: Chance = field(
@@ -162,6 +164,8 @@ class Retry(Policy):
         clock, timed, sleep = self.clock, self.max_elapsed is not None, _sleeper(self.clock)
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
+            if nesting.watched:
+                return marked(args, kwargs)
             started = clock.now() if timed else 0.0
             try:
                 return call(args, kwargs)
@@ -189,21 +193,25 @@ class Retry(Policy):
         def marked(args: Args, kwargs: Kwargs) -> Any:
             frame = begin()
             token = FRAME.set(frame)
-            success = False
+            started = clock.now() if timed else 0.0
+            success, tries, delay = False, None, None
             try:
-                result = guarded(args, kwargs)
+                try:
+                    result = call(args, kwargs)
+                except Exception as error:
+                    tries = _Tries(rules, started)
+                    delay = tries.after(error)
+                    if delay is None:
+                        raise
+                if tries is not None and delay is not None:
+                    result = again(tries, delay, args, kwargs)
                 success = True
             finally:
                 FRAME.reset(token)
                 end(frame, success)
             return result
 
-        def watched(args: Args, kwargs: Kwargs) -> Any:
-            if nesting.watched:
-                return marked(args, kwargs)
-            return guarded(args, kwargs)
-
-        return marked if self._marks() else watched
+        return marked if self._marks() else guarded
 
     def bind_async(self, call: AsyncCall, site: Site) -> AsyncCall:
         """Weave the retry around an async call."""
@@ -213,6 +221,8 @@ class Retry(Policy):
         clock, timed, sleep = self.clock, self.max_elapsed is not None, _async_sleeper(self.clock)
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:
+            if nesting.watched:
+                return await marked(args, kwargs)
             started = clock.now() if timed else 0.0
             try:
                 return await call(args, kwargs)
@@ -240,21 +250,25 @@ class Retry(Policy):
         async def marked(args: Args, kwargs: Kwargs) -> Any:
             frame = begin()
             token = FRAME.set(frame)
-            success = False
+            started = clock.now() if timed else 0.0
+            success, tries, delay = False, None, None
             try:
-                result = await guarded(args, kwargs)
+                try:
+                    result = await call(args, kwargs)
+                except Exception as error:
+                    tries = _Tries(rules, started)
+                    delay = tries.after(error)
+                    if delay is None:
+                        raise
+                if tries is not None and delay is not None:
+                    result = await again(tries, delay, args, kwargs)
                 success = True
             finally:
                 FRAME.reset(token)
                 end(frame, success)
             return result
 
-        async def watched(args: Args, kwargs: Kwargs) -> Any:
-            if nesting.watched:
-                return await marked(args, kwargs)
-            return await guarded(args, kwargs)
-
-        return marked if self._marks() else watched
+        return marked if self._marks() else guarded
 
     def _marks(self) -> bool:
         return self.budget is not None or self.only_outermost

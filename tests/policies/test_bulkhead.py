@@ -330,7 +330,7 @@ def test_the_race_for_the_last_slot_between_look_and_take() -> None:
                 raise IndexError
             super().__delitem__(index)
 
-    for run in (lambda: waits(lambda: 5)(), lambda: asyncio.run(waits(fn)())):
+    for run in (lambda: waits.call(len, "abc"), lambda: asyncio.run(waits(fn)())):
         object.__setattr__(waits._slots, "free", StolenOnce([None]))
         run()
         assert waits.in_flight == 0, "back in the queue, it got the slot that came free again"

@@ -333,6 +333,11 @@ def test_an_attempt_that_ends_between_two_looks_is_not_missed() -> None:
     job.value = "answer"
     job._end()
     assert race.nothing_ended(object()) is False  # type: ignore[arg-type]
+
+    class Interrupted(BaseException):
+        pass
+
+    assert race._is_answer(Interrupted()), "an interrupt is for the caller at once"
     race.hedge()
     assert len(ends) == 1, "the time-out of the wait came too late: there is an answer already"
     assert race.decided()

@@ -33,25 +33,15 @@ from resilience_core._events import (
     subscribe,
 )
 from resilience_core._machines.backoff import Constant, Exponential, Linear
-from resilience_core._machines.circuit import CircuitState, ProbeRate, RampStep, RecoveryBackoff
+from resilience_core._machines.circuit import CircuitState
 from resilience_core._machines.freshness import Freshness
-from resilience_core._machines.trip_rules import (
-    AnyOf,
-    ConsecutiveFailures,
-    FailureRate,
-    SlowCallRate,
-    TripCounter,
-    TripRule,
-)
-from resilience_core._machines.windows import CountWindow, TimeWindow
+from resilience_core._machines.trip_rules import AnyOf, ConsecutiveFailures, TripCounter, TripRule
 from resilience_core._pipeline import Pipeline
-from resilience_core._policies._stores import CacheStore
 from resilience_core._policies.bulkhead import Bulkhead
 from resilience_core._policies.circuit_breaker import CircuitBreaker
 from resilience_core._policies.fallback import Fallback
 from resilience_core._policies.rate_limiter import RateLimiter
 from resilience_core._policies.retry import Attempt, Retry
-from resilience_core._policies.stale_cache import CacheEntry, StaleCache
 from resilience_core._policies.timeout import Timeout
 from resilience_core._verdicts import Classifier, Judgement, ResultClassifier, Verdict, judgement_of
 from resilience_core._version import __version__
@@ -65,6 +55,10 @@ from resilience_core.registry import registry
 if TYPE_CHECKING:
     from resilience_core._machines.budget import InFlightRatio, TokenQuota, TokenThrottle, TrafficRatio
     from resilience_core._machines.concurrency import AIMD, Gradient2, Steady, Vegas
+    from resilience_core._machines.rates import FailureRate, SlowCallRate
+    from resilience_core._machines.recovery import ProbeRate, RampStep, RecoveryBackoff
+    from resilience_core._machines.windows import CountWindow, TimeWindow
+    from resilience_core._policies._stores import CacheStore
     from resilience_core._policies.adaptive_concurrency import AdaptiveConcurrency
     from resilience_core._policies.adaptive_retry import AdaptiveRetry
     from resilience_core._policies.adaptive_throttle import AdaptiveThrottle
@@ -74,6 +68,7 @@ if TYPE_CHECKING:
     from resilience_core._policies.hedge import Hedge
     from resilience_core._policies.keyed import Keyed
     from resilience_core._policies.retry_budget import RetryBudget
+    from resilience_core._policies.stale_cache import CacheEntry, StaleCache
 
 __all__ = [
     "AIMD",
@@ -174,15 +169,25 @@ _LAZY = {
     "AdaptiveConcurrency": "_policies.adaptive_concurrency",
     "AdaptiveRetry": "_policies.adaptive_retry",
     "AdaptiveThrottle": "_policies.adaptive_throttle",
+    "CacheEntry": "_policies.stale_cache",
+    "CacheStore": "_policies._stores",
     "Chaos": "_policies.chaos",
     "Coalesce": "_policies.coalesce",
+    "CountWindow": "_machines.windows",
     "Deadline": "_policies.deadline",
+    "FailureRate": "_machines.rates",
     "Gradient2": "_machines.concurrency",
     "Hedge": "_policies.hedge",
     "InFlightRatio": "_machines.budget",
     "Keyed": "_policies.keyed",
+    "ProbeRate": "_machines.recovery",
+    "RampStep": "_machines.recovery",
+    "RecoveryBackoff": "_machines.recovery",
     "RetryBudget": "_policies.retry_budget",
+    "SlowCallRate": "_machines.rates",
+    "StaleCache": "_policies.stale_cache",
     "Steady": "_machines.concurrency",
+    "TimeWindow": "_machines.windows",
     "TokenQuota": "_machines.budget",
     "TokenThrottle": "_machines.budget",
     "TrafficRatio": "_machines.budget",

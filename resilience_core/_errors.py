@@ -82,7 +82,7 @@ class CallRejected(ResilienceError):
         retry_after: float | None = None,
         last_failure: LastFailure | None = None,
     ) -> None:
-        self.args = (name, reason, retry_after, last_failure)
+        super().__init__(name, reason, retry_after, last_failure)
 
     # Read from the arguments, which BaseException.__new__ keeps: an open circuit makes its errors without __init__.
 

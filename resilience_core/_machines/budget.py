@@ -145,8 +145,8 @@ class InFlightAccount:
 
     def __init__(self, law: InFlightRatio) -> None:
         self._law = law
-        self.calls = 0
-        self.retries = 0
+        self.calls: int = 0
+        self.retries: int = 0
 
     def began(self, now: float) -> None:
         """One more call."""
@@ -199,7 +199,7 @@ class QuotaAccount:
 
     def __init__(self, law: TokenQuota) -> None:
         self._law = law
-        self.available = float(law.capacity)
+        self.available: float = float(law.capacity)
 
     def began(self, now: float) -> None:
         """Calls cost nothing."""
@@ -254,7 +254,7 @@ class ThrottleAccount:
 
     def __init__(self, law: TokenThrottle) -> None:
         self._law = law
-        self.tokens = float(law.max_tokens)
+        self.tokens: float = float(law.max_tokens)
 
     def began(self, now: float) -> None:
         """Calls cost nothing."""

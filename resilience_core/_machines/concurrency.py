@@ -87,7 +87,7 @@ class AIMDLimit:
 
     def __init__(self, law: AIMD) -> None:
         self._law = law
-        self.limit = float(law.initial)
+        self.limit: float = float(law.initial)
 
     def sample(self, rtt: float, in_flight: int, dropped: bool, now: float, random: Random) -> str | None:
         """Learn from one call."""
@@ -134,7 +134,7 @@ class VegasLimit:
 
     def __init__(self, law: Vegas) -> None:
         self._law = law
-        self.limit = float(law.initial)
+        self.limit: float = float(law.initial)
         self._no_load = 0.0
         self._samples = 0
         self._probe_jitter = 1.0
@@ -230,7 +230,7 @@ class Gradient2Limit:
     def __init__(self, law: Gradient2) -> None:
         self._law = law
         self._long = Ewma(law.long_window, warmup=10)
-        self.limit = float(law.initial)
+        self.limit: float = float(law.initial)
 
     def sample(self, rtt: float, in_flight: int, dropped: bool, now: float, random: Random) -> str | None:
         """Learn from one call; a latency of 0 or less says nothing."""
@@ -301,7 +301,7 @@ class SteadyLimit:
 
     def __init__(self, law: Steady) -> None:
         self._law = law
-        self.limit = float(law.initial)
+        self.limit: float = float(law.initial)
         self.baseline: float | None = None
         self._at_minimum = 0
         self._since: float | None = None

@@ -93,8 +93,8 @@ class CountRing:
         self._ring = bytearray(size)
         self._size = size
         self._at = 0
-        self.calls = 0
-        self.bad = 0
+        self.calls: int = 0
+        self.bad: int = 0
 
     def add(self, bad: bool, now: float) -> None:
         """Count one call."""
@@ -146,8 +146,8 @@ class TimeRing:
         self._index: int | None = None  # of the newest bucket
         self._place = 0
         self._starts = self._ends = float("-inf")
-        self.calls = 0
-        self.bad = 0
+        self.calls: int = 0
+        self.bad: int = 0
 
     def add(self, bad: bool, now: float) -> None:
         """Count one call that ended at `now`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import define, field, setters
 
@@ -18,9 +18,6 @@ from resilience_core._machines.circuit import (
     CircuitRules,
     CircuitState,
     Forced,
-    ProbeRate,
-    RampStep,
-    RecoveryBackoff,
     Transition,
 )
 from resilience_core._machines.trip_rules import ConsecutiveFailures, TripRule
@@ -38,6 +35,9 @@ from resilience_core._verdicts import (
 from resilience_core._weave.gate import DONE, EVERY_ERROR, Gate, stream_gate, stream_gate_async
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
+
+if TYPE_CHECKING:
+    from resilience_core._machines.recovery import ProbeRate, RampStep, RecoveryBackoff
 
 # Looked up on its Enum class, a member costs a good part of a rejection.
 _OPEN, _CIRCUIT_OPEN = CircuitState.OPEN, RejectionReason.CIRCUIT_OPEN
@@ -59,7 +59,8 @@ _shared_rules = lru_cache(maxsize=256)(CircuitRules)
 
 def _each_a_step(owner: Any, attribute: Any, value: tuple[Any, ...]) -> None:
     for step in value:
-        check.instance_of(RampStep, "a sequence of RampStep(share, duration)")(owner, attribute, step)
+        if not hasattr(step, "share"):
+            raise check.refuse(owner, attribute.name, value, "a sequence of RampStep(share, duration)")
 
 
 @define(eq=False, on_setattr=setters.frozen)
@@ -110,14 +111,14 @@ class CircuitBreaker(Gate):
     recovery_backoff: RecoveryBackoff | None = field(
         default=None,
         kw_only=True,
-        validator=check.optional(check.instance_of(RecoveryBackoff, "a RecoveryBackoff")),
+        validator=check.optional(check.has("seconds", "a RecoveryBackoff")),
     )
     max_retry_after: float | None = field(
         default=None, kw_only=True, converter=to_optional_seconds, validator=check.optional(check.positive_seconds)
     )
     half_open_max_calls: int = field(default=1, kw_only=True, validator=check.count_from(1))
     probe_rate: ProbeRate | None = field(
-        default=None, kw_only=True, validator=check.optional(check.instance_of(ProbeRate, "a ProbeRate"))
+        default=None, kw_only=True, validator=check.optional(check.has("verdict", "a ProbeRate"))
     )
     ramp: tuple[RampStep, ...] = field(default=(), kw_only=True, converter=tuple, validator=_each_a_step)
     probe_timeout: float | None = field(
@@ -152,7 +153,7 @@ class CircuitBreaker(Gate):
             )
 
     def _build(self) -> None:
-        rules = (
+        rules: Any = (
             self.trip or ConsecutiveFailures(self.failure_threshold),
             self.success_threshold,
             self.recovery_timeout,

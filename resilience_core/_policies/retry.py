@@ -194,7 +194,7 @@ class Retry(Policy):
             frame = begin()
             token = FRAME.set(frame)
             started = clock.now() if timed else 0.0
-            success, tries, delay = False, None, None
+            success, result, tries, delay = False, None, None, None
             try:
                 try:
                     result = call(args, kwargs)
@@ -251,7 +251,7 @@ class Retry(Policy):
             frame = begin()
             token = FRAME.set(frame)
             started = clock.now() if timed else 0.0
-            success, tries, delay = False, None, None
+            success, result, tries, delay = False, None, None, None
             try:
                 try:
                     result = await call(args, kwargs)

@@ -17,7 +17,8 @@ from resilience_core import (
     Verdict,
 )
 from resilience_core._machines.circuit import Circuit, CircuitRules
-from resilience_core._machines.trip_rules import Rate, TripRule
+from resilience_core._machines.rates import Rate
+from resilience_core._machines.trip_rules import TripRule
 
 FILE = "breaker/scenarios.json"
 COMPARED = ("admitted", "state", "trip")

@@ -16,7 +16,8 @@ from resilience_core import (
     CountWindow,
     FailureRate,
 )
-from resilience_core._machines.trip_rules import Consecutive, Rate
+from resilience_core._machines.rates import Rate
+from resilience_core._machines.trip_rules import Consecutive
 from resilience_core.testing import VirtualClock, record_events
 
 FILE = "breaker/concurrency.json"

@@ -28,7 +28,7 @@ from resilience_core import (
     TimeWindow,
     Verdict,
 )
-from resilience_core._machines.trip_rules import Rate
+from resilience_core._machines.rates import Rate
 from resilience_core.testing import VirtualClock, record_events
 from tests.worlds import Script, World
 

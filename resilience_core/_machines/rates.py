@@ -136,7 +136,7 @@ class SlowRate(Rate):
     def __init__(self, window: Window, rate: float, minimum_calls: int, slower_than: float) -> None:
         super().__init__(window, rate, minimum_calls)
         self.slower_than: float = slower_than
-        self.pass_good = self._pass_fast
+        self.pass_good: PassGood = self._pass_fast
 
     def _pass_fast(self, now: float, duration: float) -> bool:
         return duration < self.slower_than and self.window.add_good(now, duration)

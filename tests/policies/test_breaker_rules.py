@@ -229,6 +229,19 @@ def test_anything_else_is_refused_and_changes_nothing(saved: Any) -> None:
     assert policy.state is CircuitState.CLOSED
 
 
+def test_a_rule_that_cannot_be_hashed_will_do() -> None:
+    class ListOfRules(list[Any]):
+        timed = False
+
+        def start(self) -> Any:
+            return ConsecutiveFailures(1).start()
+
+    policy, _ = breaker(trip=ListOfRules())
+    with pytest.raises(ConnectionError), policy.guard():
+        raise DOWN
+    assert policy.state is CircuitState.OPEN
+
+
 def test_options_that_do_not_go_together() -> None:
     with pytest.raises(ConfigurationError, match="probe_rate"):
         CircuitBreaker("b", probe_rate=ProbeRate(), success_threshold=3)

@@ -17,7 +17,7 @@ endif
 BIN = .venv/bin
 BOOTSTRAP = $(if $(PYTHON),$(PYTHON) tools/bootstrap.py,\
 	echo 'No Python 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1;)
-PYTEST = -m pytest -q -n $(JOBS)
+PYTEST = -m pytest -q -n $(JOBS) --dist loadfile # the blocks of a page share their names
 CORE_TESTS = tests --ignore=tests/adapters --ignore=tests/http --ignore=tests/whatsapp
 
 .PHONY: help setup demo test docs lint format types coverage other-pythons check bench requirements dist clean

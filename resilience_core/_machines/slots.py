@@ -13,6 +13,7 @@ waiter who is not there any more (`Ticket.granted` is decided under the lock, on
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar
 
 
@@ -44,7 +45,8 @@ class Slots:
         self.size = size
         self.max_queue = max_queue
         self.free: list[None] = [None] * size
-        self.waiting: dict[Ticket[Wakeable], None] = {}  # in order of arrival; a dict, to leave from the middle
+        # In order of arrival; ordered, to leave from the middle, and from the front without a look at who left before.
+        self.waiting: OrderedDict[Ticket[Wakeable], None] = OrderedDict()
 
     def queue(self, waiter: Wakeable) -> Ticket[Wakeable] | None:
         """Join the queue; None when it is full. The ticket may be granted at once."""
@@ -58,8 +60,7 @@ class Slots:
     def hand_over(self) -> None:
         """Give free slots to those who wait, in order; whoever cannot be woken is passed over."""
         while self.waiting and self.free:
-            ticket = next(iter(self.waiting))
-            del self.waiting[ticket]
+            ticket, _ = self.waiting.popitem(last=False)
             del self.free[-1]
             ticket.granted = True
             if not ticket.waiter.wake():

@@ -66,6 +66,7 @@ class AdaptiveRetry(Retry):
         """The rate that is allowed (None until the first throttle), the rate measured, the share of failures."""
         pace = self._pace
         return {
+            **Retry.snapshot(self),
             "rate": pace.bucket.rate if pace.enabled else None,
             "measured": pace.measured,
             "failing": self._failing,

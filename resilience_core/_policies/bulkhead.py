@@ -127,7 +127,8 @@ class Bulkhead(Gate):
         waiter = ThreadWaiter()
         ticket = self._queue(waiter, operation)
         try:
-            waiter.wait(self._patience())
+            patience = self._patience()
+            waiter.wait(patience, patience == self.max_wait)
         except BaseException:
             self._abandon(ticket)
             raise
@@ -141,7 +142,8 @@ class Bulkhead(Gate):
         waiter = async_waiter()
         ticket = self._queue(waiter, operation)
         try:
-            await waiter.wait(self._patience())
+            patience = self._patience()
+            await waiter.wait(patience, patience == self.max_wait)
         except BaseException:
             self._abandon(ticket)
             raise

@@ -154,7 +154,7 @@ class CircuitBreaker(Gate):
 
     def _build(self) -> None:
         rules: Any = (
-            self.trip or ConsecutiveFailures(self.failure_threshold),
+            ConsecutiveFailures(self.failure_threshold) if self.trip is None else self.trip,
             self.success_threshold,
             self.recovery_timeout,
             self.half_open_max_calls,

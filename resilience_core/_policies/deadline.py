@@ -44,11 +44,18 @@ class Deadline(Policy):
     seconds: float = field(converter=to_seconds, validator=check.positive_seconds)
     name: str = field(default="deadline", kw_only=True, validator=check.name)
 
+    _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Calls that came too late so far."""
+        return {"rejected": self._rejected}
+
     def _sentence(self) -> str:
         return f"deadline: {self.seconds:g} s for everything inside, nothing is cancelled"
 
     def _refuse_late(self, operation: str) -> None:
         if remaining() == 0.0:
+            self._rejected += 1
             if self.bus.heard:
                 self.bus.emit(Rejection(self.name, self.clock.now(), RejectionReason.DEADLINE, operation))
             raise DeadlineExceeded(self.name, RejectionReason.DEADLINE)

@@ -44,6 +44,11 @@ class Fallback(Policy):
         default=None, kw_only=True, alias="call", validator=check.optional(check.function)
     )
     on: On | None = field(default=None, kw_only=True, validator=check.optional(check.on))
+    _used: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Failures replaced so far."""
+        return {"used": self._used}
 
     def _validate(self) -> None:
         if (self.value is _NOT_GIVEN) is (self.replacement is None):
@@ -63,6 +68,7 @@ class Fallback(Policy):
         return lambda error: not isinstance(error, BadResult) and on(error)
 
     def _tell(self, error: Exception, operation: str) -> None:
+        self._used += 1
         note_degraded()
         if self.bus.heard:
             used = "value" if self.replacement is None else "call"

@@ -106,6 +106,8 @@ class Retry(Policy):
     )
     schedule: Schedule = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
+    _retried: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
+    _gave_up: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
 
     def _validate(self) -> None:
         if self.backoff is None and self.max_delay < self.base_delay:
@@ -119,6 +121,10 @@ class Retry(Policy):
         self._judge = judge_from(on=self.on, classify=self.classify)
         if self.only_outermost:
             nesting.watched = True
+
+    def snapshot(self) -> dict[str, Any]:
+        """Further attempts that were started, and calls that failed in the end, so far."""
+        return {"retried": self._retried, "gave_up": self._gave_up}
 
     def stretched(self, delay: float) -> float:
         """A wait as it comes from the schedule; what adapts to failures makes it longer."""
@@ -177,18 +183,22 @@ class Retry(Policy):
             return again(tries, delay, args, kwargs)
 
         def again(tries: _Tries, delay: float, args: Args, kwargs: Kwargs) -> Any:
-            while True:
-                sleep(delay)
-                try:
-                    result = call(args, kwargs)
-                except Exception as error:
-                    next_delay = tries.after(error)
-                    if next_delay is None:
-                        raise
-                    delay = next_delay
-                else:
-                    tries.end()
-                    return result
+            token = FRAME.set(tries.frame())  # from the second attempt on, all retries inside can see this one
+            try:
+                while True:
+                    sleep(delay)
+                    try:
+                        result = call(args, kwargs)
+                    except Exception as error:
+                        next_delay = tries.after(error)
+                        if next_delay is None:
+                            raise
+                        delay = next_delay
+                    else:
+                        tries.end()
+                        return result
+            finally:
+                FRAME.reset(token)
 
         def marked(args: Args, kwargs: Kwargs) -> Any:
             frame = begin()
@@ -234,18 +244,22 @@ class Retry(Policy):
             return await again(tries, delay, args, kwargs)
 
         async def again(tries: _Tries, delay: float, args: Args, kwargs: Kwargs) -> Any:
-            while True:
-                await sleep(delay)
-                try:
-                    result = await call(args, kwargs)
-                except Exception as error:
-                    next_delay = tries.after(error)
-                    if next_delay is None:
-                        raise
-                    delay = next_delay
-                else:
-                    tries.end()
-                    return result
+            token = FRAME.set(tries.frame())  # from the second attempt on, all retries inside can see this one
+            try:
+                while True:
+                    await sleep(delay)
+                    try:
+                        result = await call(args, kwargs)
+                    except Exception as error:
+                        next_delay = tries.after(error)
+                        if next_delay is None:
+                            raise
+                        delay = next_delay
+                    else:
+                        tries.end()
+                        return result
+            finally:
+                FRAME.reset(token)
 
         async def marked(args: Args, kwargs: Kwargs) -> Any:
             frame = begin()
@@ -354,6 +368,7 @@ class _Tries:
             return None
         forget_judgement(error)
         note_retry()
+        retry._retried += 1
         if retry.bus.heard:
             operation = self._rules.operation
             made = self.number * (1 if self._outer is None else self._outer.product())
@@ -364,6 +379,13 @@ class _Tries:
         self._memory = memory
         self._last = error
         return delay
+
+    def frame(self) -> Frame:
+        """What retries inside see of this call."""
+        if self._own is None:
+            self._own = Frame(self._rules.retry, None, self._outer)
+            self._own.attempt = self.number
+        return self._own
 
     def end(self) -> None:
         """The call succeeded: let go of the last error, whose traceback leads back here."""
@@ -409,6 +431,7 @@ class _Tries:
 
     def _give_up(self, error: Exception, reason: str, now: float) -> None:
         retry = self._rules.retry
+        retry._gave_up += 1
         if isinstance(error, CallRejected) and error.__cause__ is None:
             error.__cause__ = self._last  # what went wrong before the next attempt was refused
         self._last = None

@@ -101,6 +101,7 @@ class StaleCache(Policy):
     _negative: OrderedDict[Hashable, tuple[Exception, float]] = field(init=False, repr=False, factory=OrderedDict)
     _flights: Flights = field(init=False, repr=False, factory=Flights)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
+    _stale_served: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
 
     def _validate(self) -> None:
         if self.store is not None and self.file is not None:
@@ -141,9 +142,14 @@ class StaleCache(Policy):
         self._ask_store("clear")
 
     def snapshot(self) -> dict[str, Any]:
-        """Entries kept (None where the store cannot tell), failures remembered, fetches under way."""
+        """Entries kept (None where the store cannot tell), failures remembered, fetches under way, stale answers."""
         entries = len(self._kept) if hasattr(self._kept, "__len__") else None
-        return {"entries": entries, "negative": len(self._negative), "fetching": len(self._flights)}
+        return {
+            "entries": entries,
+            "negative": len(self._negative),
+            "fetching": len(self._flights),
+            "stale_served": self._stale_served,
+        }
 
     def _sentence(self) -> str:
         serves = "meanwhile and when fetching fails" if self.while_revalidating else "when fetching fails"
@@ -218,6 +224,7 @@ class StaleCache(Policy):
         return self._serve(stale, operation, error)
 
     def _serve(self, stale: tuple[Any, float], operation: str, error: Exception | None) -> Any:
+        self._stale_served += 1
         note_degraded()
         if self.bus.heard:
             self.bus.emit(StaleServed(self.name, self.clock.now(), operation, stale[1], error))

@@ -48,17 +48,19 @@ class Timeout(Policy):
     thread: bool = field(default=False, kw_only=True, validator=check.boolean)
     max_abandoned: int = field(default=16, kw_only=True, validator=check.count_from(1))
     per_item: bool = field(default=False, kw_only=True, validator=check.boolean)
+    _expirations: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
     _abandoned: list[None] = field(init=False, repr=False, factory=list)
 
     def snapshot(self) -> dict[str, Any]:
-        """Threads that were abandoned and still run."""
-        return {"seconds": self.seconds, "abandoned_threads": len(self._abandoned)}
+        """Calls given up so far, and threads that were abandoned and still run."""
+        return {"seconds": self.seconds, "expired": self._expirations, "abandoned_threads": len(self._abandoned)}
 
     def _sentence(self) -> str:
         where = ", in a thread" if self.thread else ""
         return f"timeout: gives the call up after {self.seconds:g} s{where}"
 
     def _expired(self, site: Site) -> TimeoutExceeded:
+        self._expirations += 1
         if self.bus.heard:
             self.bus.emit(TimeoutExpired(self.name, self.clock.now(), site.operation, self.seconds))
         return TimeoutExceeded(site.pipeline if self.name == self.kind else self.name, self.seconds)

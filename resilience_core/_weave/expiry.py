@@ -1,4 +1,4 @@
-"""Time-outs on asyncio: one timer per loop and duration serves all calls.
+"""Time-outs on asyncio: one timer per loop and duration serves all calls, and all waits in queues.
 
 Calls with the same duration expire in the order in which they began, so the oldest entry is the only one to watch, and
 a call that ends in time costs an insertion and a removal instead of a timer. The rules of cancellation are those of
@@ -10,11 +10,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 from weakref import WeakKeyDictionary, ref
 
 
+class Timed(Protocol):
+    """What ends at `deadline`, in seconds of its loop, unless it is removed before."""
+
+    deadline: float
+
+    def expire(self) -> None: ...
+
+
 class Entry:
-    """One call that must end by `deadline`, in seconds of its loop."""
+    """One call that must end by `deadline`."""
 
     __slots__ = ("cancelling", "deadline", "expired", "task")
 
@@ -24,16 +33,21 @@ class Entry:
         self.cancelling = task.cancelling()
         self.expired = False
 
+    def expire(self) -> None:
+        """Cancel the call."""
+        self.expired = True
+        self.task.cancel()
+
 
 class Expiry:
-    """All calls of one loop that may take the same `seconds`."""
+    """All calls and waits of one loop that may take the same `seconds`."""
 
     # It must not hold its loop, nor a timer, which holds it: the map below would keep every loop of the process alive.
     __slots__ = ("_armed", "_entries", "_seconds")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._entries: dict[Entry, None] = {}
+        self._entries: dict[Timed, None] = {}
         self._armed = False
 
     def enter(self, loop: asyncio.AbstractEventLoop) -> Entry:
@@ -42,10 +56,7 @@ class Expiry:
         if task is None:
             raise RuntimeError("a time-out needs a running task")
         entry = Entry(task, loop.time() + self._seconds)
-        self._entries[entry] = None
-        if not self._armed:
-            self._armed = True
-            loop.call_at(entry.deadline, self._expire, loop)
+        self.add(entry, loop)
         return entry
 
     def leave(self, entry: Entry, cancelled: bool) -> bool:
@@ -54,6 +65,17 @@ class Expiry:
             del self._entries[entry]
             return False
         return entry.task.uncancel() <= entry.cancelling and cancelled
+
+    def add(self, entry: Timed, loop: asyncio.AbstractEventLoop) -> None:
+        """Let `entry`, whose deadline is `seconds` from now, expire unless it is removed before."""
+        self._entries[entry] = None
+        if not self._armed:
+            self._armed = True
+            loop.call_at(entry.deadline, self._expire, loop)
+
+    def remove(self, entry: Timed) -> None:
+        """Forget it, if it has not expired."""
+        self._entries.pop(entry, None)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         self._armed = False
@@ -64,8 +86,7 @@ class Expiry:
                 loop.call_at(entry.deadline, self._expire, loop)
                 return
             del self._entries[entry]
-            entry.expired = True
-            entry.task.cancel()
+            entry.expire()
 
 
 _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, Expiry]] = WeakKeyDictionary()

@@ -197,10 +197,15 @@ class Guard:
         self._permit: Any = None
 
     def __enter__(self) -> None:
-        self._permit = self._gate.enter_or_spare((), {}, "block")
+        gate = self._gate
+        self._permit = gate.enter((), {}) if gate.enforce == 1.0 else gate.enter_or_spare((), {}, "block")
 
     async def __aenter__(self) -> None:
-        self._permit = await self._gate.enter_or_spare_async((), {}, "block")
+        gate = self._gate
+        if gate.enforce == 1.0:
+            self._permit = await gate.enter_async((), {})
+        else:
+            self._permit = await gate.enter_or_spare_async((), {}, "block")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

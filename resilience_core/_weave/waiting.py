@@ -57,8 +57,8 @@ class Waiter(Protocol):
 class AsyncWaiter(Waiter, Protocol):
     """A waiter in an event loop."""
 
-    async def wait(self, timeout: float | None) -> bool:
-        """Wait to be woken, for at most `timeout` seconds."""
+    async def wait(self, timeout: float | None, usual: bool = False) -> bool:
+        """Wait to be woken, for at most `timeout` seconds; `usual` where many wait for just so long."""
         ...
 
 
@@ -76,7 +76,7 @@ class ThreadWaiter:
         self._lock.release()
         return True
 
-    def wait(self, timeout: float | None) -> bool:
+    def wait(self, timeout: float | None, usual: bool = False) -> bool:
         """Block until woken, for at most `timeout` seconds."""
         refuse_parking()
         return self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
@@ -85,13 +85,14 @@ class ThreadWaiter:
 class AsyncioWaiter:
     """A suspended asyncio task: a future of its loop."""
 
-    __slots__ = ("_future", "_loop")
+    __slots__ = ("_future", "_loop", "deadline")
 
     def __init__(self) -> None:
         import asyncio
 
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[bool] = self._loop.create_future()
+        self.deadline = 0.0
 
     def wake(self) -> bool:
         """End the wait, from this loop or from any thread; False if the loop is closed."""
@@ -114,15 +115,33 @@ class AsyncioWaiter:
         if not self._future.done():
             self._future.set_result(woken)
 
-    async def wait(self, timeout: float | None) -> bool:
+    def expire(self) -> None:
+        """The wait has lasted long enough."""
+        self._set(False)
+
+    async def wait(self, timeout: float | None, usual: bool = False) -> bool:
         """Suspend the task until woken, for at most `timeout` seconds."""
         if timeout is None:
             return await self._future
+        if usual:
+            return await self._wait_in_line(timeout)
         timer = self._loop.call_later(timeout, self._set, False)
         try:
             return await self._future
         finally:
             timer.cancel()
+
+    async def _wait_in_line(self, timeout: float) -> bool:
+        """The same with the timer that all waits of this length share."""
+        from resilience_core._weave.expiry import expiry_of
+
+        line = expiry_of(self._loop, timeout)
+        self.deadline = self._loop.time() + timeout
+        line.add(self, self._loop)
+        try:
+            return await self._future
+        finally:
+            line.remove(self)
 
 
 class TrioWaiter:
@@ -149,7 +168,7 @@ class TrioWaiter:
             return False
         return True
 
-    async def wait(self, timeout: float | None) -> bool:
+    async def wait(self, timeout: float | None, usual: bool = False) -> bool:
         """Suspend the task until woken, for at most `timeout` seconds."""
         with self._trio.move_on_after(float("inf") if timeout is None else timeout):
             await self._event.wait()

@@ -233,7 +233,7 @@ def test_a_thread_waits_and_is_woken_or_gives_up() -> None:
 
 
 def test_a_thread_interrupted_while_waiting_leaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: ThreadWaiter, timeout: float | None) -> bool:
+    def interrupted(self: ThreadWaiter, timeout: float | None, usual: bool = False) -> bool:
         raise KeyboardInterrupt
 
     bulkhead = Bulkhead("b", max_concurrent=1, max_queue=1, max_wait=1)

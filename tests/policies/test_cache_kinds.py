@@ -327,6 +327,7 @@ class AgainstAPlainModel(RuleBasedStateMachine):
             else:
                 assert got == (value if now - stored_at < 30 else type(answers))
                 if isinstance(answers, Missing):
+                    self.missing.pop(key, None)
                     self.missing[key] = now + 5
                     while len(self.missing) > 2:
                         del self.missing[next(iter(self.missing))]

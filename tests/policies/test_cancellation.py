@@ -160,5 +160,7 @@ def test_every_pair_in_both_orders(world: World, outer: str, inner: str) -> None
             assert isinstance(result, ConnectionError)
             assert script.calls == 1
         assert all(at_rest(policy) for policy in policies)
+        if world.name == "asyncio":
+            assert asyncio.all_tasks() == {asyncio.current_task()}
 
     world.run(story)

@@ -60,6 +60,7 @@ def test_as_a_policy_it_makes_no_call_after_an_outer_deadline(world: World) -> N
                 await guarded()
         assert seen == [pytest.approx(10), pytest.approx(4)]
         assert [event.reason for event in events.of(Rejection)] == ["deadline"]
+        assert policy.snapshot() == {"rejected": 1}
         with deadline(0, clock=clock), pytest.raises(DeadlineExceeded):
             await guarded()
         assert policy.describe()["text"] == "deadline: 10 s for everything inside, nothing is cancelled"

@@ -250,7 +250,7 @@ def test_a_cancelled_fetch_harms_only_its_own_caller_and_waits_end_at_the_deadli
         assert isinstance(impatient.exception(), DeadlineExceeded)
         leader.cancel()
         assert await follower == 2
-        assert policy.snapshot() == {"entries": 1, "negative": 0, "fetching": 0}
+        assert policy.snapshot() == {"entries": 1, "negative": 0, "fetching": 0, "stale_served": 0}
 
     run_virtual(story)
 

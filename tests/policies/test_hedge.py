@@ -234,7 +234,7 @@ def test_an_interrupted_blocking_caller_leaves_stragglers_that_are_counted() -> 
     from resilience_core._policies import hedge as module
 
     class Waiter(module.ThreadWaiter):  # type: ignore[misc,name-defined]
-        def wait(self, timeout: float | None) -> bool:
+        def wait(self, timeout: float | None, usual: bool = False) -> bool:
             raise Interrupted
 
     before, module.ThreadWaiter = module.ThreadWaiter, Waiter  # type: ignore[attr-defined]

@@ -138,7 +138,8 @@ def test_without_a_budget_three_layers_multiply_and_it_can_be_seen(world: World)
         with record_events() as events, pytest.raises(ConnectionError):
             await world.guard(outer, world.guard(inner, script.fn))()
         assert script.calls == 9
-        assert len(events.of(RetryScheduled)) == 8
+        assert [event.attempts_made for event in events.of(RetryScheduled)] == [1, 2, 1, 2, 4, 2, 3, 6]
+        assert (inner.snapshot(), outer.snapshot()) == ({"retried": 6, "gave_up": 3}, {"retried": 2, "gave_up": 1})
 
     world.run(story)
 

@@ -13,10 +13,10 @@ from resilience_core._clock import CHANCE, Chance
 from resilience_core._errors import BulkheadFullError, RejectionReason
 from resilience_core._events import LimitChanged, Rejection
 from resilience_core._machines.concurrency import LimitLaw, Slots, Steady
-from resilience_core._verdicts import FAILURES, Classifier, Judge, Judgement, Verdict, judge_from
-from resilience_core._weave.gate import EVERY_ERROR, Gate
+from resilience_core._verdicts import FAILURES, Classifier, Judgement, Verdict, judge_from
+from resilience_core._weave.gate import Gate
 from resilience_core._weave.priority import Priority
-from resilience_core._weave.site import Args, Kwargs, Site
+from resilience_core._weave.site import Args, Kwargs
 
 _REASONS = {
     "limit": RejectionReason.CONCURRENCY_LIMITED,
@@ -71,14 +71,13 @@ class AdaptiveConcurrency(Gate):
         default=CHANCE, kw_only=True, repr=False, validator=check.instance_of(Chance, "a resilience_core.Chance")
     )
     _slots: Slots = field(init=False, repr=False, on_setattr=setters.NO_OP)
-    _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
     _reason: str | None = field(init=False, repr=False, default=None, on_setattr=setters.NO_OP)
 
     def _build(self) -> None:
         self._slots = Slots(self.law)
-        self._judge = judge_from(on=None, classify=self.classify)
+        self.own_judge = judge_from(on=None, classify=self.classify)
 
     @property
     def limit(self) -> int:
@@ -103,14 +102,6 @@ class AdaptiveConcurrency(Gate):
     def _sentence(self) -> str:
         classes = ", less important calls first" if self.priority is not None else ""
         return f"adaptive concurrency {self.name!r}: {type(self.law).__name__}, rejects beyond its limit{classes}"
-
-    def judge_at(self, site: Site) -> Judge:
-        """`classify` of this policy, else the pipeline's judge, else every exception is a failure."""
-        return self._judge or site.judge or EVERY_ERROR
-
-    def judge_of_blocks(self) -> Judge:
-        """`classify` of this policy, else every exception is a failure."""
-        return self._judge or EVERY_ERROR
 
     def enter(self, args: Args, kwargs: Kwargs) -> _Permit:
         """Take a slot, or raise `BulkheadFullError`. A guarded block has no arguments, hence no user."""

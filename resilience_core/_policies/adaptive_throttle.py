@@ -14,10 +14,10 @@ from resilience_core._errors import RateLimitedError, RejectionReason
 from resilience_core._events import Rejection
 from resilience_core._machines.throttle import Throttle
 from resilience_core._validation import to_seconds
-from resilience_core._verdicts import Classifier, Judge, Judgement, Verdict, judge_from
-from resilience_core._weave.gate import EVERY_ERROR, Gate
+from resilience_core._verdicts import Classifier, Judgement, Verdict, judge_from
+from resilience_core._weave.gate import Gate
 from resilience_core._weave.priority import Priority
-from resilience_core._weave.site import Args, Kwargs, Site
+from resilience_core._weave.site import Args, Kwargs
 
 PATIENCE = (2.0, 1.5, 1.0, 0.8, 0.6)
 """By class, the multiple of K: with K = 2 background work is shed once less than 5 of 6 requests are accepted."""
@@ -66,13 +66,12 @@ class AdaptiveThrottle(Gate):
         default=CHANCE, kw_only=True, repr=False, validator=check.instance_of(Chance, "a resilience_core.Chance")
     )
     _throttle: Throttle = field(init=False, repr=False, on_setattr=setters.NO_OP)
-    _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
 
     def _build(self) -> None:
         self._throttle = Throttle(self.window)
-        self._judge = judge_from(on=None, classify=self.classify)
+        self.own_judge = judge_from(on=None, classify=self.classify)
 
     def snapshot(self) -> dict[str, Any]:
         """The probability now (of a NORMAL call), what it is made of, and rejections so far."""
@@ -90,14 +89,6 @@ class AdaptiveThrottle(Gate):
 
     def _sentence(self) -> str:
         return f"adaptive throttle {self.name!r}: rejects when less than 1 of {self.k:g} requests is accepted"
-
-    def judge_at(self, site: Site) -> Judge:
-        """`classify` of this policy, else the pipeline's judge, else every exception is a failure."""
-        return self._judge or site.judge or EVERY_ERROR
-
-    def judge_of_blocks(self) -> Judge:
-        """`classify` of this policy, else every exception is a failure."""
-        return self._judge or EVERY_ERROR
 
     def enter(self, args: Args, kwargs: Kwargs) -> None:
         """Count the request, and pass or raise `RateLimitedError`."""

@@ -26,13 +26,12 @@ from resilience_core._validation import Seconds, to_optional_seconds, to_seconds
 from resilience_core._verdicts import (
     FAILURES,
     Classifier,
-    Judge,
     Judgement,
     On,
     ResultClassifier,
     judge_from,
 )
-from resilience_core._weave.gate import DONE, EVERY_ERROR, Gate, stream_gate, stream_gate_async
+from resilience_core._weave.gate import DONE, Gate, stream_gate, stream_gate_async
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 
@@ -134,7 +133,6 @@ class CircuitBreaker(Gate):
     )
     spares_itself: ClassVar[bool] = True
     _circuit: Circuit = field(init=False, repr=False, on_setattr=setters.NO_OP)
-    _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _last_failure: LastFailure | None = field(init=False, repr=False, default=None, on_setattr=setters.NO_OP)
 
@@ -167,7 +165,7 @@ class CircuitBreaker(Gate):
             self._circuit = Circuit(_shared_rules(*rules))
         except TypeError:  # a rule of somebody else that cannot be hashed
             self._circuit = Circuit(CircuitRules(*rules))
-        self._judge = judge_from(on=self.on, classify=self.classify)
+        self.own_judge = judge_from(on=self.on, classify=self.classify)
 
     # --- what it tells -------------------------------------------------------------------------------------------
 
@@ -308,14 +306,6 @@ class CircuitBreaker(Gate):
     def settle(self, permit: tuple[int, float], judgement: Judgement) -> None:
         """Learn from the outcome of the call admitted with `permit`."""
         self._learn(permit[0], judgement, permit[1])
-
-    def judge_at(self, site: Site) -> Judge:
-        """`on` or `classify` of this breaker, else the pipeline's judge, else every exception is a failure."""
-        return self._judge or site.judge or EVERY_ERROR
-
-    def judge_of_blocks(self) -> Judge:
-        """`on` or `classify` of this breaker, else every exception is a failure."""
-        return self._judge or EVERY_ERROR
 
     def _admit(self, lease: float, operation: str) -> int:
         circuit = self._circuit

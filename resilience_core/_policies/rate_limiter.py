@@ -14,9 +14,9 @@ from resilience_core._errors import RateLimitedError, RejectionReason
 from resilience_core._events import Rejection
 from resilience_core._machines.bucket import Bucket
 from resilience_core._validation import to_seconds
-from resilience_core._verdicts import Classifier, Judge, Judgement, Verdict, judge_from
+from resilience_core._verdicts import Classifier, Judgement, Verdict, judge_from
 from resilience_core._weave.deadline import within_deadline
-from resilience_core._weave.gate import EVERY_ERROR, Gate, stream_gate, stream_gate_async
+from resilience_core._weave.gate import Gate, stream_gate, stream_gate_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core._weave.waiting import pause, pause_async
 
@@ -57,13 +57,12 @@ class RateLimiter(Gate):
     spares_itself: ClassVar[bool] = True
     _bucket: Bucket = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _keyed: OrderedDict[Hashable, Bucket] = field(init=False, repr=False, factory=OrderedDict)
-    _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
 
     def _build(self) -> None:
         self._bucket = self._new_bucket()
-        self._judge = judge_from(on=None, classify=self.classify)
+        self.own_judge = judge_from(on=None, classify=self.classify)
 
     def _new_bucket(self) -> Bucket:
         return Bucket(self.per / self.rate, self._burst())
@@ -95,14 +94,6 @@ class RateLimiter(Gate):
         )
 
     # --- the gate ----------------------------------------------------------------------------------------------
-
-    def judge_at(self, site: Site) -> Judge:
-        """`classify` of this limiter, else the pipeline's judge, else none that knows of throttling."""
-        return self._judge or site.judge or EVERY_ERROR
-
-    def judge_of_blocks(self) -> Judge:
-        """`classify` of this limiter, else none that knows of throttling."""
-        return self._judge or EVERY_ERROR
 
     def enter(self, args: Args, kwargs: Kwargs) -> Bucket:
         """Take a permit, waiting for it if that is allowed."""

@@ -45,6 +45,8 @@ class Gate(Policy):
     enforce: float = field(default=1.0, kw_only=True, validator=check.ratio)
     spared: int = field(init=False, default=0, repr=False, on_setattr=setters.NO_OP)
     """Calls that were made although the gate would have rejected them."""
+    own_judge: Judge | None = field(init=False, default=None, repr=False, on_setattr=setters.NO_OP)
+    """What the gate's own `on` or `classify` made; None leaves judging to the pipeline."""
 
     @abstractmethod
     def enter(self, args: Args, kwargs: Kwargs) -> Any:
@@ -63,12 +65,12 @@ class Gate(Policy):
         """Take the permit back and learn from the outcome. Never waits, never raises."""
 
     def judge_at(self, site: Site) -> Judge:
-        """Who judges the outcomes at `site`: the pipeline's judge, or one for which every exception is a failure."""
-        return site.judge or EVERY_ERROR
+        """Who judges the outcomes at `site`: the gate's own judge, else the pipeline's, else any error is a failure."""
+        return self.own_judge or site.judge or EVERY_ERROR
 
     def judge_of_blocks(self) -> Judge:
-        """Who judges how guarded blocks end."""
-        return EVERY_ERROR
+        """Who judges how guarded blocks end: the gate's own judge, else any error is a failure."""
+        return self.own_judge or EVERY_ERROR
 
     def spares(self, reason: RejectionReason, operation: str, retry_after: float | None = None) -> bool:
         """Whether a call that is to be rejected is made all the same; counts and tells it."""

@@ -104,10 +104,9 @@ class AdaptiveConcurrency(Gate):
         return f"adaptive concurrency {self.name!r}: {type(self.law).__name__}, rejects beyond its limit{classes}"
 
     def enter(self, args: Args, kwargs: Kwargs) -> _Permit:
-        """Take a slot, or raise `BulkheadFullError`. A guarded block has no arguments, hence no user."""
-        in_block = not args and not kwargs
+        """Take a slot, or raise `BulkheadFullError`. For a guarded block `priority` and `user` get no arguments."""
         level = None if self.priority is None else int(self.priority(*args, **kwargs))
-        user = None if self.user is None or in_block else self.user(*args, **kwargs)
+        user = None if self.user is None else self.user(*args, **kwargs)
         with self._lock:
             refused = self._slots.admit(level, user)
             epoch = self._slots.epoch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from attrs import define, field, setters
 
@@ -155,22 +155,18 @@ class RateLimiter(Gate):
 
         Rejects where there is neither a permit nor time to wait for one.
         """
-        if wait < 0:
-            self._reject(-1.0 - wait, operation)
-            return None
-        reserved = bucket.tat
-        if self.spares(RejectionReason.RATE_LIMITED, operation, wait):
+        reserved = None if wait < 0 else bucket.tat
+        needed = -1.0 - wait if wait < 0 else wait
+        spared = self.spares(RejectionReason.RATE_LIMITED, operation, needed)
+        if reserved is not None and not spared and within_deadline(wait) >= wait:
+            return reserved
+        if reserved is not None:
             bucket.give_back(reserved)
-            return None
-        if within_deadline(wait) < wait:
-            bucket.give_back(reserved)
-            self._reject(wait, operation)
-            return None
-        return reserved
+        if not spared:
+            self._reject(needed, operation)
+        return None
 
-    def _reject(self, retry_after: float, operation: str) -> None:
-        if self.spares(RejectionReason.RATE_LIMITED, operation, retry_after):
-            return
+    def _reject(self, retry_after: float, operation: str) -> NoReturn:
         self._rejected += 1
         if self.bus.heard:
             now = self.clock.now()

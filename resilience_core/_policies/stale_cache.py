@@ -24,7 +24,7 @@ from resilience_core._telemetry import note_degraded
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import BadResult, On
 from resilience_core._weave.background import spawn, spawn_async
-from resilience_core._weave.deadline import remaining
+from resilience_core._weave.deadline import DEADLINE, remaining
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.flights import Flight, Flights
 from resilience_core._weave.results import refuse_streams
@@ -259,8 +259,13 @@ class StaleCache(Policy):
             flight = flights.lead(key)
             if flight is None:
                 return
+
+            def begin() -> Any:
+                DEADLINE.set(None)  # nobody waits for it, and its caller's time may be up
+                return fetch(key, flight, args, kwargs)
+
             try:
-                start(lambda: fetch(key, flight, args, kwargs), lambda job: self._revalidated(key, flight, job.error))
+                start(begin, lambda job: self._revalidated(key, flight, job.error))
             except RuntimeError as error:  # no more threads to be had: the stale value is served all the same
                 self._revalidated(key, flight, error)
 
@@ -307,8 +312,13 @@ class StaleCache(Policy):
             flight = flights.lead(key)
             if flight is None:
                 return
+
+            def begin() -> Any:
+                DEADLINE.set(None)  # nobody waits for it, and its caller's time may be up
+                return fetch(key, flight, args, kwargs)
+
             try:
-                start(lambda: fetch(key, flight, args, kwargs), lambda job: self._revalidated(key, flight, job.error))
+                start(begin, lambda job: self._revalidated(key, flight, job.error))
             except RuntimeError as error:  # no more threads to be had: the stale value is served all the same
                 self._revalidated(key, flight, error)
 

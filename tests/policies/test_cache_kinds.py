@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from resilience_core import ConfigurationError, Hedge, RetryBudget, StaleCache, StaleServed
+from resilience_core import ConfigurationError, Hedge, RetryBudget, StaleCache, StaleServed, deadline, remaining
 from resilience_core.testing import VirtualClock, record_events, run_virtual, run_virtual_trio
 from tests.worlds import Script, World
 
@@ -74,10 +74,12 @@ def test_a_stale_value_is_served_at_once_while_a_new_one_is_fetched(run: Any) ->
 
         policy = StaleCache(fresh_for=10, stale_for=100, while_revalidating=True)
         calls = 0
+        seen: list[float | None] = []
 
         async def fetch() -> int:
             nonlocal calls
             calls += 1
+            seen.append(remaining())
             await anyio.sleep(2)
             if calls == 3:
                 raise ConnectionError
@@ -87,13 +89,14 @@ def test_a_stale_value_is_served_at_once_while_a_new_one_is_fetched(run: Any) ->
         assert await guarded() == 1
         await anyio.sleep(10)
         started = SYSTEM.now()
-        with record_events(policy) as events:
+        with record_events(policy) as events, deadline(0.5):
             assert [await guarded() for _ in range(3)] == [1, 1, 1]
         assert SYSTEM.now() == started, "nobody waited"
         assert [event.error for event in events.of(StaleServed)] == [None] * 3
         assert policy.snapshot()["fetching"] == 1
         await anyio.sleep(3)
         assert (await guarded(), calls) == (2, 2)
+        assert seen == [None, None], "a refresh is not bound by the deadline of whoever set it off"
         await anyio.sleep(10)
         assert await guarded() == 2
         await anyio.sleep(3)

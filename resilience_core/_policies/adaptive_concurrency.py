@@ -13,7 +13,7 @@ from resilience_core._clock import CHANCE, Chance
 from resilience_core._errors import BulkheadFullError, RejectionReason
 from resilience_core._events import LimitChanged, Rejection
 from resilience_core._machines.concurrency import LimitLaw, Slots, Steady
-from resilience_core._verdicts import FAILURES, Classifier, Judgement, Verdict, judge_from
+from resilience_core._verdicts import FAILURES, Classifier, Judgement, Verdict
 from resilience_core._weave.gate import Gate
 from resilience_core._weave.priority import Priority
 from resilience_core._weave.site import Args, Kwargs
@@ -77,7 +77,7 @@ class AdaptiveConcurrency(Gate):
 
     def _build(self) -> None:
         self._slots = Slots(self.law)
-        self.own_judge = judge_from(on=None, classify=self.classify)
+        self.judge_by(None, self.classify)
 
     @property
     def limit(self) -> int:

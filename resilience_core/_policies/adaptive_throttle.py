@@ -14,7 +14,7 @@ from resilience_core._errors import RateLimitedError, RejectionReason
 from resilience_core._events import Rejection
 from resilience_core._machines.throttle import Throttle
 from resilience_core._validation import to_seconds
-from resilience_core._verdicts import Classifier, Judgement, Verdict, judge_from
+from resilience_core._verdicts import Classifier, Judgement, Verdict
 from resilience_core._weave.gate import Gate
 from resilience_core._weave.priority import Priority
 from resilience_core._weave.site import Args, Kwargs
@@ -71,7 +71,7 @@ class AdaptiveThrottle(Gate):
 
     def _build(self) -> None:
         self._throttle = Throttle(self.window)
-        self.own_judge = judge_from(on=None, classify=self.classify)
+        self.judge_by(None, self.classify)
 
     def snapshot(self) -> dict[str, Any]:
         """The probability now (of a NORMAL call), what it is made of, and rejections so far."""

@@ -29,7 +29,6 @@ from resilience_core._verdicts import (
     Judgement,
     On,
     ResultClassifier,
-    judge_from,
 )
 from resilience_core._weave.gate import DONE, Gate, stream_gate, stream_gate_async
 from resilience_core._weave.results import judging_results, judging_results_async
@@ -165,7 +164,7 @@ class CircuitBreaker(Gate):
             self._circuit = Circuit(_shared_rules(*rules))
         except TypeError:  # a rule of somebody else that cannot be hashed
             self._circuit = Circuit(CircuitRules(*rules))
-        self.own_judge = judge_from(on=self.on, classify=self.classify)
+        self.judge_by(self.on, self.classify)
 
     # --- what it tells -------------------------------------------------------------------------------------------
 

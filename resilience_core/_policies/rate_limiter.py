@@ -14,7 +14,7 @@ from resilience_core._errors import RateLimitedError, RejectionReason
 from resilience_core._events import Rejection
 from resilience_core._machines.bucket import Bucket
 from resilience_core._validation import to_seconds
-from resilience_core._verdicts import Classifier, Judgement, Verdict, judge_from
+from resilience_core._verdicts import Classifier, Judgement, Verdict
 from resilience_core._weave.deadline import within_deadline
 from resilience_core._weave.gate import Gate, stream_gate, stream_gate_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
@@ -62,7 +62,7 @@ class RateLimiter(Gate):
 
     def _build(self) -> None:
         self._bucket = self._new_bucket()
-        self.own_judge = judge_from(on=None, classify=self.classify)
+        self.judge_by(None, self.classify)
 
     def _new_bucket(self) -> Bucket:
         return Bucket(self.per / self.rate, self._burst())

@@ -16,7 +16,7 @@ from resilience_core import _validation as check
 from resilience_core._clock import CHANCE
 from resilience_core._errors import CallRejected, RejectionReason
 from resilience_core._events import Rejection
-from resilience_core._verdicts import Judge, Judgement, Verdict, count_every_error
+from resilience_core._verdicts import Classifier, Judge, Judgement, On, Verdict, count_every_error, judge_from
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core._weave.streams import AnyStream
@@ -63,6 +63,10 @@ class Gate(Policy):
     @abstractmethod
     def settle(self, permit: Any, judgement: Judgement) -> None:
         """Take the permit back and learn from the outcome. Never waits, never raises."""
+
+    def judge_by(self, on: On | None, classify: Classifier | None) -> None:
+        """Let the gate judge for itself, by one of the two; for `_build`."""
+        self.own_judge = judge_from(on=on, classify=classify)
 
     def judge_at(self, site: Site) -> Judge:
         """Who judges the outcomes at `site`: the gate's own judge, else the pipeline's, else any error is a failure."""

@@ -221,7 +221,7 @@ def test_threads_race_too_and_the_loser_runs_to_its_end() -> None:
     release.set()
     while hedge.snapshot()["stragglers"]:
         threading.Event().wait(0.001)
-    assert hedge.snapshot()["won"] == 1
+    assert hedge.snapshot()["hedges"] == 1
 
 
 def test_an_interrupted_blocking_caller_leaves_stragglers_that_are_counted() -> None:

@@ -173,20 +173,22 @@ class Keyed(Policy):
                 if entry.pins or now - entry.used_at < self.idle:
                     break
                 self._evict(key)
-        if len(entries) <= self.max_keys:
+        excess = len(entries) - self.max_keys
+        if excess <= 0:
             return
-        oldest: Hashable = None
-        found = False
-        for key, entry in islice(entries.items(), _LOOKED_AT):
+        busy: list[Hashable] = []
+        for key, entry in list(islice(entries.items(), _LOOKED_AT)):
             if entry.pins:
                 continue
-            if entry.policy is None or entry.policy.at_rest():
-                self._evict(key)
+            if entry.policy is not None and not entry.policy.at_rest():
+                busy.append(key)
+                continue
+            self._evict(key)
+            excess -= 1
+            if not excess:
                 return
-            if not found:
-                oldest, found = key, True
-        if found:
-            self._evict(oldest)
+        for key in busy[:excess]:
+            self._evict(key)
 
     def _evict(self, key: Hashable) -> None:
         del self._entries[key]

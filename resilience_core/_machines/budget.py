@@ -16,7 +16,7 @@ The caller holds a lock around every method here.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from attrs import field, frozen
 
@@ -275,9 +275,3 @@ class ThrottleAccount:
         """A success gives a part of a token."""
         if success and counted:
             self.tokens = min(self._law.max_tokens, self.tokens + self._law.token_ratio)
-
-
-def account_of(law: Any) -> Account:
-    """The account that a law begins."""
-    started: Account = law.start()
-    return started

@@ -9,7 +9,7 @@ from attrs import define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._clock import SYSTEM, Clock
-from resilience_core._machines.budget import Account, Law, TrafficRatio, account_of
+from resilience_core._machines.budget import Account, Law, TrafficRatio
 from resilience_core.registry import registry
 
 
@@ -39,7 +39,7 @@ class RetryBudget:
     _refused: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
 
     def __attrs_post_init__(self) -> None:
-        self._account = account_of(self.law)
+        self._account = self.law.start()
         registry.add(self)
 
     def began(self) -> None:

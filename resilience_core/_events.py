@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
@@ -127,6 +127,13 @@ class ChaosInjected(Event):
 
     operation: str
     fault: str
+
+
+@frozen
+class Reconfigured(Event):
+    """A policy got other options while in use: pairs of before and after, by name, as plain values."""
+
+    changes: tuple[tuple[str, Any, Any], ...]
 
 
 @frozen

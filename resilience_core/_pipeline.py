@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, cast
 
 from attrs import define, field, setters
@@ -12,6 +12,7 @@ from resilience_core._errors import ConfigurationError
 from resilience_core._events import Listener
 from resilience_core._verdicts import Classifier, Judge, ResultClassifier, judge_from
 from resilience_core._weave.edge import Policy
+from resilience_core._weave.reload import refuse_fixed
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import AsyncCall, Call, Site
 
@@ -26,6 +27,22 @@ def _each_a_policy(owner: Pipeline, attribute: Any, value: tuple[Any, ...]) -> N
     for index, policy in enumerate(value):
         if policy in value[:index]:
             raise ConfigurationError(f"Pipeline: the {policy.kind} {policy.name!r} is in it twice")
+
+
+class _Listening:
+    """A listener to all policies of a pipeline, whichever they are."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._ends: dict[Policy, Callable[[], None]] = {}
+
+    def follow(self, policies: tuple[Policy, ...]) -> None:
+        """Listen to these and to no others."""
+        for policy in [policy for policy in self._ends if policy not in policies]:
+            self._ends.pop(policy)()
+        for policy in policies:
+            if policy not in self._ends:
+                self._ends[policy] = policy.subscribe(self._listener)
 
 
 @define(eq=False, on_setattr=setters.frozen, init=False)
@@ -51,6 +68,7 @@ class Pipeline(Policy):
     )
     idempotent: bool | None = field(default=None, kw_only=True, validator=check.optional(check.boolean))
     _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
+    _listening: tuple[_Listening, ...] = field(init=False, repr=False, default=(), on_setattr=setters.NO_OP)
 
     def __init__(
         self,
@@ -66,6 +84,40 @@ class Pipeline(Policy):
 
     def _build(self) -> None:
         self._judge = judge_from(on=None, classify=self.classify)
+
+    # --- other options, another structure ----------------------------------------------------------------------------
+
+    def reconfigure(self, *policies: Policy, **options: Any) -> None:
+        """Change the structure, the options or both while calls are made.
+
+        Args:
+            policies: all policies from now on, outermost first; those that were in it before keep their state. None
+                to leave the structure as it is.
+            options: options of the pipeline; those of a policy inside are changed by its own `reconfigure`.
+
+        Raises:
+            ConfigurationError: it cannot be so; nothing has changed then.
+            TypeError: a function that is guarded already cannot be guarded so; nothing has changed then.
+        """
+        Policy.reconfigure(self, **(options | {"policies": policies} if policies else options))
+
+    def altered(self, options: Mapping[str, Any]) -> Pipeline:
+        """A new pipeline that is set as this one, but for `options`."""
+        known = {option: name for option, name in self._options().items() if option != "clock"}
+        refuse_fixed(self, options, known, self.fixed)
+        values = {option: getattr(self, name) for option, name in known.items()} | dict(options)
+        return type(self)(*values.pop("policies"), **values)
+
+    def with_substitutes(self, substitutes: Mapping[Any, Any]) -> Policy:
+        """This pipeline with substitutes for those that have one, itself included."""
+        base: Pipeline = substitutes.get(self, self)
+        policies = tuple(policy.with_substitutes(substitutes) for policy in base.policies)
+        return base if policies == base.policies else base.altered({"policies": policies})
+
+    def _adopt(self, other: Pipeline, changed: frozenset[str]) -> None:
+        self._judge = other._judge
+        for listening in self._listening:
+            listening.follow(self.policies)
 
     def __iter__(self) -> Iterator[Policy]:
         return iter(self.policies)
@@ -107,11 +159,13 @@ class Pipeline(Policy):
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of the events of every policy inside; call what is returned to stop that."""
-        ends = [policy.subscribe(listener) for policy in self.policies]
+        listening = _Listening(listener)
+        listening.follow(self.policies)
+        self._listening = (*self._listening, listening)
 
         def unsubscribe() -> None:
-            for end in ends:
-                end()
+            self._listening = tuple(each for each in self._listening if each is not listening)
+            listening.follow(())
 
         return unsubscribe
 

@@ -7,7 +7,7 @@ infinite.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -33,6 +33,14 @@ def to_optional_seconds(value: Seconds | None) -> float | None:
 def refuse(owner: object, field: str, value: object, expected: str) -> ConfigurationError:
     """The error for one field: who, which field, what was given, what is expected instead."""
     return ConfigurationError(f"{type(owner).__name__}: {field} must be {expected}, not {value!r}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'jitter'?" where one of the known names looks like `name`, else nothing."""
+    from difflib import get_close_matches  # here, not above: only who made a mistake pays for it
+
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _is_number(value: object) -> bool:

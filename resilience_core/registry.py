@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar, Protocol
 from weakref import WeakSet
+
+_TRIAL: ContextVar[bool] = ContextVar("resilience_trial", default=False)
+
+
+@contextmanager
+def on_trial() -> Generator[None, None, None]:
+    """Policies made inside are not registered: they are made to find out whether their options are good."""
+    token = _TRIAL.set(True)
+    try:
+        yield
+    finally:
+        _TRIAL.reset(token)
+
+
+def trying() -> bool:
+    """Whether what is made now is made on trial."""
+    return _TRIAL.get()
 
 
 class Named(Protocol):
@@ -26,7 +45,8 @@ class Registry:
 
     def add(self, policy: Named) -> None:
         """Note a policy; every policy that was given a name does this itself."""
-        self._policies.add(policy)
+        if not _TRIAL.get():
+            self._policies.add(policy)
 
     def remove(self, policy: Named) -> None:
         """Forget a policy that another one stands for."""

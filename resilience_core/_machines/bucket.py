@@ -52,6 +52,17 @@ class Bucket:
         if self.tat == reserved_tat:
             self.tat = reserved_tat - self.interval
 
+    def retune(self, interval: float, burst: int, now: float) -> None:
+        """Give permits at another rate from `now` on. Those that were taken stay taken, and no more than those.
+
+        Like `take` without call or loop: a permit taken meanwhile by another thread is not lost.
+        """
+        tat = self.tat
+        if tat > now:
+            self.tat = now + (tat - now) / self.interval * interval
+        self.interval = interval
+        self.tolerance = interval * (burst - 1)
+
     def close_until(self, moment: float) -> None:
         """Give no permit before `moment`, as the dependency asked; an earlier moment never shortens that."""
         self.closed_until = max(self.closed_until, moment)

@@ -16,7 +16,7 @@ The caller holds a lock around every method here.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import field, frozen
 
@@ -48,6 +48,10 @@ class Account(Protocol):
 
     def balance(self, now: float) -> float:
         """Extra attempts (TokenQuota: tokens) that could be paid for now."""
+        ...
+
+    def adopt(self, law: Any, now: float) -> None:
+        """Go on under another law of the same kind with what is there."""
         ...
 
 
@@ -122,6 +126,16 @@ class RatioAccount:
     def ended(self, success: bool, paid: float, retries: int, counted: bool) -> None:
         """Nothing is given back: the attempt was made."""
 
+    def adopt(self, law: TrafficRatio, now: float) -> None:
+        """What was earned and spent stays; with other buckets it counts as of now."""
+        self._turn(now)
+        old, self._law = self._law, law
+        if law.ttl != old.ttl:
+            earned, self._sum = self._sum, 0.0
+            self._buckets = [0.0] * self.BUCKETS
+            self._index = None
+            self._book(earned, now)
+
 
 @frozen
 class InFlightRatio:
@@ -170,6 +184,10 @@ class InFlightAccount:
         """The call and its extra attempts are over."""
         self.calls -= counted
         self.retries -= retries
+
+    def adopt(self, law: InFlightRatio, now: float) -> None:
+        """What is under way stays under way."""
+        self._law = law
 
 
 @frozen
@@ -228,6 +246,11 @@ class QuotaAccount:
             refund = paid if retries else self._law.no_retry_increment
             self.available = min(self._law.capacity, self.available + refund)
 
+    def adopt(self, law: TokenQuota, now: float) -> None:
+        """What was spent stays spent."""
+        self.available = max(0.0, law.capacity - (self._law.capacity - self.available))
+        self._law = law
+
 
 @frozen
 class TokenThrottle:
@@ -275,3 +298,8 @@ class ThrottleAccount:
         """A success gives a part of a token."""
         if success and counted:
             self.tokens = min(self._law.max_tokens, self.tokens + self._law.token_ratio)
+
+    def adopt(self, law: TokenThrottle, now: float) -> None:
+        """What was spent stays spent."""
+        self.tokens = max(0.0, law.max_tokens - (self._law.max_tokens - self.tokens))
+        self._law = law

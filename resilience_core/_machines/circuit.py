@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import field, frozen
 
-from resilience_core._machines.trip_rules import ConsecutiveFailures, TripCounter, TripRule
+from resilience_core._machines.trip_rules import ConsecutiveFailures, TripCounter, TripRule, resumed
 from resilience_core._verdicts import FAILURES, Verdict
 
 if TYPE_CHECKING:
@@ -304,6 +304,19 @@ class Circuit:
         self.quiet = self.generation if admits_all and (self.memory.quiet or not learns) else 0
         windowed = admits_all and learns and hasattr(self.memory, "pass_good")
         self.passing = (self.generation, self.memory) if windowed else None
+
+    def adopt(self, rules: CircuitRules, now: float) -> None:
+        """Go on under other rules with all that is known. Nothing opens or closes by that alone.
+
+        An open circuit that waits for exactly `recovery_timeout` waits for the new one, counted from when it opened; an
+        open time that backoff or the server made longer stays.
+        """
+        old, self.rules = self.rules, rules
+        if rules.trip != old.trip:
+            self.memory = resumed(rules.trip, self.memory, now)
+        if abs(self.open_until - self.opened_at - old.recovery_timeout) < 1e-6:
+            self.open_until = self.opened_at + rules.recovery_timeout
+        self._open_door()
 
     # --- saving ----------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,24 @@ def _refuse_disorder(law: Any) -> None:
         )
 
 
+def _within(law: Any, limit: float) -> float:
+    """`limit`, as far as the law allows it."""
+    return float(min(getattr(law, "maximum", limit), max(getattr(law, "minimum", limit), limit)))
+
+
+class _LawfulLimit:
+    """A limit whose law can be replaced by another one of the same kind."""
+
+    __slots__ = ("_law", "limit")
+    _law: Any
+    limit: float
+
+    def adopt(self, law: Any) -> None:
+        """Go on under that law with what was learnt."""
+        self._law = law
+        self.limit = _within(law, self.limit)
+
+
 def log10_root(limit: float) -> int:
     """The integer part of log10, at least 1: the step that suits a limit of that size."""
     return max(1, int(math.log10(max(1, int(limit)))))
@@ -80,10 +98,10 @@ class AIMD:
         return AIMDLimit(self)
 
 
-class AIMDLimit:
+class AIMDLimit(_LawfulLimit):
     """The state of an `AIMD`."""
 
-    __slots__ = ("_law", "limit")
+    __slots__ = ()
 
     def __init__(self, law: AIMD) -> None:
         self._law = law
@@ -127,10 +145,10 @@ class Vegas:
         return VegasLimit(self)
 
 
-class VegasLimit:
+class VegasLimit(_LawfulLimit):
     """The state of a `Vegas`."""
 
-    __slots__ = ("_law", "_no_load", "_probe_jitter", "_samples", "limit")
+    __slots__ = ("_no_load", "_probe_jitter", "_samples")
 
     def __init__(self, law: Vegas) -> None:
         self._law = law
@@ -191,6 +209,10 @@ class Ewma:
         self._sum = 0.0
         self.value = 0.0
 
+    def look_back(self, window: int) -> None:
+        """Forget by another window from now on."""
+        self._factor = 2.0 / (window + 1)
+
     def add(self, sample: float) -> float:
         """Take one sample in; the average."""
         if self._count < self._warmup:
@@ -222,15 +244,20 @@ class Gradient2:
         return Gradient2Limit(self)
 
 
-class Gradient2Limit:
+class Gradient2Limit(_LawfulLimit):
     """The state of a `Gradient2`."""
 
-    __slots__ = ("_law", "_long", "limit")
+    __slots__ = ("_long",)
 
     def __init__(self, law: Gradient2) -> None:
         self._law = law
         self._long = Ewma(law.long_window, warmup=10)
         self.limit: float = float(law.initial)
+
+    def adopt(self, law: Gradient2) -> None:
+        """Go on under that law with the average that was learnt."""
+        super().adopt(law)
+        self._long.look_back(law.long_window)
 
     def sample(self, rtt: float, in_flight: int, dropped: bool, now: float, random: Random) -> str | None:
         """Learn from one call; a latency of 0 or less says nothing."""
@@ -283,7 +310,7 @@ class Steady:
         return SteadyLimit(self)
 
 
-class SteadyLimit:
+class SteadyLimit(_LawfulLimit):
     """The state of a `Steady`."""
 
     __slots__ = (
@@ -291,12 +318,10 @@ class SteadyLimit:
         "_busiest",
         "_calls",
         "_dropped",
-        "_law",
         "_since",
         "_sum",
         "_timed",
         "baseline",
-        "limit",
     )
 
     def __init__(self, law: Steady) -> None:
@@ -378,6 +403,16 @@ class Slots:
         self.in_flight = 0
         self.epoch = 0  # goes up with every change of the limit
         self._users: dict[Any, int] = {}  # those with calls in flight, and how many
+
+    def adopt(self, law: LimitLaw) -> None:
+        """Go on under another law, with what was learnt where it is of the same kind, else with the limit alone."""
+        fresh, present = law.start(), self.law_limit
+        if isinstance(present, _LawfulLimit) and type(present) is type(fresh):
+            present.adopt(law)
+        else:
+            fresh.limit = _within(law, present.limit)
+            self.law_limit = fresh
+        self.epoch += 1  # calls under way were admitted under another law, and teach nothing of this one
 
     @property
     def limit(self) -> int:

@@ -15,8 +15,8 @@ from attrs import field, frozen
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
-from resilience_core._machines.trip_rules import Combinable
-from resilience_core._machines.windows import CountWindow, TimeWindow, Window
+from resilience_core._machines.trip_rules import Combinable, TripCounter
+from resilience_core._machines.windows import CountWindow, TimeWindow, Window, resumed_window
 from resilience_core._validation import to_seconds
 
 PassGood: TypeAlias = Callable[[float, float], bool]
@@ -55,6 +55,14 @@ class FailureRate(Combinable):
         """An empty memory."""
         return Rate(self.window.start(), self.rate, self.minimum_calls)
 
+    def resume(self, memory: TripCounter, now: float) -> TripCounter:
+        """Go on with the calls in another rule's window, if that counted failures, too."""
+        if type(memory) is not Rate:
+            return self.start()
+        memory.rate, memory.minimum_calls = self.rate, self.minimum_calls
+        memory.look_through(resumed_window(self.window, memory.window, now))
+        return memory
+
     def __str__(self) -> str:
         return f"{self.rate:.0%} failures of {_told(self.window)} (at least {self.minimum_calls} calls)"
 
@@ -79,6 +87,14 @@ class SlowCallRate(Combinable):
     def start(self) -> SlowRate:
         """An empty memory."""
         return SlowRate(self.window.start(), self.rate, self.minimum_calls, self.slower_than)
+
+    def resume(self, memory: TripCounter, now: float) -> TripCounter:
+        """Go on with the calls in another rule's window, if that counted slow calls by the same measure."""
+        if not isinstance(memory, SlowRate) or memory.slower_than != self.slower_than:
+            return self.start()
+        memory.rate, memory.minimum_calls = self.rate, self.minimum_calls
+        memory.look_through(resumed_window(self.window, memory.window, now))
+        return memory
 
     def __str__(self) -> str:
         return f"{self.rate:.0%} of {_told(self.window)} slower than {self.slower_than:g} s"
@@ -107,6 +123,11 @@ class Rate:
         self.rate: float = rate
         self.minimum_calls: int = minimum_calls
         self.pass_good: PassGood = window.add_good
+
+    def look_through(self, window: Window) -> None:
+        """Count into another window from now on."""
+        self.window = window
+        self.pass_good = window.add_good
 
     def record(self, failed: bool, now: float, duration: float) -> str | None:
         """Count one call; evaluate if it failed."""
@@ -137,6 +158,10 @@ class SlowRate(Rate):
         super().__init__(window, rate, minimum_calls)
         self.slower_than: float = slower_than
         self.pass_good: PassGood = self._pass_fast
+
+    def look_through(self, window: Window) -> None:
+        """Count into another window from now on."""
+        self.window = window  # `_pass_fast` finds it there
 
     def _pass_fast(self, now: float, duration: float) -> bool:
         return duration < self.slower_than and self.window.add_good(now, duration)

@@ -25,6 +25,14 @@ class Throttle:
         self._requests = TimeRing(seconds, 24)
         self._accepts = TimeRing(seconds, 24)
 
+    def resume(self, seconds: float, now: float) -> None:
+        """Look back over so many seconds from now on, with what is known of them."""
+        other = Throttle(seconds)
+        if other._requests.width != self._requests.width:
+            other._requests.take_over(self._requests, now)
+            other._accepts.take_over(self._accepts, now)
+            self._requests, self._accepts = other._requests, other._accepts
+
     def request(self, now: float) -> None:
         """Count a request, before it is decided about."""
         self._requests.add(False, now)

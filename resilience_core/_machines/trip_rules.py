@@ -9,6 +9,7 @@ Only a call that counts against the dependency evaluates a rule: a success never
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any, ClassVar, Protocol
 
 from attrs import field, frozen
@@ -33,6 +34,15 @@ class TripRule(Protocol):
     def start(self) -> TripCounter: ...
 
 
+def resumed(rule: TripRule, memory: TripCounter, now: float) -> TripCounter:
+    """The memory with which `rule` goes on where another one stops; an empty one where it cannot tell."""
+    resume = getattr(rule, "resume", None)
+    if resume is None:
+        return rule.start()
+    counter: TripCounter = resume(memory, now)
+    return counter
+
+
 class Combinable:
     """Gives a rule the operator `|`, also with rules of other people."""
 
@@ -55,6 +65,13 @@ class ConsecutiveFailures(Combinable):
     def start(self) -> Consecutive:
         """An empty memory."""
         return Consecutive(self.threshold)
+
+    def resume(self, memory: TripCounter, now: float) -> TripCounter:
+        """Go on with the failures of another rule of this kind, else with none."""
+        if not isinstance(memory, Consecutive):
+            return self.start()
+        memory.threshold = self.threshold
+        return memory
 
     def __str__(self) -> str:
         return f"{self.threshold} consecutive failures"
@@ -110,6 +127,12 @@ class AnyOf(Combinable):
     def start(self) -> AnyCounter:
         """An empty memory of each."""
         return AnyCounter([rule.start() for rule in self.rules])
+
+    def resume(self, memory: TripCounter | AnyCounter, now: float) -> AnyCounter:
+        """Go on with the memories of another such rule, each in its place."""
+        old = memory.counters if isinstance(memory, AnyCounter) else [memory]
+        pairs = zip_longest(self.rules, old[: len(self.rules)])
+        return AnyCounter([rule.start() if kept is None else resumed(rule, kept, now) for rule, kept in pairs])
 
     def __str__(self) -> str:
         return " or ".join(str(rule) for rule in self.rules)

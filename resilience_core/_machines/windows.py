@@ -84,6 +84,23 @@ class TimeWindow:
         return TimeRing(self.seconds, self.buckets)
 
 
+def resumed_window(asked: CountWindow | TimeWindow, window: Window, now: float) -> Window:
+    """A window as `asked`, with as much of another one's calls as fits; that one itself where it is as asked.
+
+    Of a window of the other kind nothing can be kept: a ring of calls knows no times, and buckets no order.
+    """
+    fresh = asked.start()
+    if isinstance(fresh, CountRing) and isinstance(window, CountRing):
+        if fresh.size == window.size:
+            return window
+        fresh.restore(window.export(now), now)
+    elif isinstance(fresh, TimeRing) and isinstance(window, TimeRing):
+        if (fresh.width, fresh.buckets) == (window.width, window.buckets):
+            return window
+        fresh.take_over(window, now)
+    return fresh
+
+
 class CountRing:
     """A ring with 1 for a bad call and 0 for a good or a missing one."""
 
@@ -95,6 +112,11 @@ class CountRing:
         self._at = 0
         self.calls: int = 0
         self.bad: int = 0
+
+    @property
+    def size(self) -> int:
+        """The most calls that it can hold."""
+        return self._size
 
     def add(self, bad: bool, now: float) -> None:
         """Count one call."""
@@ -148,6 +170,16 @@ class TimeRing:
         self._starts = self._ends = float("-inf")
         self.calls: int = 0
         self.bad: int = 0
+
+    @property
+    def width(self) -> float:
+        """Seconds of a bucket."""
+        return self._width
+
+    @property
+    def buckets(self) -> int:
+        """How many there are."""
+        return len(self._calls)
 
     def add(self, bad: bool, now: float) -> None:
         """Count one call that ended at `now`."""
@@ -213,3 +245,15 @@ class TimeRing:
                 self.calls += calls
                 self._bad[place] += bad
                 self.bad += bad
+
+    def take_over(self, other: TimeRing, now: float) -> None:
+        """Count the calls of a ring with other buckets: each of its buckets as a whole, at the time of its middle."""
+        saved: list[list[int]] = other.export(now)["buckets"]
+        self.turn(now)
+        assert self._index is not None
+        newest = other._bucket(now)
+        buckets = []
+        for age, calls, bad in saved:
+            middle = min(now, (newest - age + 0.5) * other.width)
+            buckets.append([self._index - self._bucket(middle), calls, bad])
+        self.restore({"buckets": buckets}, now)

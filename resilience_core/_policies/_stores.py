@@ -49,6 +49,13 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def resize(self, max_entries: int) -> None:
+        """Keep so many from now on."""
+        with self._lock:
+            self._max_entries = max_entries
+            while len(self.entries) > max_entries:
+                self.entries.popitem(last=False)
+
     def get(self, key: Hashable) -> tuple[Any, float] | None:
         """The value and when it was stored."""
         with self._lock:

@@ -79,6 +79,12 @@ class AdaptiveConcurrency(Gate):
         self._slots = Slots(self.law)
         self.judge_by(None, self.classify)
 
+    def _adopt(self, other: AdaptiveConcurrency, changed: frozenset[str]) -> None:
+        self.own_judge = other.own_judge
+        if "law" in changed:
+            with self._lock:
+                self._slots.adopt(self.law)
+
     @property
     def limit(self) -> int:
         """Calls that may run at once now."""

@@ -72,9 +72,9 @@ class AdaptiveRetry(Retry):
             "failing": self._failing,
         }
 
-    def stretched(self, delay: float) -> float:
-        """A wait, longer the more attempts failed lately; never above `max_delay`."""
-        return min(self.max_delay, delay * (1 + (self.stretch - 1) * self._failing))
+    def stretched(self, delay: float, longest: float) -> float:
+        """A wait, longer the more attempts failed lately, up to `longest`."""
+        return min(longest, delay * (1 + (self.stretch - 1) * self._failing))
 
     def bind(self, call: Call, site: Site) -> Call:
         """Weave the retry around a blocking call whose every attempt keeps to the rate."""

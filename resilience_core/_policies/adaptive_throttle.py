@@ -73,6 +73,11 @@ class AdaptiveThrottle(Gate):
         self._throttle = Throttle(self.window)
         self.judge_by(None, self.classify)
 
+    def _adopt(self, other: AdaptiveThrottle, changed: frozenset[str]) -> None:
+        self.own_judge = other.own_judge
+        with self._lock:
+            self._throttle.resume(self.window, self.clock.now())
+
     def snapshot(self) -> dict[str, Any]:
         """The probability now (of a NORMAL call), what it is made of, and rejections so far."""
         now = self.clock.now()

@@ -57,15 +57,19 @@ class Bulkhead(Gate):
     def _build(self) -> None:
         self._slots = Slots(self.max_concurrent, self.max_queue)
 
+    def _adopt(self, other: Bulkhead, changed: frozenset[str]) -> None:
+        with self._lock:
+            self._slots.resize(self.max_concurrent, self.max_queue)
+
     @property
     def in_flight(self) -> int:
         """Slots that are taken."""
-        return self._slots.size - len(self._slots.free)
+        return self._slots.taken
 
     @property
     def waiting(self) -> int:
         """Calls in the queue."""
-        return len(self._slots.waiting)
+        return self._slots.callers
 
     def at_rest(self) -> bool:
         """Whether no call is inside or waits."""

@@ -78,6 +78,10 @@ class Chaos(Policy):
         self._random = random.Random(self.seed)
         self._since = self.clock.now()
 
+    def _adopt(self, other: Chaos, changed: frozenset[str]) -> None:
+        if self.enabled and changed & {"enabled", "seed"}:
+            self.enable()
+
     def enable(self) -> None:
         """Let faults happen from now on; the schedule and the seed begin anew."""
         self._random.seed(self.seed)

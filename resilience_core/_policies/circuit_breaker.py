@@ -166,6 +166,11 @@ class CircuitBreaker(Gate):
             self._circuit = Circuit(CircuitRules(*rules))
         self.judge_by(self.on, self.classify)
 
+    def _adopt(self, other: CircuitBreaker, changed: frozenset[str]) -> None:
+        self.own_judge = other.own_judge
+        with self._lock:
+            self._circuit.adopt(other._circuit.rules, self.clock.now())
+
     # --- what it tells -------------------------------------------------------------------------------------------
 
     @property

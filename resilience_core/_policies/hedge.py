@@ -170,8 +170,9 @@ class _Race:
         self._paid = 0.0
         self._may_hedge = True
         self._over = False
-        if hedge.budget is not None:
-            hedge.budget.began()
+        self._budget = hedge.budget  # the one that this call is counted in, whatever the option becomes meanwhile
+        if self._budget is not None:
+            self._budget.began()
         try:
             self._run()
         except BaseException:  # no more threads to be had
@@ -226,8 +227,8 @@ class _Race:
             if job.error is None or self._is_answer(job.error):
                 self._winner = job
                 break
-            if self._hedge.budget is not None:
-                self._hedge.budget.failed()
+            if self._budget is not None:
+                self._budget.failed()
             self._failed = job
         if self._winner is None and self._failed is not None and not running and not self._ended:
             self._winner = self._failed
@@ -257,8 +258,8 @@ class _Race:
         if len(hedge._stragglers) >= hedge.max_stragglers:
             self._may_hedge = False
             return
-        if hedge.budget is not None:
-            granted = hedge.budget.take()
+        if self._budget is not None:
+            granted = self._budget.take()
             if granted is None:
                 self._may_hedge = False
                 return
@@ -284,8 +285,8 @@ class _Race:
         return losers
 
     def _settle(self, success: bool) -> None:
-        if self._hedge.budget is not None:
-            self._hedge.budget.ended(success, self._paid, self._number - 1)
+        if self._budget is not None:
+            self._budget.ended(success, self._paid, self._number - 1)
 
     def result(self) -> Any:
         """The answer; the other attempts are cancelled and go their way."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Mapping
 from contextlib import contextmanager
 from itertools import count, islice
 from typing import Any, ClassVar
+from weakref import ref
 
 from attrs import define, evolve, field, setters
 
@@ -21,6 +22,7 @@ from resilience_core._events import Event
 from resilience_core._validation import to_optional_seconds
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.gate import Gate
+from resilience_core._weave.reload import weavers
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core.registry import registry
 
@@ -71,6 +73,7 @@ class Keyed(Policy):
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _names: tuple[str, ...] | None = field(init=False, repr=False, default=None, on_setattr=setters.NO_OP)
     _sites: count[int] = field(init=False, repr=False, factory=count)
+    _woven: dict[int, ref[Any]] = field(init=False, repr=False, factory=dict)
     _evicted: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
 
     def policy_of(self, key: Hashable) -> Policy | None:
@@ -107,6 +110,17 @@ class Keyed(Policy):
 
     def _sentence(self) -> str:
         return f"keyed {self.name!r}: one policy for each key, up to {self.max_keys} of them"
+
+    def concerns(self, changed: Mapping[Any, Any]) -> bool:
+        """Whether this policy, or that of any key, is among the changed ones."""
+        inside = (entry.policy for entry in list(self._entries.values()) if entry.policy is not None)
+        return any(part in changed for policy in (self, *inside) for part in policy.parts())
+
+    def reweave(self) -> None:
+        """Let the next call of each key weave anew."""
+        Policy.reweave(self)
+        for entry in list(self._entries.values()):
+            entry.weaves.clear()
 
     # --- entries -----------------------------------------------------------------------------------------------------
 
@@ -196,6 +210,16 @@ class Keyed(Policy):
 
     # --- the weaves ----------------------------------------------------------------------------------------------
 
+    def _number(self) -> int:
+        """A number for a new call site; what was woven for sites that are gone is dropped."""
+        gone = [number for number, guarded in self._woven.items() if guarded() is None]
+        for number in gone:
+            del self._woven[number]
+            for entry in list(self._entries.values()):
+                entry.weaves.pop(number, None)
+        weavers.add(self)  # a policy of a key may get other options
+        return next(self._sites)
+
     def _inner(self, site: Site) -> Site:
         if not site.streaming:
             site.returns_bad_results = True  # what a factory will make is not known yet
@@ -203,7 +227,7 @@ class Keyed(Policy):
 
     def bind(self, call: Call, site: Site) -> Call:
         """Weave the policy of the call's key around a blocking call."""
-        number, arguments, key_of, inner = next(self._sites), site.arguments, self.key, self._inner(site)
+        number, arguments, key_of, inner = self._number(), site.arguments, self.key, self._inner(site)
         pin, unpin, streaming = self._pin, self._unpin, site.streaming
 
         def weave(entry: _Entry) -> Call:
@@ -226,11 +250,12 @@ class Keyed(Policy):
                 unpin(entry)
             return result
 
+        self._woven[number] = ref(guarded)
         return guarded
 
     def bind_async(self, call: AsyncCall, site: Site) -> AsyncCall:
         """Weave the policy of the call's key around an async call."""
-        number, arguments, key_of, inner = next(self._sites), site.arguments, self.key, self._inner(site)
+        number, arguments, key_of, inner = self._number(), site.arguments, self.key, self._inner(site)
         pin, unpin, streaming = self._pin, self._unpin, site.streaming
 
         def weave(entry: _Entry) -> AsyncCall:
@@ -253,4 +278,5 @@ class Keyed(Policy):
                 unpin(entry)
             return result
 
+        self._woven[number] = ref(guarded)
         return guarded

@@ -64,6 +64,15 @@ class RateLimiter(Gate):
         self._bucket = self._new_bucket()
         self.judge_by(None, self.classify)
 
+    def _adopt(self, other: RateLimiter, changed: frozenset[str]) -> None:
+        self.own_judge = other.own_judge
+        now, interval, burst = self.clock.now(), self.per / self.rate, self._burst()
+        with self._lock:
+            while len(self._keyed) > self.max_keys:
+                self._keyed.popitem(last=False)
+            for bucket in (self._bucket, *self._keyed.values()):
+                bucket.retune(interval, burst, now)
+
     def _new_bucket(self) -> Bucket:
         return Bucket(self.per / self.rate, self._burst())
 

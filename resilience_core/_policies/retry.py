@@ -30,6 +30,7 @@ from resilience_core._weave.edge import Policy
 from resilience_core._weave.nesting import FRAME, Frame, nesting
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kind, Kwargs, Site
+from resilience_core.registry import trying
 
 if TYPE_CHECKING:
     from resilience_core._policies.retry_budget import RetryBudget
@@ -119,6 +120,11 @@ class Retry(Policy):
         backoff = self.backoff or Exponential(self.base_delay, self.multiplier)
         self.schedule = Schedule(backoff, self.max_delay, self.jitter, self.jitter_share)
         self._judge = judge_from(on=self.on, classify=self.classify)
+        if self.only_outermost and not trying():
+            nesting.watched = True
+
+    def _adopt(self, other: Retry, changed: frozenset[str]) -> None:
+        self.schedule, self._judge = other.schedule, other._judge
         if self.only_outermost:
             nesting.watched = True
 
@@ -126,8 +132,8 @@ class Retry(Policy):
         """Further attempts that were started, and calls that failed in the end, so far."""
         return {"retried": self._retried, "gave_up": self._gave_up}
 
-    def stretched(self, delay: float) -> float:
-        """A wait as it comes from the schedule; what adapts to failures makes it longer."""
+    def stretched(self, delay: float, longest: float) -> float:
+        """A wait as it comes from the schedule; what adapts to failures makes it longer, up to `longest`."""
         return delay
 
     def worst_case_delay(self) -> float:
@@ -166,7 +172,8 @@ class Retry(Policy):
         """Weave the retry around a blocking call."""
         if self.classify_result is not None:
             call = judging_results(call, self.classify_result, site)
-        rules, begin, end = self._rules(site), self._begin, self._end
+        rules = self._rules(site)
+        begin, end = rules.begin, rules.end
         clock, timed, sleep = self.clock, self.max_elapsed is not None, _sleeper(self.clock)
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
@@ -221,13 +228,14 @@ class Retry(Policy):
                 end(frame, success)
             return result
 
-        return marked if self._marks() else guarded
+        return marked if rules.marks else guarded
 
     def bind_async(self, call: AsyncCall, site: Site) -> AsyncCall:
         """Weave the retry around an async call."""
         if self.classify_result is not None:
             call = judging_results_async(call, self.classify_result, site)
-        rules, begin, end = self._rules(site), self._begin, self._end
+        rules = self._rules(site)
+        begin, end = rules.begin, rules.end
         clock, timed, sleep = self.clock, self.max_elapsed is not None, _async_sleeper(self.clock)
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:
@@ -282,27 +290,21 @@ class Retry(Policy):
                 end(frame, success)
             return result
 
-        return marked if self._marks() else guarded
-
-    def _marks(self) -> bool:
-        return self.budget is not None or self.only_outermost
-
-    def _begin(self) -> Frame:
-        """Mark a call in its context, and count it in the budget unless a retry around it has done so."""
-        outer, budget = FRAME.get(), self.budget
-        if budget is None or (outer is not None and outer.counted_in(budget)):
-            return Frame(self, None, outer)
-        budget.began()
-        return Frame(self, budget, outer)
-
-    def _end(self, frame: Frame, success: bool) -> None:
-        budget = self.budget
-        if budget is not None:
-            budget.ended(success, frame.paid, frame.retries, counted=frame.account is budget)
+        return marked if rules.marks else guarded
 
     def _rules(self, site: Site) -> _Rules:
-        idempotent = site.idempotent if self.idempotent is None else self.idempotent
-        return _Rules(self, self.judge_at(site), idempotent, site.operation)
+        return _Rules(
+            self,
+            judge=self.judge_at(site),
+            idempotent=site.idempotent if self.idempotent is None else self.idempotent,
+            operation=site.operation,
+            max_attempts=self.max_attempts,
+            max_delay=self.max_delay,
+            max_elapsed=self.max_elapsed,
+            schedule=self.schedule,
+            budget=self.budget,
+            only_outermost=self.only_outermost,
+        )
 
 
 def _sleeper(clock: Clock) -> Callable[[float], None]:
@@ -320,14 +322,42 @@ def _async_sleeper(clock: Clock) -> Callable[[float], Awaitable[None]]:
     return sleep
 
 
-@frozen
+@frozen(eq=False, kw_only=True)
 class _Rules:
-    """What is the same for every call at one site."""
+    """What is the same for every call at one site: the options as they were when the retry was woven.
 
-    retry: Retry
+    Calls that are under way when the options change go on by these.
+    """
+
+    retry: Retry = field(kw_only=False)
     judge: Judge
     idempotent: bool
     operation: str
+    max_attempts: int
+    max_delay: float
+    max_elapsed: float | None
+    schedule: Schedule
+    budget: RetryBudget | None
+    only_outermost: bool
+
+    @property
+    def marks(self) -> bool:
+        """Whether every call is marked in its context."""
+        return self.budget is not None or self.only_outermost
+
+    def begin(self) -> Frame:
+        """Mark a call in its context, and count it in the budget unless a retry around it has done so."""
+        outer, budget = FRAME.get(), self.budget
+        if budget is None or (outer is not None and outer.counted_in(budget)):
+            return Frame(self.retry, None, outer)
+        budget.began()
+        return Frame(self.retry, budget, outer)
+
+    def end(self, frame: Frame, success: bool) -> None:
+        """The call that `begin` marked is over."""
+        budget = self.budget
+        if budget is not None:
+            budget.ended(success, frame.paid, frame.retries, counted=frame.account is budget)
 
 
 class _Tries:
@@ -363,7 +393,7 @@ class _Tries:
         if too_long is not None:
             self._give_up(error, too_long, now)
             return None
-        if retry.budget is not None and not self._paid(retry.budget, error):
+        if self._rules.budget is not None and not self._paid(self._rules.budget, error):
             self._give_up(error, "budget", now)
             return None
         forget_judgement(error)
@@ -401,30 +431,29 @@ class _Tries:
         return True
 
     def _refusal(self, error: Exception, judgement: Judgement) -> str | None:
-        verdict = judgement.verdict
-        retry = self._rules.retry
-        if verdict is Verdict.UNKNOWN and not self._rules.idempotent:
+        verdict, rules = judgement.verdict, self._rules
+        if verdict is Verdict.UNKNOWN and not rules.idempotent:
             return "not_idempotent"
         if verdict not in (Verdict.TRANSIENT, Verdict.THROTTLED, Verdict.UNKNOWN):
             return "circuit_open" if isinstance(error, CircuitOpenError) else "not_retryable"
-        if retry.budget is not None:
-            retry.budget.failed()
-        if retry.only_outermost and self._outer is not None:
+        if rules.budget is not None:
+            rules.budget.failed()
+        if rules.only_outermost and self._outer is not None:
             return "nested"
-        return "attempts_exhausted" if self.number >= retry.max_attempts else None
+        return "attempts_exhausted" if self.number >= rules.max_attempts else None
 
     def _wait(self, judgement: Judgement) -> tuple[float, str, float]:
         if judgement.retry_after is not None:
             return max(0.0, judgement.retry_after), "retry_after", self._memory
-        retry = self._rules.retry
-        delay, memory = retry.schedule.delay(self.number, self._memory, retry.chance.random)
-        return retry.stretched(delay), "backoff", memory
+        rules, retry = self._rules, self._rules.retry
+        delay, memory = rules.schedule.delay(self.number, self._memory, retry.chance.random)
+        return retry.stretched(delay, rules.max_delay), "backoff", memory
 
     def _too_long(self, delay: float, source: str, now: float) -> str | None:
-        retry = self._rules.retry
-        if source == "retry_after" and delay > retry.max_delay:
+        rules = self._rules
+        if source == "retry_after" and delay > rules.max_delay:
             return "retry_after"
-        if retry.max_elapsed is not None and now + delay - self._started >= retry.max_elapsed:
+        if rules.max_elapsed is not None and now + delay - self._started >= rules.max_elapsed:
             return "deadline"
         left = remaining()
         return "deadline" if left is not None and delay >= left else None
@@ -469,14 +498,15 @@ class Attempt:
 class _Attempts(Iterator[Attempt], AsyncIterator[Attempt]):
     """The attempts of one loop. Ends after the first that did not fail."""
 
-    __slots__ = ("_delay", "_frame", "_retry", "_tries")
+    __slots__ = ("_delay", "_frame", "_retry", "_rules", "_tries")
 
     def __init__(self, retry: Retry) -> None:
         site = Site(operation="block", pipeline=retry.name, kind=Kind.BLOCKING)
         started = retry.clock.now() if retry.max_elapsed is not None else 0.0
         self._retry = retry
-        self._frame = retry._begin()
-        self._tries = _Tries(retry._rules(site), started, self._frame)
+        self._rules = retry._rules(site)
+        self._frame = self._rules.begin()
+        self._tries = _Tries(self._rules, started, self._frame)
         self._delay: float | None = 0.0  # before the next attempt; None when there is none
 
     def attempted(self, error: BaseException | None) -> bool:
@@ -484,7 +514,7 @@ class _Attempts(Iterator[Attempt], AsyncIterator[Attempt]):
         if isinstance(error, Exception):
             self._delay = self._tries.after(error)
         if self._delay is None:
-            self._retry._end(self._frame, success=error is None)
+            self._rules.end(self._frame, success=error is None)
         return self._delay is not None
 
     def _next(self) -> Attempt:

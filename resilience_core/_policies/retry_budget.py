@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from attrs import define, field, setters
+from attrs import define, evolve, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._clock import SYSTEM, Clock
+from resilience_core._errors import ConfigurationError
+from resilience_core._events import Reconfigured, everywhere
 from resilience_core._machines.budget import Account, Law, TrafficRatio
+from resilience_core._weave.reload import Changes, reconfigure, refuse_fixed
 from resilience_core.registry import registry
 
 
@@ -41,6 +45,40 @@ class RetryBudget:
     def __attrs_post_init__(self) -> None:
         self._account = self.law.start()
         registry.add(self)
+
+    def reconfigure(self, *, law: Law) -> None:
+        """Set another law of the same kind; what was earned and spent stays.
+
+        Raises:
+            ConfigurationError: it is of another kind; calls that are under way are counted by the present one.
+        """
+        reconfigure({self: {"law": law}})
+
+    def altered(self, options: Mapping[str, Any]) -> RetryBudget:
+        """A new budget that is set as this one, but for `options`."""
+        refuse_fixed(self, options, ("law",), ("name", "clock"))
+        other = evolve(self, **options)
+        if type(other.law) is not type(self.law):
+            raise ConfigurationError(
+                f"RetryBudget {self.name!r}: law must stay a {type(self.law).__name__} while it is in use, not become "
+                f"a {type(other.law).__name__}: change its numbers, or make another RetryBudget"
+            )
+        return other
+
+    def take_over(self, other: RetryBudget) -> Changes:
+        """Be set as `other` is from now on; what has changed."""
+        if other.law == self.law:
+            return ()
+        changes = (("law", str(self.law), str(other.law)),)
+        with self._lock:
+            object.__setattr__(self, "law", other.law)  # frozen for everybody else
+            self._account.adopt(other.law, self.clock.now())
+        return changes
+
+    def tell_changes(self, changes: Changes) -> None:
+        """Tell listeners of the process which options were changed."""
+        if everywhere.listeners:
+            everywhere.emit(Reconfigured(self.name, self.clock.now(), changes))
 
     def began(self) -> None:
         """Count one call (its first attempt)."""

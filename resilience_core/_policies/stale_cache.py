@@ -75,6 +75,7 @@ class StaleCache(Policy):
     """
 
     kind: ClassVar[str] = "stale_cache"
+    fixed: ClassVar[frozenset[str]] = frozenset({*Policy.fixed, "store", "file", "encode", "decode"})
 
     name: str = field(default="stale_cache", validator=check.name)
     fresh_for: float = field(kw_only=True, converter=to_seconds, validator=check.non_negative_seconds)
@@ -117,6 +118,13 @@ class StaleCache(Policy):
             self._kept = FileStore(self.max_entries, self.file, self.name, self.encode, self.decode)
         else:
             self._kept = MemoryStore(self.max_entries)
+
+    def _adopt(self, other: StaleCache, changed: frozenset[str]) -> None:
+        if "max_entries" in changed and self.store is None:
+            self._kept.resize(self.max_entries)
+        with self._lock:
+            while len(self._negative) > self.max_entries:
+                self._negative.popitem(last=False)
 
     # --- looking in ----------------------------------------------------------------------------------------------
 

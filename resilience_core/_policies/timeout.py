@@ -59,11 +59,11 @@ class Timeout(Policy):
         where = ", in a thread" if self.thread else ""
         return f"timeout: gives the call up after {self.seconds:g} s{where}"
 
-    def _expired(self, site: Site) -> TimeoutExceeded:
+    def _expired(self, site: Site, seconds: float) -> TimeoutExceeded:
         self._expirations += 1
         if self.bus.heard:
-            self.bus.emit(TimeoutExpired(self.name, self.clock.now(), site.operation, self.seconds))
-        return TimeoutExceeded(site.pipeline if self.name == self.kind else self.name, self.seconds)
+            self.bus.emit(TimeoutExpired(self.name, self.clock.now(), site.operation, seconds))
+        return TimeoutExceeded(site.pipeline if self.name == self.kind else self.name, seconds)
 
     def bind(self, call: Call, site: Site) -> Call:
         """Set the deadline around a blocking call, or run it in a thread."""
@@ -116,7 +116,7 @@ class Timeout(Policy):
                 result = await start(first, second)
             except CancelledError as error:
                 if expiry.leave(entry, True):
-                    raise expired(site) from error
+                    raise expired(site, seconds) from error
                 raise
             except BaseException:
                 expiry.leave(entry, False)
@@ -136,7 +136,7 @@ class Timeout(Policy):
             finally:
                 DEADLINE.reset(token)
             assert scope.cancelled_caught
-            raise expired(site)
+            raise expired(site, seconds)
 
         def limited(first: Any, second: Any) -> Awaitable[Any]:
             loop = _get_running_loop()
@@ -151,11 +151,13 @@ class Timeout(Policy):
         return limited
 
     def _in_thread(self, call: Call, site: Site) -> Call:
+        seconds = self.seconds
+
         def guarded(args: Args, kwargs: Kwargs) -> Any:
             if len(self._abandoned) >= self.max_abandoned:
                 raise BulkheadFullError(self.name, RejectionReason.BULKHEAD_FULL)
             worker = _Worker(call, args, kwargs, self._abandoned)
-            return worker.result(self.seconds, lambda: self._expired(site))
+            return worker.result(seconds, lambda: self._expired(site, seconds))
 
         return guarded
 

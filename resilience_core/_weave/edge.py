@@ -1,16 +1,9 @@
-"""The edge between the caller and the woven policies: decorator, call in place, and the base of all policies.
-
-    @policy                     caller -> wrapper -> policy ... policy -> function
-    policy.call(fn, *args)      woven once per policy; travels as ((fn, args), kwargs)
-
-Only the outermost wrapper packs arguments and only the innermost call unpacks them.
-"""
+"""The base of all policies: a decorator, callable in place, and adjustable while it is in use."""
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 import attrs
@@ -18,22 +11,10 @@ from attrs import define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._clock import SYSTEM, Clock
-from resilience_core._events import Bus, Listener
-from resilience_core._telemetry import measured, measured_async, telemetry
-from resilience_core._verdicts import BadResult
-from resilience_core._weave.site import (
-    Args,
-    AsyncCall,
-    Call,
-    Kind,
-    Kwargs,
-    Site,
-    behind_function,
-    kind_of,
-    name_of,
-    refuse_unguarded,
-)
-from resilience_core._weave.streams import async_stream_edge, opening, opening_async, stream_edge
+from resilience_core._events import Bus, Listener, Reconfigured
+from resilience_core._weave.reload import Changes, lock, reconfigure, refuse_fixed, weavers
+from resilience_core._weave.site import AsyncCall, Call, Site
+from resilience_core._weave.wrapping import decorate, weave_in_place, weave_in_place_async
 from resilience_core.registry import registry
 
 P = ParamSpec("P")
@@ -50,6 +31,8 @@ class Policy(ABC):
 
     kind: ClassVar[str]
     """What it is, in snake case: "circuit_breaker"."""
+    fixed: ClassVar[frozenset[str]] = frozenset({"name", "clock"})
+    """Options that cannot be changed while the policy is in use: its state or its identity depends on them."""
 
     clock: Clock = field(
         default=SYSTEM, kw_only=True, repr=False, validator=check.instance_of(Clock, "a resilience_core.Clock")
@@ -93,19 +76,93 @@ class Policy(ABC):
         """Call a blocking function under this policy, once."""
         woven = self._in_place
         if woven is None:
-            woven = self._in_place = weave_in_place(self)
+            with lock:
+                woven = self._in_place = weave_in_place(self)
+                weavers.add(self)
         return cast("T", woven((fn, args), kwargs))
 
     async def acall(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call an async function under this policy, once."""
         woven = self._in_place_async
         if woven is None:
-            woven = self._in_place_async = weave_in_place_async(self)
+            with lock:
+                woven = self._in_place_async = weave_in_place_async(self)
+                weavers.add(self)
         return cast("T", await woven((fn, args), kwargs))
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of this policy's events from now on; call what is returned to stop that."""
         return self.bus.subscribe(listener)
+
+    # --- other options while it is in use ---------------------------------------------------------------------------
+
+    def reconfigure(self, **options: Any) -> None:
+        """Change options while calls are made; those that are not named stay.
+
+        State is kept: what a breaker counted, permits, tokens, windows, cached values. Calls that are under way keep
+        the structure and the retry rules that they began with; the limits of gates apply at once. `Reconfigured` tells
+        listeners what was changed.
+
+        Raises:
+            ConfigurationError: the options cannot be, here or in a pipeline around; nothing has changed then.
+            TypeError: a function that is guarded already cannot be guarded so; nothing has changed then.
+        """
+        reconfigure({self: options})
+
+    def altered(self, options: Mapping[str, Any]) -> Policy:
+        """A new policy that is set as this one, but for `options`."""
+        refuse_fixed(self, options, self._options(), self.fixed)
+        return attrs.evolve(self, **options)
+
+    def take_over(self, other: Policy) -> Changes:
+        """Take the options of `other` over, and let the machine go on under them; what has changed."""
+        changes = []
+        for option, attribute in self._options().items():
+            before, after = getattr(self, attribute), getattr(other, attribute)
+            if option not in self.fixed and not _same(before, after):
+                object.__setattr__(self, attribute, after)  # options are frozen for everybody else
+                changes.append((option, plain(before), plain(after)))
+        if changes:
+            self._adopt(other, frozenset(name for name, _, _ in changes))
+        return tuple(changes)
+
+    def tell_changes(self, changes: Changes) -> None:
+        """Tell listeners which options were changed."""
+        if self.bus.heard:
+            self.bus.emit(Reconfigured(self.name, self.clock.now(), changes))
+
+    def _adopt(self, other: Any, changed: frozenset[str]) -> None:  # noqa: B027 - most keep nothing beside their options
+        """Let the machines go on under the `changed` options, which were just taken over from `other`. Must not fail."""
+
+    def with_substitutes(self, substitutes: Mapping[Any, Any]) -> Policy:
+        """What stands in this policy's place when some are replaced."""
+        substitute: Policy = substitutes.get(self, self)
+        return substitute
+
+    @classmethod
+    def _options(cls) -> dict[str, str]:
+        """The attribute behind each option."""
+        return {str(option.alias): option.name for option in attrs.fields(cls) if option.init}
+
+    # As a weaver: the two weaves of `call` and `acall`.
+
+    def concerns(self, changed: Mapping[Any, Any]) -> bool:
+        """Whether this policy, or one inside it, is among the changed ones."""
+        return any(part in changed for part in self.parts())
+
+    def try_out(self, substitutes: Mapping[Any, Any]) -> None:
+        """Weave for calls in place with the substitutes, for nothing but to see that it can be done."""
+        substitute = self.with_substitutes(substitutes)
+        if self._in_place is not None:
+            weave_in_place(substitute)
+        if self._in_place_async is not None:
+            weave_in_place_async(substitute)
+
+    def reweave(self) -> None:
+        """Let the next call in place weave anew."""
+        self._in_place = self._in_place_async = None
+
+    # --- looking in -------------------------------------------------------------------------------------------------
 
     def at_rest(self) -> bool:
         """Whether forgetting what this policy knows would change nothing: no calls inside, nothing counted."""
@@ -132,6 +189,14 @@ class Policy(ABC):
         return f"{self.kind.replace('_', ' ')} {self.name!r}"
 
 
+def _same(before: Any, after: Any) -> bool:
+    """Whether two values of an option are equal, as far as they can be compared."""
+    try:
+        return before is after or bool(before == after)
+    except Exception:  # a user's value: an array, say, has no one answer
+        return False
+
+
 def plain(value: Any) -> Any:
     """An option's value as something that JSON can carry: functions and classes by their names."""
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -141,127 +206,3 @@ def plain(value: Any) -> Any:
     if attrs.has(type(value)):
         return {"type": type(value).__name__, **attrs.asdict(value)}
     return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def decorate(policy: Policy, fn: Any) -> Any:
-    """Weave `policy` around `fn` and give the result fn's name, signature and kind."""
-    if isinstance(fn, staticmethod):
-        return staticmethod(decorate(policy, cast("Any", fn).__func__))
-    kind = kind_of(fn)
-    site = Site(operation=name_of(fn), pipeline=policy.name, kind=kind)
-    wrap = {
-        Kind.BLOCKING: _wrap_blocking,
-        Kind.ASYNC: _wrap_async,
-        Kind.STREAM: _wrap_stream,
-        Kind.ASYNC_STREAM: _wrap_async_stream,
-    }[kind]
-    telemetry.prepare()
-    return functools.update_wrapper(wrap(policy, fn, site), fn)
-
-
-def _wrap_blocking(policy: Policy, fn: Callable[..., Any], site: Site) -> Callable[..., Any]:
-    def innermost(args: Args, kwargs: Kwargs) -> Any:
-        return fn(*args, **kwargs)
-
-    call = _woven(policy, innermost, site)
-    recorded = measured(call, site)
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if telemetry.on:
-            return recorded(args, kwargs)
-        return call(args, kwargs)
-
-    return wrapper
-
-
-def _wrap_async(policy: Policy, fn: Callable[..., Any], site: Site) -> Callable[..., Any]:
-    def innermost(args: Args, kwargs: Kwargs) -> Awaitable[Any]:
-        coroutine: Awaitable[Any] = fn(*args, **kwargs)
-        return coroutine
-
-    call = _woven_async(policy, innermost, site)
-    recorded = measured_async(call, site)
-
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if telemetry.on:
-            return await recorded(args, kwargs)
-        return await call(args, kwargs)
-
-    return wrapper
-
-
-def _wrap_stream(policy: Policy, fn: Callable[..., Any], site: Site) -> Callable[..., Any]:
-    return stream_edge(_woven(policy, opening(fn), site))
-
-
-def _wrap_async_stream(policy: Policy, fn: Callable[..., Any], site: Site) -> Callable[..., Any]:
-    return async_stream_edge(_woven_async(policy, opening_async(fn), site))
-
-
-def _woven(policy: Policy, innermost: Call, site: Site) -> Call:
-    call = policy.bind(innermost, site)
-    if not site.returns_bad_results:
-        return call
-
-    def returning_bad_results(args: Args, kwargs: Kwargs) -> Any:
-        try:
-            return call(args, kwargs)
-        except BadResult as bad:
-            return bad.result
-
-    return returning_bad_results
-
-
-def _woven_async(policy: Policy, innermost: AsyncCall, site: Site) -> AsyncCall:
-    call = policy.bind_async(innermost, site)
-    if not site.returns_bad_results:
-        return call
-
-    async def returning_bad_results(args: Args, kwargs: Kwargs) -> Any:
-        try:
-            return await call(args, kwargs)
-        except BadResult as bad:
-            return bad.result
-
-    return returning_bad_results
-
-
-def weave_in_place(policy: Policy) -> Call:
-    """The weave behind `policy.call`."""
-    site = Site(operation="call", pipeline=policy.name, kind=Kind.BLOCKING, arguments=behind_function)
-
-    def innermost(args: Args, kwargs: Kwargs) -> Any:
-        fn, own = args
-        result = fn(*own, **kwargs)
-        refuse_unguarded(result, fn)
-        return result
-
-    telemetry.prepare()
-    call = _woven(policy, innermost, site)
-    recorded = measured(call, site)
-
-    def in_place(args: Args, kwargs: Kwargs) -> Any:
-        return recorded(args, kwargs) if telemetry.on else call(args, kwargs)
-
-    return in_place
-
-
-def weave_in_place_async(policy: Policy) -> AsyncCall:
-    """The weave behind `policy.acall`."""
-    site = Site(operation="acall", pipeline=policy.name, kind=Kind.ASYNC, arguments=behind_function)
-
-    def innermost(args: Args, kwargs: Kwargs) -> Awaitable[Any]:
-        fn, own = args
-        result = fn(*own, **kwargs)
-        if not isinstance(result, Awaitable):
-            raise TypeError(f"acall needs an async function, and {name_of(fn)} is none: use call() for blocking code")
-        return result
-
-    telemetry.prepare()
-    call = _woven_async(policy, innermost, site)
-    recorded = measured_async(call, site)
-
-    def in_place(args: Args, kwargs: Kwargs) -> Awaitable[Any]:
-        return recorded(args, kwargs) if telemetry.on else call(args, kwargs)
-
-    return in_place

@@ -68,6 +68,9 @@ class Gate(Policy):
         """Let the gate judge for itself, by one of the two; for `_build`."""
         self.own_judge = judge_from(on=on, classify=classify)
 
+    def _adopt(self, other: Any, changed: frozenset[str]) -> None:
+        self.own_judge = other.own_judge
+
     def judge_at(self, site: Site) -> Judge:
         """Who judges the outcomes at `site`: the gate's own judge, else the pipeline's, else any error is a failure."""
         return self.own_judge or site.judge or EVERY_ERROR

@@ -292,16 +292,16 @@ def test_after_a_throttle_every_attempt_keeps_to_a_rate_that_recovers(world: Wor
 
 def test_its_waits_grow_with_the_share_of_failures_up_to_the_maximum() -> None:
     policy = AdaptiveRetry(on=ConnectionError, stretch=3.0, max_delay=10.0, jitter="none", max_attempts=1)
-    assert policy.stretched(1.0) == 1.0
+    assert policy.stretched(1.0, 10.0) == 1.0
     for _ in range(100):
         with pytest.raises(ConnectionError):
             policy.call(Failing())
-    assert policy.stretched(1.0) == pytest.approx(3.0, abs=0.01)
-    assert policy.stretched(9.0) == 10.0
+    assert policy.stretched(1.0, 10.0) == pytest.approx(3.0, abs=0.01)
+    assert policy.stretched(9.0, 10.0) == 10.0
     assert policy.describe()["text"].startswith("adaptive retry: 1 attempts")
     with pytest.raises(ValueError):
         policy.call(int, "x")
-    assert policy.stretched(1.0) == pytest.approx(3.0, abs=0.01), "what on= does not name says nothing"
+    assert policy.stretched(1.0, 10.0) == pytest.approx(3.0, abs=0.01), "what on= does not name says nothing"
 
 
 class Failing:

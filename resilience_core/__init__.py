@@ -25,6 +25,7 @@ from resilience_core._events import (
     HedgeWon,
     LimitChanged,
     Listener,
+    Reconfigured,
     Rejection,
     RetryScheduled,
     RetrySuppressed,
@@ -53,6 +54,7 @@ from resilience_core._weave.site import AsyncCall, Call, Site
 from resilience_core.registry import registry
 
 if TYPE_CHECKING:
+    from resilience_core._explain import Decision, Explanation, explain
     from resilience_core._machines.budget import InFlightRatio, TokenQuota, TokenThrottle, TrafficRatio
     from resilience_core._machines.concurrency import AIMD, Gradient2, Steady, Vegas
     from resilience_core._machines.rates import FailureRate, SlowCallRate
@@ -100,7 +102,9 @@ __all__ = [
     "CountWindow",
     "Deadline",
     "DeadlineExceeded",
+    "Decision",
     "Event",
+    "Explanation",
     "Exponential",
     "FailureRate",
     "Fallback",
@@ -125,6 +129,7 @@ __all__ = [
     "RampStep",
     "RateLimitedError",
     "RateLimiter",
+    "Reconfigured",
     "RecoveryBackoff",
     "Rejection",
     "RejectionReason",
@@ -155,6 +160,7 @@ __all__ = [
     "current_priority",
     "deadline",
     "deadline_from",
+    "explain",
     "inject_deadline",
     "judgement_of",
     "prioritised",
@@ -175,6 +181,8 @@ _LAZY = {
     "Coalesce": "_policies.coalesce",
     "CountWindow": "_machines.windows",
     "Deadline": "_policies.deadline",
+    "Decision": "_explain",
+    "Explanation": "_explain",
     "FailureRate": "_machines.rates",
     "Gradient2": "_machines.concurrency",
     "Hedge": "_policies.hedge",
@@ -194,6 +202,7 @@ _LAZY = {
     "Vegas": "_machines.concurrency",
     "deadline": "_policies.deadline",
     "deadline_from": "_policies.deadline",
+    "explain": "_explain",
     "inject_deadline": "_policies.deadline",
 }
 

@@ -11,9 +11,14 @@ All of them pickle and copy. Their texts name policies and times, never argument
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
+
+if TYPE_CHECKING:
+    from resilience_core._explain import Explanation
 
 
 class RejectionReason(StrEnum):
@@ -34,7 +39,7 @@ class RejectionReason(StrEnum):
     DEADLINE = "deadline"
 
 
-_SENTENCES = {
+REASONS: dict[str, str] = {
     RejectionReason.CIRCUIT_OPEN: "the circuit is open",
     RejectionReason.CIRCUIT_FORCED_OPEN: "the circuit was opened by hand",
     RejectionReason.CIRCUIT_RAMPING: "the circuit has just closed and admits a share of the calls",
@@ -51,11 +56,21 @@ _SENTENCES = {
 }
 
 
-class ConfigurationError(ValueError):
+class _Explained(BaseException):
+    """An error that can say how it came about."""
+
+    def explain(self) -> Explanation:
+        """The decisions that led to it, in order, each with what it was based on; as `explain(error)`."""
+        from resilience_core._explain import explain  # here, not above: it knows these errors
+
+        return explain(self)
+
+
+class ConfigurationError(_Explained, ValueError):
     """An option or a composition that cannot work; the text names the field and the fix."""
 
 
-class ResilienceError(Exception):
+class ResilienceError(_Explained, Exception):
     """Base of the errors raised by this framework."""
 
 
@@ -81,8 +96,9 @@ class CallRejected(ResilienceError):
         reason: RejectionReason,
         retry_after: float | None = None,
         last_failure: LastFailure | None = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(name, reason, retry_after, last_failure)
+        super().__init__(name, reason, retry_after, last_failure, inputs)
 
     # Read from the arguments, which BaseException.__new__ keeps: an open circuit makes its errors without __init__.
 
@@ -110,8 +126,13 @@ class CallRejected(ResilienceError):
         failure: LastFailure | None = self.args[3]
         return failure
 
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """What the decision was based on, by name: limits, counts, times since the epoch."""
+        return self.args[4] or {}
+
     def __str__(self) -> str:
-        text = f"{self.name!r} rejected the call: {_SENTENCES.get(self.reason, self.reason)}"
+        text = f"{self.name!r} rejected the call: {REASONS.get(self.reason, self.reason)}"
         if self.last_failure is not None:
             text += f", last failure {self.last_failure.error_type}"
         if self.retry_after is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from attrs import define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
 from resilience_core._events import Listener
+from resilience_core._story import Journal
 from resilience_core._verdicts import Classifier, Judge, ResultClassifier, judge_from
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.reload import refuse_fixed
@@ -27,6 +28,10 @@ def _each_a_policy(owner: Pipeline, attribute: Any, value: tuple[Any, ...]) -> N
     for index, policy in enumerate(value):
         if policy in value[:index]:
             raise ConfigurationError(f"Pipeline: the {policy.kind} {policy.name!r} is in it twice")
+
+
+if TYPE_CHECKING:
+    from resilience_core._explain import Explanation
 
 
 class _Listening:
@@ -56,9 +61,11 @@ class Pipeline(Policy):
         classify_result: judges returned values, once per attempt; what it does not call a SUCCESS is a failure to
             every policy, and the last such value is returned in the end.
         idempotent: whether a call may be carried out twice without harm. Only then are UNKNOWN outcomes retried.
+        history: unhappy calls that are kept for `explain()`; 0 for none.
     """
 
     kind: ClassVar[str] = "pipeline"
+    fixed: ClassVar[frozenset[str]] = frozenset({*Policy.fixed, "history"})
 
     policies: tuple[Policy, ...] = field(validator=_each_a_policy)
     name: str = field(default="pipeline", kw_only=True, validator=check.name)
@@ -68,6 +75,8 @@ class Pipeline(Policy):
     )
     idempotent: bool | None = field(default=None, kw_only=True, validator=check.optional(check.boolean))
     _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
+    history: int = field(default=20, kw_only=True, validator=check.count_from(0))
+    _journal: Journal = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _listening: tuple[_Listening, ...] = field(init=False, repr=False, default=(), on_setattr=setters.NO_OP)
 
     def __init__(
@@ -77,13 +86,35 @@ class Pipeline(Policy):
         classify: Classifier | None = None,
         classify_result: ResultClassifier | None = None,
         idempotent: bool | None = None,
+        history: int = 20,
     ) -> None:
         cast("Any", self).__attrs_init__(
-            policies, name=name, classify=classify, classify_result=classify_result, idempotent=idempotent
+            policies,
+            name=name,
+            classify=classify,
+            classify_result=classify_result,
+            idempotent=idempotent,
+            history=history,
         )
 
     def _build(self) -> None:
         self._judge = judge_from(on=None, classify=self.classify)
+        self._journal = Journal(self.history)
+
+    @property
+    def journal(self) -> Journal | None:
+        """Where unhappy calls are kept."""
+        return self._journal if self.history else None
+
+    def explain(self) -> list[Explanation]:
+        """Why the last calls that did not simply succeed ended as they did, the latest last.
+
+        These are calls that raised, and calls that were answered only by a retry, a hedge, a fallback or a stale value.
+        The same rejection many times in a row is one entry. A pipeline inside another one leaves it to that.
+        """
+        from resilience_core._explain import explain_calls  # here, not above: nobody asks while all is well
+
+        return explain_calls(list(self._journal.calls))
 
     # --- other options, another structure ----------------------------------------------------------------------------
 

@@ -254,6 +254,17 @@ class Circuit:
             return False
         return True if self.successes >= rules.success_threshold else None
 
+    def knows(self, permit: int) -> bool:
+        """Whether the result of the call admitted with `permit` would still count."""
+        if self.state is CircuitState.HALF_OPEN:
+            return permit in (self.probes or ())
+        return permit == self.generation and self.state in _JUDGING
+
+    def told(self) -> tuple[int | None, int | None, str | None]:
+        """How far a closed circuit is from opening: what was counted, of how many, and what they are."""
+        told = getattr(self.memory, "told", None) if self.state in _JUDGING else None
+        return (None, None, None) if told is None else told()
+
     # --- by hand, and changes of state -----------------------------------------------------------------------------
 
     def force(

@@ -140,6 +140,10 @@ class Rate:
             return False
         return window.bad >= self.rate * window.calls - 1e-9
 
+    def told(self) -> tuple[int, int, str]:
+        """How far it has come: what was counted, of how many, and what they are."""
+        return self.window.bad, self.window.calls, "calls in its window"
+
     def export(self, now: float) -> dict[str, Any]:
         """The window's content."""
         return self.window.export(now)

@@ -93,6 +93,10 @@ class Consecutive:
         self.quiet = not failed
         return "consecutive_failures" if failed and self.count >= self.threshold else None
 
+    def told(self) -> tuple[int, int, str]:
+        """How far it has come: what was counted, of how many, and what they are."""
+        return self.count, self.threshold, "in a row"
+
     def export(self, now: float) -> dict[str, Any]:
         """The count."""
         return {"failures": self.count}

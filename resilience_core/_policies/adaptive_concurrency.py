@@ -124,7 +124,13 @@ class AdaptiveConcurrency(Gate):
         self._rejected += 1
         if self.bus.heard:
             self.bus.emit(Rejection(self.name, self.clock.now(), reason, "call"))
-        raise BulkheadFullError(self.name, reason)
+        inputs = {
+            "kind": self.kind,
+            "in_flight": self._slots.in_flight,
+            "limit": self._slots.limit,
+            "last_change": self._reason,
+        }
+        raise BulkheadFullError(self.name, reason, inputs=inputs)
 
     def settle(self, permit: _Permit, judgement: Judgement) -> None:
         """Give the slot back and learn from how long the call took."""

@@ -136,7 +136,17 @@ class AdaptiveRetry(Retry):
         if self.bus.heard:
             now = self.clock.now()
             self.bus.emit(Rejection(self.name, now, RejectionReason.RATE_LIMITED, operation, wait))
-        raise RateLimitedError(self.name, RejectionReason.RATE_LIMITED, wait)
+        inputs = {
+            "kind": self.kind,
+            "rate": self._pace.bucket.rate,
+            "per": 1.0,
+            "burst": 1,
+            "wait": wait,
+            "patience": within_deadline(wait),
+            "closed_for": 0.0,
+            "keyed": False,
+        }
+        raise RateLimitedError(self.name, RejectionReason.RATE_LIMITED, wait, inputs=inputs)
 
     def _give_back(self) -> None:
         with self._lock:

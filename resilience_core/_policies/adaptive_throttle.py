@@ -102,7 +102,8 @@ class AdaptiveThrottle(Gate):
         with self._lock:
             # Before this request is counted: one alone must not make a client suspicious of its server.
             probability = self._throttle.rejection(now, self.k * PATIENCE[level], self.maximum)
-            if self._throttle.counts(now)[0] < self.minimum_requests:
+            requests, accepts = self._throttle.counts(now)
+            if requests < self.minimum_requests:
                 probability = 0.0
             self._throttle.request(now)
         if probability <= 0 or self.chance.random() >= probability:
@@ -112,7 +113,8 @@ class AdaptiveThrottle(Gate):
         self._rejected += 1
         if self.bus.heard:
             self.bus.emit(Rejection(self.name, now, RejectionReason.THROTTLED, "call"))
-        raise RateLimitedError(self.name, RejectionReason.THROTTLED)
+        inputs = {"kind": self.kind, "requests": requests, "accepts": accepts, "probability": probability}
+        raise RateLimitedError(self.name, RejectionReason.THROTTLED, inputs=inputs)
 
     def settle(self, permit: None, judgement: Judgement) -> None:
         """Count whether the server took the request on."""

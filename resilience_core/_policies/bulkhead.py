@@ -136,7 +136,7 @@ class Bulkhead(Gate):
         except BaseException:
             self._abandon(ticket)
             raise
-        self._leave(ticket, operation)
+        self._leave(ticket, operation, patience)
         return True
 
     async def _wait_async(self, operation: str) -> bool:
@@ -151,7 +151,7 @@ class Bulkhead(Gate):
         except BaseException:
             self._abandon(ticket)
             raise
-        self._leave(ticket, operation)
+        self._leave(ticket, operation, patience)
         return True
 
     def _patience(self) -> float:
@@ -164,11 +164,11 @@ class Bulkhead(Gate):
             raise self._rejection(RejectionReason.BULKHEAD_FULL, operation)
         return ticket
 
-    def _leave(self, ticket: Ticket[Wakeable], operation: str) -> None:
+    def _leave(self, ticket: Ticket[Wakeable], operation: str, patience: float) -> None:
         with self._lock:
             granted = self._slots.leave(ticket)
         if not granted:
-            raise self._rejection(RejectionReason.BULKHEAD_WAIT_TIMEOUT, operation)
+            raise self._rejection(RejectionReason.BULKHEAD_WAIT_TIMEOUT, operation, patience)
 
     def _abandon(self, ticket: Ticket[Wakeable]) -> None:
         with self._lock:
@@ -176,11 +176,20 @@ class Bulkhead(Gate):
         if granted:  # handed over in the moment of the cancellation: pass it on
             self._release()
 
-    def _rejection(self, reason: RejectionReason, operation: str) -> BulkheadFullError:
+    def _rejection(self, reason: RejectionReason, operation: str, patience: float = 0.0) -> BulkheadFullError:
         self._rejected += 1
         if self.bus.heard:
             self.bus.emit(Rejection(self.name, self.clock.now(), reason, operation))
-        return BulkheadFullError(self.name, reason)
+        slots = self._slots
+        inputs = {
+            "kind": self.kind,
+            "limit": slots.size,
+            "in_flight": slots.taken,
+            "queue_limit": slots.max_queue,
+            "waiting": slots.callers,
+            "patience": patience,
+        }
+        return BulkheadFullError(self.name, reason, inputs=inputs)
 
     # --- the weaves ----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from attrs import define, field, setters
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
 from resilience_core._events import ChaosInjected
+from resilience_core._story import note
 from resilience_core._validation import to_seconds
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.results import refuse_streams
@@ -121,6 +122,10 @@ class Chaos(Policy):
                     self.bus.emit(ChaosInjected(self.name, self.clock.now(), operation, fault))
         return wait, error, answered
 
+    def _told(self, error: BaseException, operation: str) -> BaseException:
+        note(error, self.clock.wall(), self.kind, self.name, operation, "injected", "error")
+        return error
+
     def bind(self, call: Call, site: Site) -> Call:
         """Weave the faults around a blocking call."""
         self._admit(site)
@@ -132,7 +137,7 @@ class Chaos(Policy):
                 if wait:
                     pause(clock, wait)
                 if error is not None:
-                    raise error
+                    raise self._told(error, operation)
                 if answered:
                     return self.result
             return call(args, kwargs)
@@ -150,7 +155,7 @@ class Chaos(Policy):
                 if wait:
                     await pause_async(clock, wait)
                 if error is not None:
-                    raise error
+                    raise self._told(error, operation)
                 if answered:
                     return self.result
             return await call(args, kwargs)

@@ -21,6 +21,7 @@ from resilience_core._machines.circuit import (
     Transition,
 )
 from resilience_core._machines.trip_rules import ConsecutiveFailures, TripRule
+from resilience_core._story import note
 from resilience_core._telemetry import telemetry
 from resilience_core._validation import Seconds, to_optional_seconds, to_seconds
 from resilience_core._verdicts import (
@@ -45,6 +46,7 @@ _REASONS = {
     CircuitState.HALF_OPEN: RejectionReason.PROBE_LIMIT,
     CircuitState.FORCED_OPEN: RejectionReason.CIRCUIT_FORCED_OPEN,
 }
+_NO_FACTS: dict[str, Any] = {}  # of a circuit that never changed its state; replaced, never written to
 DEFAULT_LEASE = 60.0
 """Seconds after which a probe that never reported makes room, where no time-out tells better."""
 STATE_VERSION = 1
@@ -134,6 +136,7 @@ class CircuitBreaker(Gate):
     _circuit: Circuit = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _last_failure: LastFailure | None = field(init=False, repr=False, default=None, on_setattr=setters.NO_OP)
+    _facts: dict[str, Any] = field(init=False, repr=False, default=_NO_FACTS, on_setattr=setters.NO_OP)
 
     def _validate(self) -> None:
         if self.trip is not None and self.failure_threshold != 5:
@@ -170,6 +173,8 @@ class CircuitBreaker(Gate):
         self.own_judge = other.own_judge
         with self._lock:
             self._circuit.adopt(other._circuit.rules, self.clock.now())
+            change = self._circuit.last_transition
+        self._facts = self._facts_of(change)
 
     # --- what it tells -------------------------------------------------------------------------------------------
 
@@ -324,17 +329,33 @@ class CircuitBreaker(Gate):
             self._tell(change)
         return permit or self._reject(now, operation)
 
-    def _learn(self, permit: int, judgement: Judgement, started: float) -> None:
+    def _learn(
+        self, permit: int, judgement: Judgement, started: float, error: Exception | None = None, operation: str = ""
+    ) -> None:
         circuit = self._circuit
         now = self.clock.now()
         with self._lock:
             if judgement.verdict in FAILURES:
                 self._last_failure = LastFailure(judgement.reason or judgement.verdict.value, now)
             before = circuit.last_transition
+            current = circuit.knows(permit)
             circuit.settle(permit, judgement.verdict, now, now - started, judgement.retry_after, self.chance.random)
             change = circuit.last_transition
+            count = circuit.told()
         if change is not before:
             self._tell(change)
+        if error is not None and current:
+            self._note(error, operation, judgement, None if change is before else change, count)
+
+    def _note(
+        self, error: Exception, operation: str, judgement: Judgement, change: Transition | None, count: Any
+    ) -> None:
+        at, verdict, because = self.clock.wall(), judgement.verdict.value, judgement.reason
+        if change is None:
+            note(error, at, self.kind, self.name, operation, "counted", verdict, because, *count)
+        elif change.state is _OPEN:
+            rule, until = str(self._circuit.rules.trip), self._facts["until"]
+            note(error, at, self.kind, self.name, operation, "opened", verdict, because, change.reason, rule, until)
 
     def _reject(self, now: float, operation: str) -> int:
         """Raise `CircuitOpenError`, or answer 0, the permit that teaches nothing, where shadow mode spares the call."""
@@ -351,9 +372,37 @@ class CircuitBreaker(Gate):
         circuit.rejected += 1
         if self.bus.listeners or everywhere.listeners:  # `heard`, without its frame
             self.bus.emit(Rejection(self.name, now, reason, operation, retry_after))
-        raise _new_error(CircuitOpenError, self.name, reason, retry_after, self._last_failure)
+        # What an open circuit has to tell was put together when it opened: a rejection only points at it.
+        facts = self._facts if retry_after is not None else self._facts_now(now)
+        raise _new_error(CircuitOpenError, self.name, reason, retry_after, self._last_failure, facts)
+
+    def _facts_now(self, now: float) -> dict[str, Any]:
+        """What a circuit that is neither closed nor open has to tell about a rejection."""
+        circuit = self._circuit
+        return self._facts | {
+            "probes": len(circuit.probes or ()),
+            "max_probes": circuit.rules.half_open_max_calls,
+            "share": circuit.ramp_share(now),
+        }
+
+    def _facts_of(self, change: Transition | None) -> dict[str, Any]:
+        """What is to be told of the present state: since when (seconds since the epoch), why, and until when."""
+        circuit, now, wall = self._circuit, self.clock.now(), self.clock.wall()
+        forced = circuit.forced or Forced()
+        until = circuit.open_until if circuit.state is _OPEN else forced.until
+        return {
+            "kind": self.kind,
+            "state": circuit.state.value,
+            "since": wall if change is None else wall - (now - change.at),
+            "because": None if change is None else change.reason,
+            "rule": str(circuit.rules.trip),
+            "until": None if until is None else wall + (until - now),
+            "actor": forced.actor,
+            "note": forced.reason,
+        }
 
     def _tell(self, change: Transition | None) -> None:
+        self._facts = self._facts_of(change)
         if change is None or change.previous is change.state:
             return
         telemetry.count_transition(self.name, change.previous, change.state, change.reason)
@@ -397,7 +446,10 @@ class CircuitBreaker(Gate):
             return admit(lease, operation)
 
         def leave(permit: int, error: BaseException | None, started: float) -> None:
-            learn(permit, DONE if error is None else judge.explained(error), started)
+            if isinstance(error, Exception):
+                learn(permit, judge.explained(error), started, error, operation)
+            else:
+                learn(permit, DONE if error is None else judge.explained(error), started)
 
         return knock, leave
 

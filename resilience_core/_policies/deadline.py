@@ -58,7 +58,8 @@ class Deadline(Policy):
             self._rejected += 1
             if self.bus.heard:
                 self.bus.emit(Rejection(self.name, self.clock.now(), RejectionReason.DEADLINE, operation))
-            raise DeadlineExceeded(self.name, RejectionReason.DEADLINE)
+            inputs = {"kind": self.kind, "when": "before the call"}
+            raise DeadlineExceeded(self.name, RejectionReason.DEADLINE, inputs=inputs)
 
     def bind(self, call: Call, site: Site) -> Call:
         """Set the deadline around a blocking call."""

@@ -11,6 +11,7 @@ from attrs import define, field, setters
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
 from resilience_core._events import FallbackUsed
+from resilience_core._story import story_of
 from resilience_core._telemetry import note_degraded
 from resilience_core._verdicts import BadResult, On
 from resilience_core._weave.edge import Policy
@@ -74,6 +75,12 @@ class Fallback(Policy):
             used = "value" if self.replacement is None else "call"
             self.bus.emit(FallbackUsed(self.name, self.clock.now(), operation, used, error))
 
+    def _journal(self, error: Exception, site: Site) -> None:
+        if site.journal is not None:
+            at, used = self.clock.wall(), "value" if self.replacement is None else "call"
+            story = story_of(error, at, self.kind, self.name, site.operation)
+            site.journal.answered(story, site.operation, (at, self.kind, self.name, site.operation, "replaced", used))
+
     def bind(self, call: Call, site: Site) -> Call:
         """Weave the fallback around a blocking call."""
         replaces, tell, operation = self._replaces(), self._tell, site.operation
@@ -86,7 +93,9 @@ class Fallback(Policy):
                 if not replaces(error):
                     raise
                 tell(error, operation)
-                return answer(args, kwargs)
+                result = answer(args, kwargs)
+                self._journal(error, site)
+                return result
 
         return guarded
 
@@ -102,7 +111,9 @@ class Fallback(Policy):
                 if not replaces(error):
                     raise
                 tell(error, operation)
-                return await answer(args, kwargs)
+                result = await answer(args, kwargs)
+                self._journal(error, site)
+                return result
 
         return guarded
 

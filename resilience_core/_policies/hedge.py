@@ -17,6 +17,7 @@ from resilience_core._errors import ConfigurationError
 from resilience_core._events import HedgeStarted, HedgeWon
 from resilience_core._machines.latency import Latencies
 from resilience_core._policies.retry_budget import RetryBudget
+from resilience_core._story import note
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import Judge, Verdict
 from resilience_core._weave.background import Job, spawn_awaited, spawn_awaited_async, wind_up, wind_up_async
@@ -107,11 +108,11 @@ class Hedge(Policy):
     def bind(self, call: Call, site: Site) -> Call:
         """Weave the hedge around a blocking call: every attempt runs in a thread of its own."""
         self._admit(site)
-        judge, operation = site.judge, site.operation
+        judge = site.judge
         start, new_waiter, end_all = spawn_awaited, ThreadWaiter, wind_up
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
-            race = _Race(self, judge, operation, lambda on_end: start(lambda: call(args, kwargs), on_end))
+            race = _Race(self, judge, site, lambda on_end: start(lambda: call(args, kwargs), on_end))
             try:
                 while not race.decided():
                     waiter = new_waiter()
@@ -127,11 +128,11 @@ class Hedge(Policy):
     def bind_async(self, call: AsyncCall, site: Site) -> AsyncCall:
         """Weave the hedge around an async call."""
         self._admit(site)
-        judge, operation = site.judge, site.operation
+        judge = site.judge
         start, new_waiter, end_all = spawn_awaited_async, async_waiter, wind_up_async
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:
-            race = _Race(self, judge, operation, lambda on_end: start(lambda: call(args, kwargs), on_end))
+            race = _Race(self, judge, site, lambda on_end: start(lambda: call(args, kwargs), on_end))
             try:
                 while not race.decided():
                     waiter = new_waiter()
@@ -152,12 +153,13 @@ class _Race:
         self,
         hedge: Hedge,
         judge: Judge | None,
-        operation: str,
+        site: Site,
         start: Callable[[Callable[[Job], None]], Job],
     ) -> None:
         self._hedge = hedge
         self._judge = judge
-        self._operation = operation
+        self._site = site
+        self._operation = site.operation
         self._start = start
         self._lock = threading.Lock()
         self._running: dict[Job, tuple[int, float]] = {}  # number of the attempt, and when it began
@@ -288,6 +290,14 @@ class _Race:
         if self._budget is not None:
             self._budget.ended(success, self._paid, self._number - 1)
 
+    def _tell_story(self, error: BaseException | None) -> None:
+        hedge, journal = self._hedge, self._site.journal
+        entry = (hedge.clock.wall(), hedge.kind, hedge.name, self._operation, "hedged", self._number)
+        if error is not None:
+            note(error, *entry)
+        elif journal is not None:
+            journal.answered(None, self._operation, entry)
+
     def result(self) -> Any:
         """The answer; the other attempts are cancelled and go their way."""
         winner = self._winner
@@ -295,6 +305,8 @@ class _Race:
         for job in self._lose():
             job.cancel()
         self._settle(success=winner.error is None)
+        if self._number > 1:
+            self._tell_story(winner.error)
         if winner.error is not None:
             try:
                 raise winner.error

@@ -13,8 +13,9 @@ from resilience_core import _validation as check
 from resilience_core._errors import RateLimitedError, RejectionReason
 from resilience_core._events import Rejection
 from resilience_core._machines.bucket import Bucket
+from resilience_core._story import note
 from resilience_core._validation import to_seconds
-from resilience_core._verdicts import Classifier, Judgement, Verdict
+from resilience_core._verdicts import Classifier, Judge, Judgement, Verdict
 from resilience_core._weave.deadline import within_deadline
 from resilience_core._weave.gate import Gate, stream_gate, stream_gate_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
@@ -172,15 +173,32 @@ class RateLimiter(Gate):
         if reserved is not None:
             bucket.give_back(reserved)
         if not spared:
-            self._reject(needed, operation)
+            self._reject(bucket, needed, operation)
         return None
 
-    def _reject(self, retry_after: float, operation: str) -> NoReturn:
+    def _reject(self, bucket: Bucket, retry_after: float, operation: str) -> NoReturn:
         self._rejected += 1
         if self.bus.heard:
             now = self.clock.now()
             self.bus.emit(Rejection(self.name, now, RejectionReason.RATE_LIMITED, operation, retry_after))
-        raise RateLimitedError(self.name, RejectionReason.RATE_LIMITED, retry_after)
+        inputs = {
+            "kind": self.kind,
+            "rate": self.rate,
+            "per": self.per,
+            "burst": self._burst(),
+            "wait": retry_after,
+            "patience": within_deadline(self.max_wait),
+            "closed_for": max(0.0, bucket.closed_until - self.clock.now()),
+            "keyed": self.key is not None,
+        }
+        raise RateLimitedError(self.name, RejectionReason.RATE_LIMITED, retry_after, inputs=inputs)
+
+    def _learn(self, bucket: Bucket, error: Exception, judge: Judge, operation: str) -> None:
+        judgement = judge(error)
+        self.settle(bucket, judgement)
+        if judgement.verdict is Verdict.THROTTLED and judgement.retry_after:
+            at, closed_for = self.clock.wall(), judgement.retry_after
+            note(error, at, self.kind, self.name, operation, "closed_for", closed_for)
 
     # --- the weaves ----------------------------------------------------------------------------------------------
 
@@ -189,7 +207,7 @@ class RateLimiter(Gate):
         if site.streaming:
             return stream_gate(self, call, site)
         bucket_of, clock, max_wait = self._finder(site), self.clock, self.max_wait
-        wait_for, judge, settle, operation = self._wait, self.judge_at(site), self.settle, site.operation
+        wait_for, judge, learn, operation = self._wait, self.judge_at(site), self._learn, site.operation
         only = self._bucket if self.key is None else None
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
@@ -200,7 +218,7 @@ class RateLimiter(Gate):
             try:
                 return call(args, kwargs)
             except Exception as error:
-                settle(bucket, judge(error))
+                learn(bucket, error, judge, operation)
                 raise
 
         return guarded
@@ -210,7 +228,7 @@ class RateLimiter(Gate):
         if site.streaming:
             return stream_gate_async(self, call, site)
         bucket_of, clock, max_wait = self._finder(site), self.clock, self.max_wait
-        wait_for, judge, settle, operation = self._wait_async, self.judge_at(site), self.settle, site.operation
+        wait_for, judge, learn, operation = self._wait_async, self.judge_at(site), self._learn, site.operation
         only = self._bucket if self.key is None else None
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:
@@ -221,7 +239,7 @@ class RateLimiter(Gate):
             try:
                 return await call(args, kwargs)
             except Exception as error:
-                settle(bucket, judge(error))
+                learn(bucket, error, judge, operation)
                 raise
 
         return guarded

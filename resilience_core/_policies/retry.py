@@ -13,6 +13,7 @@ from resilience_core._clock import CHANCE, Chance, Clock
 from resilience_core._errors import CallRejected, CircuitOpenError, ConfigurationError, TimeoutExceeded
 from resilience_core._events import RetryScheduled, RetrySuppressed
 from resilience_core._machines.backoff import JITTERS, Backoff, Exponential, JitterName, Schedule
+from resilience_core._story import Journal, Story, follow
 from resilience_core._telemetry import note_retry
 from resilience_core._validation import to_optional_seconds, to_seconds
 from resilience_core._verdicts import (
@@ -304,6 +305,7 @@ class Retry(Policy):
             schedule=self.schedule,
             budget=self.budget,
             only_outermost=self.only_outermost,
+            journal=site.journal,
         )
 
 
@@ -339,6 +341,7 @@ class _Rules:
     schedule: Schedule
     budget: RetryBudget | None
     only_outermost: bool
+    journal: Journal | None
 
     @property
     def marks(self) -> bool:
@@ -363,7 +366,7 @@ class _Rules:
 class _Tries:
     """One call that has failed at least once: decides after each failure, and keeps what the next decision needs."""
 
-    __slots__ = ("_first_failure", "_last", "_memory", "_outer", "_own", "_rules", "_started", "number")
+    __slots__ = ("_first_failure", "_last", "_memory", "_outer", "_own", "_rules", "_started", "_story", "number")
 
     def __init__(self, rules: _Rules, started: float, frame: Frame | None = None) -> None:
         self._rules = rules
@@ -375,6 +378,7 @@ class _Tries:
         self._first_failure = 0.0
         self._memory = 0.0
         self._last: Exception | None = None
+        self._story: Story | None = None
         self.number = 1  # of the attempt that is running, or has just failed
 
     def after(self, error: Exception) -> float | None:
@@ -386,16 +390,17 @@ class _Tries:
         judgement = self._rules.judge(error)
         refused = self._refusal(error, judgement)
         if refused is not None:
-            self._give_up(error, refused, now)
+            self._give_up(error, judgement, refused, now)
             return None
         delay, source, memory = self._wait(judgement)
         too_long = self._too_long(delay, source, now)
         if too_long is not None:
-            self._give_up(error, too_long, now)
+            self._give_up(error, judgement, too_long, now, delay)
             return None
         if self._rules.budget is not None and not self._paid(self._rules.budget, error):
-            self._give_up(error, "budget", now)
+            self._give_up(error, judgement, "budget", now)
             return None
+        self._note(error, "retried", judgement, delay, source)
         forget_judgement(error)
         note_retry()
         retry._retried += 1
@@ -420,6 +425,17 @@ class _Tries:
     def end(self) -> None:
         """The call succeeded: let go of the last error, whose traceback leads back here."""
         self._last = None
+        rules, retry = self._rules, self._rules.retry
+        if rules.journal is not None:
+            entry = (retry.clock.wall(), retry.kind, retry.name, rules.operation, "answered", self.number)
+            rules.journal.answered(self._story, rules.operation, entry)
+
+    def _note(self, error: Exception, action: str, judgement: Judgement, *values: Any) -> None:
+        rules, retry = self._rules, self._rules.retry
+        at, verdict = retry.clock.wall(), judgement.verdict.value
+        story = self._story = follow(self._story, error, at, retry.kind, retry.name, rules.operation)
+        place = (at, retry.kind, retry.name, rules.operation)
+        story.note((*place, action, self.number, rules.max_attempts, verdict, *values))
 
     def _paid(self, budget: RetryBudget, error: Exception) -> bool:
         paid = budget.take(costly=isinstance(error, TimeoutExceeded))
@@ -458,8 +474,11 @@ class _Tries:
         left = remaining()
         return "deadline" if left is not None and delay >= left else None
 
-    def _give_up(self, error: Exception, reason: str, now: float) -> None:
+    def _give_up(
+        self, error: Exception, judgement: Judgement, reason: str, now: float, delay: float | None = None
+    ) -> None:
         retry = self._rules.retry
+        self._note(error, "gave_up", judgement, reason, delay)
         retry._gave_up += 1
         if isinstance(error, CallRejected) and error.__cause__ is None:
             error.__cause__ = self._last  # what went wrong before the next attempt was refused

@@ -20,6 +20,7 @@ from resilience_core._errors import ConfigurationError
 from resilience_core._events import StaleServed
 from resilience_core._machines.freshness import Freshness, freshness
 from resilience_core._policies._stores import CacheStore, FileStore, MemoryStore, logger
+from resilience_core._story import story_of
 from resilience_core._telemetry import note_degraded
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import BadResult, On
@@ -221,7 +222,7 @@ class StaleCache(Policy):
                     self._negative.popitem(last=False)
         self._flights.land(key, flight, value, error)
 
-    def _outcome(self, key: Hashable, flight: Flight, operation: str) -> Any:
+    def _outcome(self, key: Hashable, flight: Flight, site: Site) -> Any:
         """What a finished fetch means for one of those who asked: its value, a stale one, or its error."""
         error = flight.error
         if error is None:
@@ -229,13 +230,19 @@ class StaleCache(Policy):
         stale = self._found(key, Freshness.STALE) if self.on is None or _names(self.on, error) else None
         if stale is None:
             raise error
-        return self._serve(stale, operation, error)
+        return self._serve(stale, site, error)
 
-    def _serve(self, stale: tuple[Any, float], operation: str, error: Exception | None) -> Any:
+    def _serve(self, stale: tuple[Any, float], site: Site, error: Exception | None) -> Any:
         self._stale_served += 1
         note_degraded()
+        operation = site.operation
         if self.bus.heard:
             self.bus.emit(StaleServed(self.name, self.clock.now(), operation, stale[1], error))
+        if site.journal is not None and error is not None:
+            at, because = self.clock.wall(), type(error).__qualname__
+            story = story_of(error, at, self.kind, self.name, operation)
+            entry = (at, self.kind, self.name, operation, "served_stale", stale[1], because)
+            site.journal.answered(story, operation, entry)
         return stale[0]
 
     def _revalidated(self, key: Hashable, flight: Flight, error: BaseException | None) -> None:
@@ -250,7 +257,7 @@ class StaleCache(Policy):
     def bind(self, call: Call, site: Site) -> Call:
         """Weave the cache around a blocking call."""
         refuse_streams(site, "StaleCache")
-        arguments, operation, flights, name = site.arguments, site.operation, self._flights, self.name
+        arguments, flights, name = site.arguments, self._flights, self.name
         new_waiter, start = ThreadWaiter, spawn
 
         def fetch(key: Hashable, flight: Flight, args: Args, kwargs: Kwargs) -> None:
@@ -287,7 +294,7 @@ class StaleCache(Policy):
                 stale = self._found(key, Freshness.STALE) if self.while_revalidating else None
                 if stale is not None:
                     refresh(key, args, kwargs)
-                    return self._serve(stale, operation, None)
+                    return self._serve(stale, site, None)
                 waiter = new_waiter()
                 flight, leads = flights.board(key, waiter)
                 if leads:
@@ -296,14 +303,14 @@ class StaleCache(Policy):
                     woken = waiter.wait(remaining())
                     flights.arrive(flight, waiter, woken, name)
                 if flight.landed:
-                    return self._outcome(key, flight, operation)
+                    return self._outcome(key, flight, site)
 
         return guarded
 
     def bind_async(self, call: AsyncCall, site: Site) -> AsyncCall:
         """Weave the cache around an async call."""
         refuse_streams(site, "StaleCache")
-        arguments, operation, flights, name = site.arguments, site.operation, self._flights, self.name
+        arguments, flights, name = site.arguments, self._flights, self.name
         new_waiter, start = async_waiter, spawn_async
 
         async def fetch(key: Hashable, flight: Flight, args: Args, kwargs: Kwargs) -> None:
@@ -340,7 +347,7 @@ class StaleCache(Policy):
                 stale = self._found(key, Freshness.STALE) if self.while_revalidating else None
                 if stale is not None:
                     refresh(key, args, kwargs)
-                    return self._serve(stale, operation, None)
+                    return self._serve(stale, site, None)
                 waiter = new_waiter()
                 flight, leads = flights.board(key, waiter)
                 if leads:
@@ -349,6 +356,6 @@ class StaleCache(Policy):
                     woken = await waiter.wait(remaining())
                     flights.arrive(flight, waiter, woken, name)
                 if flight.landed:
-                    return self._outcome(key, flight, operation)
+                    return self._outcome(key, flight, site)
 
         return guarded

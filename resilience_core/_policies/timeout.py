@@ -155,7 +155,10 @@ class Timeout(Policy):
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
             if len(self._abandoned) >= self.max_abandoned:
-                raise BulkheadFullError(self.name, RejectionReason.BULKHEAD_FULL)
+                taken = len(self._abandoned)
+                places = {"in_flight": taken, "limit": self.max_abandoned, "waiting": 0, "queue_limit": 0}
+                inputs = {"kind": self.kind, **places}
+                raise BulkheadFullError(self.name, RejectionReason.BULKHEAD_FULL, inputs=inputs)
             worker = _Worker(call, args, kwargs, self._abandoned)
             return worker.result(seconds, lambda: self._expired(site, seconds))
 

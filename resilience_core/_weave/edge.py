@@ -12,6 +12,7 @@ from attrs import define, field, setters
 from resilience_core import _validation as check
 from resilience_core._clock import SYSTEM, Clock
 from resilience_core._events import Bus, Listener, Reconfigured
+from resilience_core._story import Journal
 from resilience_core._weave.reload import Changes, lock, reconfigure, refuse_fixed, weavers
 from resilience_core._weave.site import AsyncCall, Call, Site
 from resilience_core._weave.wrapping import decorate, weave_in_place, weave_in_place_async
@@ -79,7 +80,11 @@ class Policy(ABC):
             with lock:
                 woven = self._in_place = weave_in_place(self)
                 weavers.add(self)
-        return cast("T", woven((fn, args), kwargs))
+        try:
+            return cast("T", woven((fn, args), kwargs))
+        except Exception as error:
+            self.tell_unhappy(error, "call")
+            raise
 
     async def acall(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call an async function under this policy, once."""
@@ -88,11 +93,26 @@ class Policy(ABC):
             with lock:
                 woven = self._in_place_async = weave_in_place_async(self)
                 weavers.add(self)
-        return cast("T", await woven((fn, args), kwargs))
+        try:
+            return cast("T", await woven((fn, args), kwargs))
+        except Exception as error:
+            self.tell_unhappy(error, "acall")
+            raise
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of this policy's events from now on; call what is returned to stop that."""
         return self.bus.subscribe(listener)
+
+    @property
+    def journal(self) -> Journal | None:
+        """Where unhappy calls are kept; pipelines have one."""
+        return None
+
+    def tell_unhappy(self, error: Exception, operation: str) -> None:
+        """A caller gets `error`: if there is a journal, its story goes there."""
+        journal = self.journal
+        if journal is not None:
+            journal.failed(error, self.clock.wall(), self.name, operation)
 
     # --- other options while it is in use ---------------------------------------------------------------------------
 
@@ -132,7 +152,7 @@ class Policy(ABC):
             self.bus.emit(Reconfigured(self.name, self.clock.now(), changes))
 
     def _adopt(self, other: Any, changed: frozenset[str]) -> None:  # noqa: B027 - most keep nothing beside their options
-        """Let the machines go on under the `changed` options, which were just taken over from `other`. Must not fail."""
+        """Let the machines go on under the `changed` options, just taken over from `other`. Must not fail."""
 
     def with_substitutes(self, substitutes: Mapping[Any, Any]) -> Policy:
         """What stands in this policy's place when some are replaced."""

@@ -78,5 +78,6 @@ class Flights:
             flight.waiters.pop(waiter, None)
             given_up = not woken and not flight.landed
         if given_up:
-            raise DeadlineExceeded(name, RejectionReason.DEADLINE)
+            inputs = {"when": "while it waited for the call of somebody else"}
+            raise DeadlineExceeded(name, RejectionReason.DEADLINE, inputs=inputs)
         return flight.landed

@@ -7,11 +7,14 @@ import inspect
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import define, evolve
 
 from resilience_core._verdicts import Judge
+
+if TYPE_CHECKING:
+    from resilience_core._story import Journal
 
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
@@ -52,6 +55,8 @@ class Site:
     kind: Kind
     judge: Judge | None = None
     """The pipeline's judge; None when neither pipeline nor function brought one."""
+    journal: Journal | None = None
+    """Where the outermost pipeline keeps its unhappy calls; None where nobody does."""
     idempotent: bool = False
     arguments: Unpack = as_they_are
     inner_timeout: float | None = None

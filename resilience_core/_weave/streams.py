@@ -204,32 +204,46 @@ async def async_stream_of(values: AsyncIterator[Any] | Iterable[Any]) -> AsyncSt
     return await AsyncStream(generate()).open()
 
 
-def stream_edge(call: Call) -> Callable[..., Generator[Any, Any, Any]]:
-    """What the caller of a guarded generator function calls: a generator function itself."""
+def stream_edge(call: Call, tell: Callable[[Exception], None]) -> Callable[..., Generator[Any, Any, Any]]:
+    """What the caller of a guarded generator function calls: a generator function itself.
+
+    `tell` learns of what the caller gets instead of an item.
+    """
 
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        return (yield from call(args, kwargs))
+        try:
+            return (yield from call(args, kwargs))
+        except Exception as error:
+            tell(error)
+            raise
 
     return wrapper
 
 
-def async_stream_edge(call: AsyncCall) -> Callable[..., AsyncGenerator[Any, Any]]:
-    """What the caller of a guarded async generator function calls: an async generator function itself."""
+def async_stream_edge(call: AsyncCall, tell: Callable[[Exception], None]) -> Callable[..., AsyncGenerator[Any, Any]]:
+    """What the caller of a guarded async generator function calls: an async generator function itself.
+
+    `tell` learns of what the caller gets instead of an item.
+    """
 
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        stream: AsyncStream = await call(args, kwargs)
-        item = stream.first
-        if item is END:
-            stream.end(None)
-        while item is not END:
-            try:
-                sent = yield item
-            except GeneratorExit:
-                await stream.close()
-                raise
-            except BaseException as error:
-                item = await stream.throw(error)
-            else:
-                item = await stream.send(sent)
+        try:
+            stream: AsyncStream = await call(args, kwargs)
+            item = stream.first
+            if item is END:
+                stream.end(None)
+            while item is not END:
+                try:
+                    sent = yield item
+                except GeneratorExit:
+                    await stream.close()
+                    raise
+                except BaseException as error:
+                    item = await stream.throw(error)
+                else:
+                    item = await stream.send(sent)
+        except Exception as error:
+            tell(error)
+            raise
 
     return wrapper

@@ -69,7 +69,11 @@ class Guarded:
 
     def site(self, policy: Policy) -> Site:
         """A new site of this function."""
-        return Site(operation=name_of(self.inner), pipeline=policy.name, kind=self.kind)
+        return Site(operation=name_of(self.inner), pipeline=policy.name, kind=self.kind, journal=self.policy.journal)
+
+    def tell(self, error: Exception) -> None:
+        """The caller gets `error`: if the policy keeps a journal, its story goes there."""
+        self.policy.tell_unhappy(error, name_of(self.inner))
 
     def concerns(self, changed: Mapping[Any, Any]) -> bool:
         """Whether the function is guarded by any of the changed policies."""
@@ -103,12 +107,27 @@ def _wrap_blocking(guarded: Guarded) -> Callable[..., Any]:
 
     guarded.weave, guarded.swap = weave, swap
 
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if telemetry.on:
-            return recorded(args, kwargs)
-        return call(args, kwargs)
+    if guarded.policy.journal is None:
 
-    return wrapper
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if telemetry.on:
+                return recorded(args, kwargs)
+            return call(args, kwargs)
+
+        return wrapper
+
+    tell = guarded.tell
+
+    def told_wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            if telemetry.on:
+                return recorded(args, kwargs)
+            return call(args, kwargs)
+        except Exception as error:
+            tell(error)
+            raise
+
+    return told_wrapper
 
 
 def _wrap_async(guarded: Guarded) -> Callable[..., Any]:
@@ -131,12 +150,27 @@ def _wrap_async(guarded: Guarded) -> Callable[..., Any]:
 
     guarded.weave, guarded.swap = weave, swap
 
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if telemetry.on:
-            return await recorded(args, kwargs)
-        return await call(args, kwargs)
+    if guarded.policy.journal is None:
 
-    return wrapper
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if telemetry.on:
+                return await recorded(args, kwargs)
+            return await call(args, kwargs)
+
+        return wrapper
+
+    tell = guarded.tell
+
+    async def told_wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            if telemetry.on:
+                return await recorded(args, kwargs)
+            return await call(args, kwargs)
+        except Exception as error:
+            tell(error)
+            raise
+
+    return told_wrapper
 
 
 def _wrap_stream(guarded: Guarded) -> Callable[..., Any]:
@@ -152,7 +186,11 @@ def _wrap_stream(guarded: Guarded) -> Callable[..., Any]:
         call = woven
 
     guarded.weave, guarded.swap = weave, swap
-    return stream_edge(lambda args, kwargs: call(args, kwargs))
+
+    def open_stream(args: Args, kwargs: Kwargs) -> Any:
+        return call(args, kwargs)
+
+    return stream_edge(open_stream, guarded.tell)
 
 
 def _wrap_async_stream(guarded: Guarded) -> Callable[..., Any]:
@@ -168,7 +206,11 @@ def _wrap_async_stream(guarded: Guarded) -> Callable[..., Any]:
         call = woven
 
     guarded.weave, guarded.swap = weave, swap
-    return async_stream_edge(lambda args, kwargs: call(args, kwargs))
+
+    def open_stream(args: Args, kwargs: Kwargs) -> Awaitable[Any]:
+        return call(args, kwargs)
+
+    return async_stream_edge(open_stream, guarded.tell)
 
 
 def _woven(policy: Policy, innermost: Call, site: Site) -> Call:
@@ -201,7 +243,9 @@ def _woven_async(policy: Policy, innermost: AsyncCall, site: Site) -> AsyncCall:
 
 def weave_in_place(policy: Policy) -> Call:
     """The weave behind `policy.call`."""
-    site = Site(operation="call", pipeline=policy.name, kind=Kind.BLOCKING, arguments=behind_function)
+    site = Site(
+        operation="call", pipeline=policy.name, kind=Kind.BLOCKING, journal=policy.journal, arguments=behind_function
+    )
 
     def innermost(args: Args, kwargs: Kwargs) -> Any:
         fn, own = args
@@ -221,7 +265,9 @@ def weave_in_place(policy: Policy) -> Call:
 
 def weave_in_place_async(policy: Policy) -> AsyncCall:
     """The weave behind `policy.acall`."""
-    site = Site(operation="acall", pipeline=policy.name, kind=Kind.ASYNC, arguments=behind_function)
+    site = Site(
+        operation="acall", pipeline=policy.name, kind=Kind.ASYNC, journal=policy.journal, arguments=behind_function
+    )
 
     def innermost(args: Args, kwargs: Kwargs) -> Awaitable[Any]:
         fn, own = args

@@ -319,6 +319,7 @@ def test_latencies_keep_the_last_ones_in_order() -> None:
 def test_an_attempt_that_ends_between_two_looks_is_not_missed() -> None:
     from resilience_core._policies.hedge import _Race
     from resilience_core._weave.background import Job
+    from resilience_core._weave.site import Kind, Site
 
     hedge = Hedge(delay=5, idempotent=True)
     assert hedge.describe()["text"] == "hedge: up to 1 further attempts, each after 5 s"
@@ -328,7 +329,7 @@ def test_an_attempt_that_ends_between_two_looks_is_not_missed() -> None:
         ends.append(on_end)
         return Job(on_end)
 
-    race = _Race(hedge, None, "op", start)
+    race = _Race(hedge, None, Site(operation="op", pipeline="hedge", kind=Kind.BLOCKING), start)
     (job,) = race._running
     job.value = "answer"
     job._end()

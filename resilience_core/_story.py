@@ -76,15 +76,19 @@ def follow(story: Story | None, error: BaseException, at: float, kind: str, poli
     return own
 
 
+_OURS = (CallRejected, TimeoutExceeded, ConfigurationError)
+
+
 def _origin(error: BaseException, at: float | None, operation: str) -> Entry:
+    if not isinstance(error, _OURS):
+        return at, None, None, operation, "raised", type(error).__qualname__
     if isinstance(error, CallRejected):
-        last = None if error.last_failure is None else error.last_failure.error_type
-        return (at, None, error.name, operation, "rejected", error.reason, error.retry_after, last, error.inputs)
+        name, reason, retry_after, last_failure, inputs = error.args  # as its properties, which are calls
+        last = None if last_failure is None else last_failure.error_type
+        return at, None, name, operation, "rejected", reason, retry_after, last, inputs or {}
     if isinstance(error, TimeoutExceeded):
-        return (at, "timeout", error.name, operation, "timed_out", error.seconds)
-    if isinstance(error, ConfigurationError):
-        return (at, None, None, operation, "refused", str(error))
-    return (at, None, None, operation, "raised", type(error).__qualname__)
+        return at, "timeout", error.name, operation, "timed_out", error.seconds
+    return at, None, None, operation, "refused", str(error)
 
 
 def told_about(error: BaseException) -> tuple[Entry, ...]:
@@ -107,10 +111,11 @@ class Unhappy:
 
     def alike(self, other: Unhappy) -> bool:
         """Whether both are rejections for the same reasons: an open circuit must not push everything else out."""
+        mine, others = self.entries, other.entries
         return (
-            self.entries[0][4] == other.entries[0][4] == "rejected"
-            and self.operation == other.operation
-            and [entry[1:6] for entry in self.entries] == [entry[1:6] for entry in other.entries]
+            mine[0][4] == "rejected"
+            and len(mine) == len(others)
+            and [entry[1:6] for entry in mine] == [entry[1:6] for entry in others]
         )
 
 

@@ -51,6 +51,8 @@ class CircuitState(StrEnum):
     SHADOW = "shadow"
 
 
+_NOTHING_TOLD = (None, None, None)
+_HALF_OPEN = CircuitState.HALF_OPEN
 _OPEN = CircuitState.OPEN  # looked up on an Enum class, a member costs more than the rest of a rejection
 _JUDGING = (CircuitState.CLOSED, CircuitState.SHADOW)
 _ADMITTING = (*_JUDGING, CircuitState.DISABLED)
@@ -256,14 +258,14 @@ class Circuit:
 
     def knows(self, permit: int) -> bool:
         """Whether the result of the call admitted with `permit` would still count."""
-        if self.state is CircuitState.HALF_OPEN:
+        if self.state is _HALF_OPEN:
             return permit in (self.probes or ())
         return permit == self.generation and self.state in _JUDGING
 
     def told(self) -> tuple[int | None, int | None, str | None]:
         """How far a closed circuit is from opening: what was counted, of how many, and what they are."""
-        told = getattr(self.memory, "told", None) if self.state in _JUDGING else None
-        return (None, None, None) if told is None else told()
+        told = getattr(self.memory, "told", None)
+        return _NOTHING_TOLD if told is None or self.state not in _JUDGING else told()
 
     # --- by hand, and changes of state -----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ Only a call that counts against the dependency evaluates a rule: a success never
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import zip_longest
 from typing import Any, ClassVar, Protocol
 
@@ -20,8 +21,10 @@ from resilience_core import _validation as check
 class TripCounter(Protocol):
     """The memory of a closed circuit: what was seen so far, and whether it is enough to open."""
 
-    quiet: bool
-    """True while there is nothing that a success would have to change."""
+    @property
+    def quiet(self) -> bool:
+        """True while there is nothing that a success would have to change."""
+        ...
 
     def record(self, failed: bool, now: float, duration: float) -> str | None:
         """Count a call that ended at `now` after `duration` seconds; the transition reason when it must open."""
@@ -107,6 +110,11 @@ class Consecutive:
         self.quiet = self.count == 0
 
 
+def _flat(rules: Iterable[TripRule]) -> tuple[TripRule, ...]:
+    """`a | b | c` is one choice of three."""
+    return tuple(each for rule in rules for each in (rule.rules if isinstance(rule, AnyOf) else (rule,)))
+
+
 def _each_a_rule(owner: Any, attribute: Any, value: tuple[Any, ...]) -> None:
     for rule in value:
         check.has("start", "a trip rule")(owner, attribute, rule)
@@ -116,7 +124,7 @@ def _each_a_rule(owner: Any, attribute: Any, value: tuple[Any, ...]) -> None:
 class AnyOf(Combinable):
     """Open when any of `rules` says so; `first | second` makes one."""
 
-    rules: tuple[TripRule, ...] = field(validator=_each_a_rule)
+    rules: tuple[TripRule, ...] = field(converter=_flat, validator=_each_a_rule)
 
     @property
     def timed(self) -> bool:

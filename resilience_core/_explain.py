@@ -45,6 +45,15 @@ def _forced(inputs: Mapping[str, Any]) -> str:
     return f"opened by hand{actor}{note} at {_clock_time(inputs['since'])}{until}"
 
 
+def _full(inputs: Mapping[str, Any]) -> str:
+    if "abandoned" in inputs:
+        return f"{inputs['abandoned']} threads that it gave up still run, and no more than that may"
+    return (
+        f"{inputs['in_flight']} of {inputs['limit']} slots are taken, "
+        f"and {inputs['waiting']} of {inputs['queue_limit']} waiting places"
+    )
+
+
 def _limited(inputs: Mapping[str, Any]) -> str:
     keyed = " for this key" if inputs["keyed"] else ""
     if inputs["closed_for"]:
@@ -63,10 +72,7 @@ _REJECTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     RejectionReason.PROBE_LIMIT: lambda inputs: (
         f"half open, and {inputs['probes']} of {inputs['max_probes']} probes are out"
     ),
-    RejectionReason.BULKHEAD_FULL: lambda inputs: (
-        f"{inputs['in_flight']} of {inputs['limit']} slots are taken, "
-        f"and {inputs['waiting']} of {inputs['queue_limit']} waiting places"
-    ),
+    RejectionReason.BULKHEAD_FULL: _full,
     RejectionReason.BULKHEAD_WAIT_TIMEOUT: lambda inputs: (
         f"none of {inputs['limit']} slots came free within {_seconds(inputs['patience'])}"
     ),
@@ -246,7 +252,7 @@ def _decision(entry: Entry) -> Decision:
     inputs = dict(zip(_ACTIONS[action][0], values, strict=True))
     if action == "rejected":
         inputs |= inputs.pop("inputs")
-        kind = inputs.pop("kind", None)
+        kind = inputs.pop("kind", "policy")
     return Decision(at, kind, policy, operation, action, inputs)
 
 

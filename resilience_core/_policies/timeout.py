@@ -155,9 +155,7 @@ class Timeout(Policy):
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
             if len(self._abandoned) >= self.max_abandoned:
-                taken = len(self._abandoned)
-                places = {"in_flight": taken, "limit": self.max_abandoned, "waiting": 0, "queue_limit": 0}
-                inputs = {"kind": self.kind, **places}
+                inputs = {"kind": self.kind, "abandoned": len(self._abandoned)}
                 raise BulkheadFullError(self.name, RejectionReason.BULKHEAD_FULL, inputs=inputs)
             worker = _Worker(call, args, kwargs, self._abandoned)
             return worker.result(seconds, lambda: self._expired(site, seconds))

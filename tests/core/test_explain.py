@@ -265,7 +265,7 @@ REJECTIONS = {
     r"last ConnectionResetError",
     bulkhead_full: r"bulkhead 'graph' rejected the call: 1 of 1 slots are taken, and 0 of 0 waiting places",
     bulkhead_wait_timeout: r"bulkhead 'graph' rejected the call: none of 1 slots came free within 3 s",
-    threads_abandoned: r"timeout rejected the call: 1 of 1 slots are taken, and 0 of 0 waiting places",
+    threads_abandoned: r"timeout rejected the call: 1 threads that it gave up still run, and no more than that may",
     rate_limited: r"rate limiter 'graph' rejected the call: 1 calls per 10 s, burst 1, are used up; "
     r"its turn comes in 10 s",
     rate_limited_by_key_and_wait: r"rate limiter 'graph' rejected the call: 1 calls per 10 s, burst 1, are used up "

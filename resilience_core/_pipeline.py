@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from attrs import define, field, setters
+from attrs import asdict, define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
@@ -31,6 +32,7 @@ def _each_a_policy(owner: Pipeline, attribute: Any, value: tuple[Any, ...]) -> N
 
 
 if TYPE_CHECKING:
+    from resilience_core._describe import WorstCase
     from resilience_core._explain import Explanation
 
 
@@ -207,19 +209,37 @@ class Pipeline(Policy):
         }
 
     def describe(self) -> dict[str, Any]:
-        """What the pipeline does, as plain values: the policies in order, outermost first."""
+        """What the pipeline does, as plain values: the policies in order, outermost first.
+
+        `text` is the pipeline as text, `mermaid` as a flowchart, and `worst_case` the most that one call can cost:
+        `requests`, `seconds` (None for no bound) and `calls` of any length on top, as in `WorstCase`.
+        """
+        from resilience_core._describe import chain_of, mermaid
+
+        worst = self.worst_case()
         return {
             "kind": self.kind,
             "name": self.name,
             "text": str(self),
             "idempotent": bool(self.idempotent),
+            "worst_case": {**asdict(worst), "seconds": worst.seconds if isfinite(worst.seconds) else None},
+            "mermaid": mermaid(list(chain_of(self))),
             "policies": [policy.describe() for policy in self.policies],
         }
 
+    def worst_case(self) -> WorstCase:
+        """The most that one call can cost, computed from the configuration."""
+        from resilience_core._describe import chain_of, worst_case  # here, not above: only who asks pays for it
+
+        return worst_case(list(chain_of(self)))
+
     def __str__(self) -> str:
-        """One line a policy, each further in than the last."""
+        """One line a policy, each further in than the last, and what a call can cost at worst."""
+        return "\n".join([*self._lines(), f"  worst case: {self.worst_case()}"])
+
+    def _lines(self) -> list[str]:
         lines = [f"pipeline {self.name!r}"]
         for depth, policy in enumerate(self.policies, 1):
-            text = str(policy) if isinstance(policy, Pipeline) else policy.describe()["text"]
-            lines += [f"{'  ' * depth}{line}" for line in text.splitlines()]
-        return "\n".join(lines)
+            inner = policy._lines() if isinstance(policy, Pipeline) else policy.describe()["text"].splitlines()
+            lines += [f"{'  ' * depth}{line}" for line in inner]
+        return lines

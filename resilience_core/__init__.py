@@ -46,6 +46,7 @@ from resilience_core._policies.retry import Attempt, Retry
 from resilience_core._policies.timeout import Timeout
 from resilience_core._verdicts import Classifier, Judgement, ResultClassifier, Verdict, judgement_of
 from resilience_core._version import __version__
+from resilience_core._weave.births import CompositionWarning
 from resilience_core._weave.deadline import remaining
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.gate import Gate
@@ -54,7 +55,9 @@ from resilience_core._weave.site import AsyncCall, Call, Site
 from resilience_core.registry import registry
 
 if TYPE_CHECKING:
+    from resilience_core._describe import WorstCase
     from resilience_core._explain import Decision, Explanation, explain
+    from resilience_core._lint import Finding, lint
     from resilience_core._machines.budget import InFlightRatio, TokenQuota, TokenThrottle, TrafficRatio
     from resilience_core._machines.concurrency import AIMD, Gradient2, Steady, Vegas
     from resilience_core._machines.rates import FailureRate, SlowCallRate
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from resilience_core._policies.keyed import Keyed
     from resilience_core._policies.retry_budget import RetryBudget
     from resilience_core._policies.stale_cache import CacheEntry, StaleCache
+    from resilience_core._standard import standard, standard_hedging
 
 __all__ = [
     "AIMD",
@@ -96,6 +100,7 @@ __all__ = [
     "Classifier",
     "Clock",
     "Coalesce",
+    "CompositionWarning",
     "ConfigurationError",
     "ConsecutiveFailures",
     "Constant",
@@ -109,6 +114,7 @@ __all__ = [
     "FailureRate",
     "Fallback",
     "FallbackUsed",
+    "Finding",
     "Freshness",
     "Gate",
     "Gradient2",
@@ -156,6 +162,7 @@ __all__ = [
     "TripRule",
     "Vegas",
     "Verdict",
+    "WorstCase",
     "__version__",
     "current_priority",
     "deadline",
@@ -163,9 +170,12 @@ __all__ = [
     "explain",
     "inject_deadline",
     "judgement_of",
+    "lint",
     "prioritised",
     "registry",
     "remaining",
+    "standard",
+    "standard_hedging",
     "subscribe",
 ]
 
@@ -184,6 +194,7 @@ _LAZY = {
     "Decision": "_explain",
     "Explanation": "_explain",
     "FailureRate": "_machines.rates",
+    "Finding": "_lint",
     "Gradient2": "_machines.concurrency",
     "Hedge": "_policies.hedge",
     "InFlightRatio": "_machines.budget",
@@ -200,10 +211,14 @@ _LAZY = {
     "TokenThrottle": "_machines.budget",
     "TrafficRatio": "_machines.budget",
     "Vegas": "_machines.concurrency",
+    "WorstCase": "_describe",
     "deadline": "_policies.deadline",
     "deadline_from": "_policies.deadline",
     "explain": "_explain",
     "inject_deadline": "_policies.deadline",
+    "lint": "_lint",
+    "standard": "_standard",
+    "standard_hedging": "_standard",
 }
 
 

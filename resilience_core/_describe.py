@@ -51,24 +51,27 @@ def chain_of(policies: Iterable[Policy]) -> Iterator[Policy]:
             yield policy
 
 
-def worst_case(chain: Sequence[Policy], *, asked: bool = True) -> WorstCase:
-    """The worst case of policies, outermost first; `asked` for whether servers may ask for longer waits."""
+def worst_case(chain: Sequence[Policy], *, planned: bool = False) -> WorstCase:
+    """The worst case of policies, outermost first.
+
+    `planned` leaves out what the configuration does not plan with: longer waits that servers ask for, and waits in
+    queues, which a deadline shortens.
+    """
     cost = WorstCase()
     for index, policy in reversed(list(enumerate(chain))):
-        cost = _around(policy, cost, asked, nested=any(outer.kind in _RETRIES for outer in chain[:index]))
+        if policy.kind in _RETRIES:
+            nested = any(outer.kind in _RETRIES for outer in chain[:index])
+            cost = _retry(policy, cost, planned, nested)
+        elif policy.kind in _KINDS:
+            cost = cost if planned and policy.kind in _QUEUES else _KINDS[policy.kind](policy, cost)
+        else:
+            own = getattr(policy, "worst_case", None)  # somebody else's policy
+            cost = cost if own is None else own(cost)
     return cost
 
 
 _RETRIES = ("retry", "adaptive_retry")
-
-
-def _around(policy: Any, inner: WorstCase, asked: bool, nested: bool) -> WorstCase:
-    if policy.kind in _RETRIES:
-        return _retry(policy, inner, asked, nested)
-    if policy.kind in _KINDS:
-        return _KINDS[policy.kind](policy, inner)
-    own: Callable[[WorstCase], WorstCase] | None = getattr(policy, "worst_case", None)  # somebody else's policy
-    return inner if own is None else own(inner)
+_QUEUES = ("bulkhead", "rate_limiter")
 
 
 def _timeout(policy: Any, inner: WorstCase) -> WorstCase:
@@ -76,14 +79,14 @@ def _timeout(policy: Any, inner: WorstCase) -> WorstCase:
     return evolve(inner, seconds=seconds, calls=0)
 
 
-def _retry(policy: Any, inner: WorstCase, asked: bool, nested: bool) -> WorstCase:
+def _retry(policy: Any, inner: WorstCase, planned: bool, nested: bool) -> WorstCase:
     attempts = 1 if nested and policy.only_outermost else policy.max_attempts
     if attempts == 1:
         return inner
     waits = planned_waits(policy)
     if policy.kind == "adaptive_retry":
         waits = math.inf  # an attempt waits for its turn, behind as many as there are
-    elif asked and policy.on is None:
+    elif not planned and policy.on is None:
         waits = max(waits, policy.max_delay * (attempts - 1))  # a classifier may tell `retry_after`, up to this
     requests, calls = inner.requests * attempts, inner.calls * attempts
     seconds = inner.seconds * attempts + waits

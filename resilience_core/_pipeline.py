@@ -17,6 +17,8 @@ from resilience_core._weave.edge import Policy
 from resilience_core._weave.reload import refuse_fixed
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import AsyncCall, Call, Site
+from resilience_core._weave.wrapping import decoration_checks
+from resilience_core.registry import trying
 
 
 def _each_a_policy(owner: Pipeline, attribute: Any, value: tuple[Any, ...]) -> None:
@@ -52,6 +54,13 @@ class _Listening:
                 self._ends[policy] = policy.subscribe(self._listener)
 
 
+def _reasons(owner: Pipeline, attribute: Any, value: Any) -> None:
+    if value != {}:
+        from resilience_core._lint import check_allow  # here, not above: it knows pipelines
+
+        check_allow(owner, attribute, value)
+
+
 @define(eq=False, on_setattr=setters.frozen, init=False)
 class Pipeline(Policy):
     """Composes policies; the first is the outermost. Pipelines nest.
@@ -64,6 +73,9 @@ class Pipeline(Policy):
             every policy, and the last such value is returned in the end.
         idempotent: whether a call may be carried out twice without harm. Only then are UNKNOWN outcomes retried.
         history: unhappy calls that are kept for `explain()`; 0 for none.
+        allow: what `lint` finds and is meant to be so: its code, and the reason.
+
+    What can never work is refused, and what harms is warned of, when a pipeline is made: docs/lint.md.
     """
 
     kind: ClassVar[str] = "pipeline"
@@ -78,6 +90,7 @@ class Pipeline(Policy):
     idempotent: bool | None = field(default=None, kw_only=True, validator=check.optional(check.boolean))
     _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
     history: int = field(default=20, kw_only=True, validator=check.count_from(0))
+    allow: Mapping[str, str] = field(factory=dict, kw_only=True, validator=_reasons)
     _journal: Journal = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _listening: tuple[_Listening, ...] = field(init=False, repr=False, default=(), on_setattr=setters.NO_OP)
 
@@ -89,6 +102,7 @@ class Pipeline(Policy):
         classify_result: ResultClassifier | None = None,
         idempotent: bool | None = None,
         history: int = 20,
+        allow: Mapping[str, str] | None = None,
     ) -> None:
         cast("Any", self).__attrs_init__(
             policies,
@@ -97,7 +111,16 @@ class Pipeline(Policy):
             classify_result=classify_result,
             idempotent=idempotent,
             history=history,
+            allow={} if allow is None else allow,
         )
+
+    def __attrs_post_init__(self) -> None:
+        Policy.__attrs_post_init__(self)
+        if not trying():  # on trial it is `with_substitutes` that knows what it is tried out for
+            from resilience_core import _lint  # here, not above: it knows pipelines
+
+            _lint.at_construction(self)
+            _lint.enlist(self)
 
     def _build(self) -> None:
         self._judge = judge_from(on=None, classify=self.classify)
@@ -145,12 +168,21 @@ class Pipeline(Policy):
         """This pipeline with substitutes for those that have one, itself included."""
         base: Pipeline = substitutes.get(self, self)
         policies = tuple(policy.with_substitutes(substitutes) for policy in base.policies)
-        return base if policies == base.policies else base.altered({"policies": policies})
+        if policies != base.policies:
+            base = base.altered({"policies": policies})
+        if base is not self:
+            from resilience_core import _lint
+
+            _lint.at_construction(base, instead_of=self)
+        return base
 
     def _adopt(self, other: Pipeline, changed: frozenset[str]) -> None:
         self._judge = other._judge
         for listening in self._listening:
             listening.follow(self.policies)
+        from resilience_core import _lint
+
+        _lint.enlist(self)
 
     def __iter__(self) -> Iterator[Policy]:
         return iter(self.policies)
@@ -243,3 +275,12 @@ class Pipeline(Policy):
             inner = policy._lines() if isinstance(policy, Pipeline) else policy.describe()["text"].splitlines()
             lines += [f"{'  ' * depth}{line}" for line in inner]
         return lines
+
+
+def _lint_decorated(function: Any) -> None:
+    from resilience_core import _lint
+
+    _lint.decorated(function)
+
+
+decoration_checks.append(_lint_decorated)

@@ -29,6 +29,7 @@ class Coalesce(Policy):
     """
 
     kind: ClassVar[str] = "coalesce"
+    stateful: ClassVar[bool] = True
 
     name: str = field(default="coalesce", validator=check.name)
     key: Callable[..., Hashable] | None = field(default=None, kw_only=True, validator=check.optional(check.function))

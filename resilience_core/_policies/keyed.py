@@ -20,6 +20,7 @@ from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
 from resilience_core._events import Event
 from resilience_core._validation import to_optional_seconds
+from resilience_core._weave import births
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.gate import Gate
 from resilience_core._weave.reload import weavers
@@ -159,7 +160,8 @@ class Keyed(Policy):
         with entry.lock:  # this key's alone: all who ask for it wait for the one factory call, and nobody else does
             if entry.policy is not None:
                 return
-            policy = self.factory(key)
+            with births.expected():
+                policy = self.factory(key)
             if not isinstance(policy, Policy):
                 raise ConfigurationError(
                     f"Keyed {self.name!r}: factory must make a policy, not {type(policy).__name__}"

@@ -76,6 +76,7 @@ class StaleCache(Policy):
     """
 
     kind: ClassVar[str] = "stale_cache"
+    stateful: ClassVar[bool] = True
     fixed: ClassVar[frozenset[str]] = frozenset({*Policy.fixed, "store", "file", "encode", "decode"})
 
     name: str = field(default="stale_cache", validator=check.name)

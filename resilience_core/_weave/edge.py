@@ -13,6 +13,7 @@ from resilience_core import _validation as check
 from resilience_core._clock import SYSTEM, Clock
 from resilience_core._events import Bus, Listener, Reconfigured
 from resilience_core._story import Journal
+from resilience_core._weave import births
 from resilience_core._weave.reload import Changes, lock, reconfigure, refuse_fixed, weavers
 from resilience_core._weave.site import AsyncCall, Call, Site
 from resilience_core._weave.wrapping import decorate, weave_in_place, weave_in_place_async
@@ -32,6 +33,8 @@ class Policy(ABC):
 
     kind: ClassVar[str]
     """What it is, in snake case: "circuit_breaker"."""
+    stateful: ClassVar[bool] = False
+    """Whether one call leaves something behind that the next ones are judged by."""
     fixed: ClassVar[frozenset[str]] = frozenset({"name", "clock"})
     """Options that cannot be changed while the policy is in use: its state or its identity depends on them."""
 
@@ -49,6 +52,8 @@ class Policy(ABC):
         self._build()
         if self.name != self.kind:
             registry.add(self)
+        if self.stateful:
+            births.note(self)
 
     def _validate(self) -> None:  # noqa: B027 - most policies need neither this nor _build
         """Refuse options that do not go together; each alone is checked by its field."""

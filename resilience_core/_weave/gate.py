@@ -39,6 +39,7 @@ class Gate(Policy):
             `would_reject` in the snapshot and told as a `Rejection` with `enforced=False`.
     """
 
+    stateful: ClassVar[bool] = True
     spares_itself: ClassVar[bool] = False
     """True for gates whose `enter` already lets the calls pass that shadow mode spares."""
 

@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests make a policy for each test, and mean it."""
+    config.addinivalue_line("filterwarnings", "ignore:policy-per-call")
+
+
 if TYPE_CHECKING:
     from resilience_core.testing import EventRecorder, VirtualClock
 

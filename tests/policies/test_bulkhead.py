@@ -113,7 +113,7 @@ def test_a_waiter_gives_up_after_max_wait_or_at_the_deadline(run: Any, sleep: An
             async with bulkhead.guard():
                 pass
 
-        shorter = Pipeline(Timeout(1), Timeout(50))(waits_shorter)
+        shorter = Timeout(1)(Timeout(1)(waits_shorter))
         results = await together(lambda: bulkhead.acall(sleep, 10), waits, shorter)
         assert results[0] is None
         assert results[1].reason is RejectionReason.BULKHEAD_WAIT_TIMEOUT

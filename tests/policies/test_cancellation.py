@@ -74,7 +74,7 @@ def scenarios() -> dict[str, Callable[[], list[Policy]]]:
             CircuitBreaker("b"),
             Bulkhead("b", max_concurrent=1, max_queue=5, max_wait=50),
             RateLimiter("l", rate=1, burst=1, max_wait=50),
-            Timeout(20),
+            Timeout(12),
         ],
     }
 
@@ -140,13 +140,16 @@ def test_trio_tasks_cancelled_at_each_moment(name: str) -> None:
 PAIRED = [name for name in scenarios() if name not in ("all", "hedge that fires")]
 
 
+@pytest.mark.filterwarnings("ignore::resilience_core.CompositionWarning")  # the harmful orders, too, must hold
 @pytest.mark.parametrize(("outer", "inner"), list(itertools.permutations(PAIRED, 2)))
 def test_every_pair_in_both_orders(world: World, outer: str, inner: str) -> None:
     async def story() -> None:
         policies = [*scenarios()[outer](), *scenarios()[inner]()]
         script = Script(ConnectionError(), "ok")
-        guarded = world.guard(Pipeline(*policies), script.fn)
         retried, replaced = "retry" in f"{outer} {inner}", "fallback" in (outer, inner)
+        hidden = replaced and retried and inner == "fallback"
+        allow = {"fallback-inside-retry": "what comes of it is shown here"} if hidden else None
+        guarded = world.guard(Pipeline(*policies, allow=allow), script.fn)
         try:
             result = await guarded()
         except ConnectionError as error:

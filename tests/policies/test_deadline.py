@@ -68,6 +68,7 @@ def test_as_a_policy_it_makes_no_call_after_an_outer_deadline(world: World) -> N
     world.run(story)
 
 
+@pytest.mark.filterwarnings("ignore:plan-exceeds-deadline")  # what then happens is shown here
 def test_a_retry_that_cannot_finish_in_time_is_not_started(world: World) -> None:
     async def story() -> None:
         clock, script = VirtualClock(), Script(ConnectionError())

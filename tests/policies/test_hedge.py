@@ -263,7 +263,7 @@ def test_it_refuses_what_may_not_be_done_twice() -> None:
     for policy in (
         Hedge(delay=1),
         Pipeline(Hedge(delay=1)),
-        Pipeline(Hedge(delay=1, idempotent=False), idempotent=True),
+        Pipeline(Hedge(delay=1, idempotent=False), allow={"hedge-not-idempotent": "so that the hedge is asked"}),
     ):
         with pytest.raises(ConfigurationError, match="idempotent"):
             policy(len)
@@ -298,7 +298,10 @@ def test_extra_attempts_stay_within_the_budget_of_retries_and_hedges_together() 
             raise ConnectionError
 
         guarded = Pipeline(
-            Retry(on=ConnectionError, budget=budget, base_delay=0.1), Hedge(delay=1, budget=budget), idempotent=True
+            Retry(on=ConnectionError, budget=budget, base_delay=0.1),
+            Hedge(delay=1, budget=budget),
+            idempotent=True,
+            allow={"retry-outside-hedge": "one budget bounds both"},
         )(fn)
         for _ in range(30):
             with pytest.raises(ConnectionError):

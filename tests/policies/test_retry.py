@@ -137,6 +137,7 @@ def test_max_elapsed_counts_from_the_first_attempt(world: World) -> None:
     world.run(story)
 
 
+@pytest.mark.filterwarnings("ignore:plan-exceeds-deadline")  # what then happens is shown here
 def test_it_never_sleeps_past_the_deadline(world: World) -> None:
     async def story() -> None:
         policy = Retry(on=ConnectionError, jitter="none")

@@ -165,6 +165,10 @@ def test_a_loop_without_a_task_is_refused() -> None:
 # --- deadlines ------------------------------------------------------------------------------------
 
 
+def _above_total() -> Pipeline:
+    return Pipeline(Timeout(5), Timeout(9), allow={"attempt-timeout-above-total": "the nearer one must hold"})
+
+
 def test_everything_inside_sees_the_deadline(world: World) -> None:
     async def story() -> None:
         async def look() -> Any:
@@ -172,7 +176,7 @@ def test_everything_inside_sees_the_deadline(world: World) -> None:
 
         assert remaining() is None
         assert await world.guard(Timeout(5), look)() == 5.0
-        assert await world.guard(Pipeline(Timeout(5), Timeout(9)), look)() == 5.0
+        assert await world.guard(_above_total(), look)() == 5.0
         assert await world.guard(Pipeline(Timeout(9), Timeout(5)), look)() == 5.0
         assert remaining() is None
 

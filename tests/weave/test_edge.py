@@ -169,7 +169,7 @@ def test_kinds_and_names() -> None:
 def test_describe_and_snapshot() -> None:
     policy = Pipeline(
         Timeout(30),
-        Pipeline(Retry(on=(KeyError, OSError)), CircuitBreaker("b"), name="inner"),
+        Pipeline(Retry(on=(KeyError, OSError)), CircuitBreaker("b"), Timeout(8), name="inner"),
         name="outer",
         idempotent=True,
     )
@@ -179,6 +179,8 @@ def test_describe_and_snapshot() -> None:
         "    pipeline 'inner'",
         "      retry: 3 attempts, first wait 1 s, x2, at most 10 s, proportional jitter",
         "        circuit breaker 'b': opens after 5 consecutive failures, rejects for 60 s, closes after 2 good probes",
+        "          timeout: gives the call up after 8 s",
+        "  worst case: 3 requests in 27.75 s",
     ]
     told = policy.describe()
     assert (told["idempotent"], told["policies"][0]["options"]["seconds"]) == (True, 30)

@@ -119,6 +119,7 @@ def test_the_wire_decides_whether_a_cut_off_send_is_unknown() -> None:
         assert asyncio.run(cancelled()).status is status
 
 
+@pytest.mark.filterwarnings("ignore:plan-exceeds-deadline")  # what then happens is shown here
 def test_the_total_time_out_ends_a_send_whose_fate_is_then_unknown() -> None:
     class Hanging(Stub):
         async def send_message(self, payload: Any) -> Any:

@@ -63,8 +63,10 @@ class ResilientWhatsAppClient:
         self._tells_wire = "wire" in inspect.signature(http_client.send_message).parameters
         total = (Timeout(total_timeout, name="whatsapp_total"),) if total_timeout is not None else ()
         policies: tuple[Policy, ...] = (*total, self.retry_policy, self.circuit_breaker)
-        self._repeatable = Pipeline(*policies, name="whatsapp", classify=classify_graph, idempotent=True)
-        self._once = Pipeline(*policies, name="whatsapp", classify=classify_graph, idempotent=False)
+        allow = {"breaker-without-inner-timeout": "the HTTP client has time-outs of its own"} if total else None
+        options: dict[str, Any] = {"name": "whatsapp", "classify": classify_graph, "allow": allow}
+        self._repeatable = Pipeline(*policies, **options, idempotent=True)
+        self._once = Pipeline(*policies, **options, idempotent=False)
         self.retry_policy.subscribe(self._log_retry)
 
     async def send(self, payload: Mapping[str, Any], delivery: Delivery, sending: Sending) -> SendReceipt:

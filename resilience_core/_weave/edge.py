@@ -229,5 +229,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
     if attrs.has(type(value)):
-        return {"type": type(value).__name__, **attrs.asdict(value)}
+        shown = (option.name for option in attrs.fields(type(value)) if option.init and option.repr)
+        return {"type": type(value).__name__, **{name: plain(getattr(value, name)) for name in shown}}
     return getattr(value, "__qualname__", type(value).__qualname__)

@@ -13,7 +13,6 @@ from resilience_core import (
     Bulkhead,
     BulkheadFullError,
     ConfigurationError,
-    Pipeline,
     Rejection,
     RejectionReason,
     Timeout,

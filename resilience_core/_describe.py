@@ -60,10 +60,11 @@ def worst_case(chain: Sequence[Policy], *, planned: bool = False) -> WorstCase:
     cost = WorstCase()
     for index, policy in reversed(list(enumerate(chain))):
         if policy.kind in _RETRIES:
-            nested = any(outer.kind in _RETRIES for outer in chain[:index])
-            cost = _retry(policy, cost, planned, nested)
+            cost = _retry(policy, cost, planned, chain[:index])
+        elif policy.kind in _QUEUES:
+            cost = cost if planned else _queue(policy, cost, chain[:index])
         elif policy.kind in _KINDS:
-            cost = cost if planned and policy.kind in _QUEUES else _KINDS[policy.kind](policy, cost)
+            cost = _KINDS[policy.kind](policy, cost)
         else:
             own = getattr(policy, "worst_case", None)  # somebody else's policy
             cost = cost if own is None else own(cost)
@@ -74,25 +75,30 @@ _RETRIES = ("retry", "adaptive_retry")
 _QUEUES = ("bulkhead", "rate_limiter")
 
 
+def _patience(outer: Iterable[Any]) -> float:
+    """Seconds after which a deadline outside lets nobody wait any more, nor begin another attempt."""
+    return min((policy.seconds for policy in outer if policy.kind == "deadline"), default=math.inf)
+
+
 def _timeout(policy: Any, inner: WorstCase) -> WorstCase:
     seconds = policy.seconds if inner.calls else min(policy.seconds, inner.seconds)
     return evolve(inner, seconds=seconds, calls=0)
 
 
-def _retry(policy: Any, inner: WorstCase, planned: bool, nested: bool) -> WorstCase:
+def _retry(policy: Any, inner: WorstCase, planned: bool, outer: Sequence[Policy]) -> WorstCase:
+    nested = any(other.kind in _RETRIES for other in outer)
     attempts = 1 if nested and policy.only_outermost else policy.max_attempts
-    if attempts == 1:
-        return inner
-    waits = planned_waits(policy)
-    if policy.kind == "adaptive_retry":
-        waits = math.inf  # an attempt waits for its turn, behind as many as there are
-    elif not planned and policy.on is None:
+    waits = planned_waits(policy) if attempts > 1 else 0.0
+    latest = math.inf if policy.max_elapsed is None else policy.max_elapsed  # that the last attempt begins
+    if policy.kind == "adaptive_retry" and not planned:
+        waits = latest = math.inf  # an attempt, once begun, waits for its turn behind as many as there are
+    elif policy.on is None and not planned:
         waits = max(waits, policy.max_delay * (attempts - 1))  # a classifier may tell `retry_after`, up to this
+    latest = min(latest, _patience(outer))
     requests, calls = inner.requests * attempts, inner.calls * attempts
     seconds = inner.seconds * attempts + waits
-    if policy.max_elapsed is not None:  # the last attempt begins before that
-        latest = policy.max_elapsed + inner.seconds
-        return WorstCase(requests, latest if calls else min(seconds, latest), inner.calls)
+    if latest + inner.seconds < seconds or (calls > inner.calls and latest < math.inf):
+        return WorstCase(requests, latest + inner.seconds, inner.calls)
     return WorstCase(requests, seconds, calls)
 
 
@@ -112,12 +118,9 @@ def _hedge(policy: Any, inner: WorstCase) -> WorstCase:
     return WorstCase(requests, inner.seconds + hedges * max(policy.delay, inner.seconds), 0)
 
 
-def _bulkhead(policy: Any, inner: WorstCase) -> WorstCase:
-    return evolve(inner, seconds=inner.seconds + policy.max_wait) if policy.max_queue else inner
-
-
-def _rate_limiter(policy: Any, inner: WorstCase) -> WorstCase:
-    return evolve(inner, seconds=inner.seconds + policy.max_wait)
+def _queue(policy: Any, inner: WorstCase, outer: Sequence[Policy]) -> WorstCase:
+    waits = policy.max_wait if policy.kind == "rate_limiter" or policy.max_queue else 0.0
+    return evolve(inner, seconds=inner.seconds + min(waits, _patience(outer)))
 
 
 def _fallback(policy: Any, inner: WorstCase) -> WorstCase:
@@ -131,8 +134,6 @@ def _chaos(policy: Any, inner: WorstCase) -> WorstCase:
 _KINDS: dict[str, Callable[[Any, WorstCase], WorstCase]] = {
     "timeout": _timeout,
     "hedge": _hedge,
-    "bulkhead": _bulkhead,
-    "rate_limiter": _rate_limiter,
     "fallback": _fallback,
     "chaos": _chaos,
 }

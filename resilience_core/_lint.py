@@ -8,6 +8,7 @@ question, which reports it once, when it is made. What can never work is an erro
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
@@ -17,11 +18,13 @@ from attrs import field, frozen
 
 from resilience_core import _validation as check
 from resilience_core._describe import planned_waits, worst_case
-from resilience_core._errors import ConfigurationError
+from resilience_core._errors import ConfigurationError, ResilienceError
+from resilience_core._machines.backoff import Constant, Exponential, Linear
 from resilience_core._pipeline import Pipeline
 from resilience_core._validation import did_you_mean
 from resilience_core._weave.births import CompositionWarning, users_frame
 from resilience_core._weave.edge import Policy
+from resilience_core._weave.gate import Gate
 from resilience_core.registry import trying
 
 Severity: TypeAlias = Literal["error", "warning"]
@@ -41,6 +44,8 @@ class Finding:
     fix: str
     holder: Pipeline | None = field(default=None, eq=False, repr=False)
     """The innermost pipeline that has them all; None for decorators one above the other."""
+    undecided: bool = field(default=False, eq=False, repr=False)
+    """Whether a pipeline around may still put it right, so that it is not told when this one is made."""
 
     @property
     def docs(self) -> str:
@@ -71,7 +76,14 @@ def _places(policies: Iterable[Policy], holders: tuple[Pipeline, ...]) -> Iterat
 
 
 def _finding(
-    code: str, severity: Severity, places: Iterable[_Place], message: str, fix: str, *, holders: int | None = None
+    code: str,
+    severity: Severity,
+    places: Iterable[_Place],
+    message: str,
+    fix: str,
+    *,
+    holders: int | None = None,
+    undecided: bool = False,
 ) -> Finding:
     """A finding about these places; `holders` says how many of their pipelines matter, all by default."""
     places = list(places)
@@ -85,21 +97,49 @@ def _finding(
     where = " and ".join(_named(place.policy) for place in places)
     if holder is not None:
         where += f" in pipeline {holder.name!r}"
-    return Finding(code, severity, where, message, fix, holder)
+    return Finding(code, severity, where, message, fix, holder, undecided)
 
 
 def _named(policy: Policy) -> str:
-    kind = policy.kind.replace("_", " ")
-    return kind if policy.name == policy.kind else f"{kind} {policy.name!r}"
+    return f"{policy.kind.replace('_', ' ')} {policy.name!r}"
+
+
+def _is(place: _Place, kinds: Iterable[str]) -> bool:
+    """Whether it is of one of the kinds; a retry that makes one attempt is none."""
+    policy = place.policy
+    return policy.kind in kinds and not (policy.kind in _RETRIES and policy.max_attempts == 1)
 
 
 def _pairs(chain: Chain, outer: Iterable[str], inner: Iterable[str]) -> Iterator[tuple[_Place, _Place]]:
     """Policies of the kinds `outer` with one of the kinds `inner` somewhere inside; of several, the outermost."""
     for index, place in enumerate(chain):
-        if place.policy.kind in outer:
-            inside = next((other for other in chain[index + 1 :] if other.policy.kind in inner), None)
+        if _is(place, outer):
+            inside = next((other for other in chain[index + 1 :] if _is(other, inner)), None)
             if inside is not None:
                 yield place, inside
+
+
+def _inside(chain: Chain, place: _Place) -> Chain:
+    return chain[chain.index(place) + 1 :]
+
+
+def _once_more(chain: Chain, outer: _Place, inner: _Place) -> bool:
+    """Whether a policy of the kind of `outer` stands inside `inner`, too: then the outer one is there on purpose."""
+    return any(place.policy.kind == outer.policy.kind for place in _inside(chain, inner))
+
+
+def _opaque(policy: Policy) -> bool:
+    """Whether it may do more than is known here: made by a factory, or by somebody else. Gates only reject."""
+    ours = type(policy).__module__.startswith("resilience_core.")
+    return policy.kind == "keyed" or not (ours or isinstance(policy, Gate))
+
+
+def _waited_for(inside: Chain) -> Chain:
+    """What a caller's time-out reaches: not the fetches that a cache makes in the background."""
+    for index, place in enumerate(inside):
+        if place.policy.kind == "stale_cache" and place.policy.while_revalidating:
+            return inside[:index]
+    return inside
 
 
 _RETRIES = ("retry", "adaptive_retry")
@@ -112,6 +152,8 @@ _TOTALS = ("timeout", "deadline")
 
 def _breaker_outside_retry(chain: Chain) -> Iterator[Finding]:
     for breaker, retry in _pairs(chain, ("circuit_breaker",), _RETRIES):
+        if _once_more(chain, breaker, retry):
+            continue
         attempts = retry.policy.max_attempts
         yield _finding(
             "breaker-outside-retry",
@@ -125,6 +167,8 @@ def _breaker_outside_retry(chain: Chain) -> Iterator[Finding]:
 
 def _limiter_outside_retry(chain: Chain) -> Iterator[Finding]:
     for limiter, retry in _pairs(chain, _LIMITERS, _RETRIES):
+        if _once_more(chain, limiter, retry):
+            continue
         attempts = retry.policy.max_attempts
         counted = {
             "rate_limiter": f"one permit pays for up to {attempts} requests",
@@ -142,6 +186,8 @@ def _limiter_outside_retry(chain: Chain) -> Iterator[Finding]:
 
 def _retry_outside_hedge(chain: Chain) -> Iterator[Finding]:
     for retry, hedge in _pairs(chain, _RETRIES, ("hedge",)):
+        if retry.policy.budget is not None and retry.policy.budget is hedge.policy.budget:
+            continue
         requests = retry.policy.max_attempts * (1 + hedge.policy.max_hedges)
         yield _finding(
             "retry-outside-hedge",
@@ -149,7 +195,8 @@ def _retry_outside_hedge(chain: Chain) -> Iterator[Finding]:
             (retry, hedge),
             f"every attempt is hedged, which makes up to {requests} requests of one call, most of them when the "
             "dependency is slow already",
-            "Put the hedge outside, or choose one of the two: a hedge is a retry that does not wait",
+            "Put the hedge outside, give both the same budget, or choose one of the two: a hedge is a retry that does "
+            "not wait",
         )
 
 
@@ -170,39 +217,60 @@ def _hedge_not_idempotent(chain: Chain) -> Iterator[Finding]:
             "a hedged call may be carried out twice, and the call is "
             + ("not declared idempotent" if undeclared else "declared not to be idempotent"),
             "Declare idempotent=True on the pipeline if that does no harm, else take the hedge out",
-            # An outer pipeline may still declare it: until a function is guarded this is nobody's error.
-            holders=0 if undeclared else declared,
+            holders=1 if undeclared else declared,
+            undecided=undeclared,  # until a function is guarded: then the hedge refuses it
         )
 
 
 def _fallback_inside_retry(chain: Chain) -> Iterator[Finding]:
     for retry, fallback in _pairs(chain, _RETRIES, ("fallback",)):
-        if _covers(fallback.policy.on, retry.policy.on):
+        retried = _classes(retry.policy.on)
+        between = _inside(chain, retry)[: _inside(chain, retry).index(fallback)]
+        if (
+            _covers(fallback.policy.on, retried)
+            and retry.policy.classify_result is None  # that would judge what the fallback answers
+            and not any(_fails_by_itself(place.policy, retried) for place in between)
+        ):
+            value = fallback.policy.replacement is None
             yield _finding(
                 "fallback-inside-retry",
                 "error",
                 (retry, fallback),
-                "the fallback replaces every failure before the retry sees one, so nothing is ever tried again",
+                "the fallback replaces every failure before the retry sees one, so nothing is tried again"
+                + ("" if value else " unless the fallback fails, too"),
                 "Put the fallback outside the retry",
             )
 
 
-def _covers(replaced: Any, retried: Any) -> bool:
+def _classes(on: Any) -> tuple[type[BaseException], ...] | None:
+    """The exception classes that an option names; None where it does not tell them."""
+    classes = on if isinstance(on, tuple) else (on,)
+    return classes if all(isinstance(cls, type) for cls in classes) else None
+
+
+def _covers(replaced: Any, retried: tuple[type[BaseException], ...] | None) -> bool:
     """Whether a fallback for `replaced` leaves nothing to a retry of `retried`, as far as classes tell."""
-    if replaced is None:
+    classes = _classes(replaced)
+    if classes is None or retried is None:
+        return replaced is None
+    return all(issubclass(cls, classes) for cls in retried)
+
+
+def _fails_by_itself(policy: Policy, retried: tuple[type[BaseException], ...] | None) -> bool:
+    """Whether a policy between a retry and a fallback raises what the retry may try again."""
+    if policy.kind in ("timeout", "chaos") or _opaque(policy):
         return True
-    classes = [on if isinstance(on, tuple) else (on,) for on in (replaced, retried)]
-    if not all(isinstance(cls, type) for each in classes for cls in each):
-        return False
-    return all(issubclass(cls, classes[0]) for cls in classes[1])
+    return retried is not None and any(issubclass(cls, ResilienceError) for cls in retried)  # rejections, if asked for
 
 
 def _attempt_timeout_above_total(chain: Chain) -> Iterator[Finding]:
     for index, outer in enumerate(chain):
         if outer.policy.kind not in _TOTALS:
             continue
-        for inner in chain[index + 1 :]:
-            if inner.policy.kind == "timeout" and inner.policy.seconds > outer.policy.seconds:
+        for inner in _waited_for(chain[index + 1 :]):
+            if inner.policy.kind != "timeout" or (inner.policy.per_item and not getattr(outer.policy, "per_item", 0)):
+                continue  # the first item in time, all others by their own
+            if inner.policy.seconds > outer.policy.seconds:
                 yield _finding(
                     "attempt-timeout-above-total",
                     "error",
@@ -216,16 +284,15 @@ def _attempt_timeout_above_total(chain: Chain) -> Iterator[Finding]:
 
 def _plan_exceeds_deadline(chain: Chain) -> Iterator[Finding]:
     for index, outer in enumerate(chain):
-        inside = chain[index + 1 :]
-        retry = next((place for place in inside if place.policy.kind == "retry"), None)
-        if outer.policy.kind not in _TOTALS or retry is None or retry.policy.max_attempts == 1:
+        inside = _waited_for(chain[index + 1 :])
+        retry = next((place for place in inside if _is(place, _RETRIES)), None)
+        if outer.policy.kind not in _TOTALS or retry is None:
             continue
         total = outer.policy.seconds
         plan = worst_case([place.policy for place in inside], planned=True)
         if plan.seconds <= total:
             continue
-        within = inside[inside.index(retry) + 1 :]
-        attempt = worst_case([place.policy for place in within], planned=True).seconds
+        attempt = worst_case([place.policy for place in _inside(inside, retry)], planned=True).seconds
         yield _finding(
             "plan-exceeds-deadline",
             "warning",
@@ -249,25 +316,38 @@ def _fitting(retry: Any, attempt: float, total: float) -> int:
 
 
 def _nested_retries(chain: Chain) -> Iterator[Finding]:
-    for outer, inner in _pairs(chain, _RETRIES, _RETRIES):
-        one, other = outer.policy, inner.policy
-        if other.only_outermost or (one.budget is not None and one.budget is other.budget):
-            continue
-        yield _finding(
-            "nested-retries",
-            "warning",
-            (outer, inner),
-            f"the attempts multiply: {one.max_attempts} x {other.max_attempts} = "
-            f"{one.max_attempts * other.max_attempts} requests of one call, when the dependency can bear them least",
-            "Retry in one place; or give the inner one only_outermost=True, or both the same budget",
-        )
+    retries = [place for place in chain if _is(place, _RETRIES)]
+    retries = [place for place in retries if place is retries[0] or not place.policy.only_outermost]
+    retries = [place for place in retries if any(_meet(place, other) for other in retries if other is not place)]
+    budgets = {place.policy.budget for place in retries}
+    if len(retries) < 2 or (len(budgets) == 1 and None not in budgets):
+        return
+    attempts = [place.policy.max_attempts for place in retries]
+    yield _finding(
+        "nested-retries",
+        "warning",
+        retries,
+        f"the attempts multiply: {' x '.join(map(str, attempts))} = {math.prod(attempts)} requests of one call, when "
+        "the dependency can bear them least",
+        "Retry in one place; or give the inner one only_outermost=True, or all of them the same budget",
+    )
+
+
+def _meet(one: _Place, other: _Place) -> bool:
+    """Whether two retries may try the same failure again, as far as classes tell."""
+    mine, theirs = _classes(one.policy.on), _classes(other.policy.on)
+    if mine is None or theirs is None:
+        return True
+    return any(issubclass(cls, theirs) for cls in mine) or any(issubclass(cls, mine) for cls in theirs)
 
 
 def _jitter_missing(chain: Chain) -> Iterator[Finding]:
     for place in chain:
         retry = place.policy
-        if retry.kind not in _RETRIES or retry.max_attempts == 1 or not planned_waits(retry):
+        if not _is(place, _RETRIES) or not planned_waits(retry):
             continue
+        if not isinstance(retry.backoff, (Constant, Linear, Exponential, type(None))):
+            continue  # a function of the user's may bring a jitter of its own
         if retry.jitter == "none" or (retry.jitter == "proportional" and retry.jitter_share == 0):
             yield _finding(
                 "jitter-missing",
@@ -279,15 +359,21 @@ def _jitter_missing(chain: Chain) -> Iterator[Finding]:
 
 
 def _breaker_without_inner_timeout(chain: Chain) -> Iterator[Finding]:
-    for outer, breaker in _pairs(chain, ("timeout",), ("circuit_breaker",)):
-        inside = chain[chain.index(breaker) + 1 :]
-        if all(place.policy.kind != "timeout" for place in inside):
+    for index, breaker in enumerate(chain):
+        if breaker.policy.kind != "circuit_breaker":
+            continue
+        inside = [place.policy for place in chain[index + 1 :]]
+        if any(policy.kind == "timeout" or _opaque(policy) for policy in inside):
+            continue
+        # A thread that was left behind ends some time, and is counted then.
+        cancels = [place for place in chain[:index] if place.policy.kind == "timeout" and not place.policy.thread]
+        if cancels:
             yield _finding(
                 "breaker-without-inner-timeout",
                 "warning",
-                (outer, breaker),
-                f"a call that hangs is ended from outside after {outer.policy.seconds:g} s, which counts neither for "
-                "nor against the dependency: the circuit never opens for one that hangs",
+                (cancels[-1], breaker),
+                f"a call that hangs is ended from outside after {cancels[-1].policy.seconds:g} s, which counts neither "
+                "for nor against the dependency: the circuit never opens for one that hangs",
                 "Put a Timeout inside the circuit breaker, shorter than the one outside",
             )
 
@@ -311,7 +397,7 @@ def _shared_by_strangers(chain: Chain) -> Iterator[Finding]:
             continue
         own = place.holders[-1]
         for other in sorted(_members.get(place.policy, ()), key=lambda pipeline: pipeline.name):
-            if other is not own and not _related(own.name, other.name):
+            if place.policy in other.policies and not _related(own, other):
                 yield _finding(
                     "shared-by-strangers",
                     "warning",
@@ -323,8 +409,11 @@ def _shared_by_strangers(chain: Chain) -> Iterator[Finding]:
                 break
 
 
-def _related(one: str, other: str) -> bool:
-    return "pipeline" in (one, other) or _family(one) == _family(other)
+def _related(one: Pipeline, other: Pipeline) -> bool:
+    """Whether their names begin alike, or one is inside the other."""
+    if Pipeline.kind in (one.name, other.name) or _family(one.name) == _family(other.name):
+        return True
+    return one in other.parts() or other in one.parts()
 
 
 def _family(name: str) -> str:
@@ -437,7 +526,8 @@ def at_construction(pipeline: Pipeline, instead_of: Pipeline | None = None) -> N
 
     `instead_of` is the pipeline that it is tried out for: what is wrong with that already is not told again.
     """
-    findings = [finding for finding in lint(pipeline) if finding.holder is pipeline or finding.code == UNUSED]
+    own = [finding for finding in lint(pipeline) if finding.holder is pipeline or finding.code == UNUSED]
+    findings = [finding for finding in own if not finding.undecided]
     _report(f"Pipeline {pipeline.name!r}", findings, () if instead_of is None else lint(instead_of))
 
 
@@ -445,7 +535,7 @@ def decorated(function: Any) -> None:
     """The same for a function that was guarded just now, also with one decorator above the other."""
     inner = function.__resilience__.inner
     told = lint(inner) if hasattr(inner, "__resilience__") else ()
-    findings = [finding for finding in _all_findings(function) if finding.holder is None]
+    findings = [finding for finding in _all_findings(function) if finding.holder is None and not finding.undecided]
     _report(f"What guards {function.__name__}", findings, told)
 
 

@@ -114,17 +114,14 @@ class Pipeline(Policy):
             allow={} if allow is None else allow,
         )
 
-    def __attrs_post_init__(self) -> None:
-        Policy.__attrs_post_init__(self)
-        if not trying():  # on trial it is `with_substitutes` that knows what it is tried out for
-            from resilience_core import _lint  # here, not above: it knows pipelines
-
-            _lint.at_construction(self)
-            _lint.enlist(self)
-
     def _build(self) -> None:
         self._judge = judge_from(on=None, classify=self.classify)
         self._journal = Journal(self.history)
+        if not trying():  # on trial it is `with_substitutes` that knows what it is tried out for
+            from resilience_core import _lint  # here, not above: it knows pipelines
+
+            _lint.at_construction(self)  # before it is registered: what is refused must not be found there
+            _lint.enlist(self)
 
     @property
     def journal(self) -> Journal | None:

@@ -6,6 +6,7 @@ to tell. What a `Keyed` factory makes, and what is made on trial, is meant to be
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import warnings
@@ -23,7 +24,7 @@ ENOUGH, FEW = 100, 10
 """So many made by one line, of which so few are still there, are one per call."""
 _LINES = 1_000  # of the user's code that are watched at most
 
-_PACKAGE = str(Path(__file__).parents[1])
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _EXPECTED: ContextVar[bool] = ContextVar("resilience_many_policies", default=False)
 _made: dict[tuple[str, int], list[ref[Any]] | None] = {}  # None once it was told
 _lock = threading.Lock()

@@ -301,7 +301,6 @@ def test_extra_attempts_stay_within_the_budget_of_retries_and_hedges_together() 
             Retry(on=ConnectionError, budget=budget, base_delay=0.1),
             Hedge(delay=1, budget=budget),
             idempotent=True,
-            allow={"retry-outside-hedge": "one budget bounds both"},
         )(fn)
         for _ in range(30):
             with pytest.raises(ConnectionError):

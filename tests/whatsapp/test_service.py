@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resilience_core import CircuitOpenError, ConfigurationError, TimeoutExceeded
+from resilience_core import CircuitOpenError, ConfigurationError, TimeoutExceeded, lint
 from resilience_whatsapp import (
     DEFAULT_TEMPLATES,
     DEVELOPMENT,
@@ -236,6 +238,34 @@ def test_the_defaults_are_the_users() -> None:
     assert (breaker.success_threshold, breaker.recovery_timeout) == (2, 60.0)
     assert (retry.max_attempts, retry.base_delay, retry.multiplier, retry.max_delay) == (3, 1.0, 2.0, 10.0)
     assert [policy["kind"] for policy in client.describe()["policies"]] == ["retry", "circuit_breaker"]
+
+
+def test_a_client_says_what_it_does_and_what_that_can_cost() -> None:
+    client = ResilientWhatsAppClient(Stub(OK), total_timeout=60)
+    told = client.describe()
+    assert [line.strip().partition(":")[0] for line in told["text"].splitlines()] == [
+        "pipeline 'whatsapp'",
+        "timeout",
+        "retry",
+        "circuit breaker 'whatsapp_api'",
+        "worst case",
+    ]
+    assert told["text"].endswith("worst case: 3 requests in 60 s")
+    assert told["worst_case"] == {"requests": 3, "seconds": 60, "calls": 0}
+    assert told["mermaid"].startswith("flowchart LR\n")
+    assert json.loads(json.dumps(told)) == told
+    assert lint(client._once) == lint(client._repeatable) == ()
+
+
+def test_a_client_says_why_a_send_was_rejected() -> None:
+    service = service_over(Stub(ConnectionRefusedError()), FakeClock())
+    for _ in range(2):
+        raised, _ = failed(service)
+    assert isinstance(raised, CircuitOpenError)
+    told = str(raised.explain())
+    assert re.search(r"circuit breaker 'whatsapp_api' rejected the call: open since \S+ after 5 consecutive", told)
+    assert [call.error_type for call in service.client.explain()] == ["ConnectionRefusedError", "CircuitOpenError"]
+    assert RECIPIENT.lstrip("+") not in f"{told} {service.client.explain()}"
 
 
 def test_settings_from_the_users_mapping() -> None:

@@ -17,6 +17,7 @@ from resilience_core import (
     CircuitBreaker,
     ConfigurationError,
     Event,
+    Explanation,
     Pipeline,
     Policy,
     Retry,
@@ -79,8 +80,13 @@ class ResilientWhatsAppClient:
         return await self._guarded(self._repeatable, self.http_client.get_templates_page, after)
 
     def describe(self) -> dict[str, Any]:
-        """How its requests are guarded, as plain values."""
+        """How its requests are guarded, as plain values: see `Pipeline.describe`."""
         return self._once.describe()
+
+    def explain(self) -> list[Explanation]:
+        """Why its last requests that did not simply succeed ended as they did, the latest last."""
+        calls = [*self._repeatable.explain(), *self._once.explain()]
+        return sorted(calls, key=lambda call: call.decisions[-1].at or 0.0)
 
     async def _guarded(self, pipeline: Pipeline, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         token = ACTIVE.set(self)

@@ -186,7 +186,7 @@ def test_messages_carry_the_numbers() -> None:
         "every attempt is hedged, which makes up to 9 requests of one call"
     )
     finding = told(breaker(), retry())
-    assert finding.where == "circuit breaker 'b' and retry in pipeline 'numbers'"
+    assert finding.where == "circuit breaker 'b' and retry 'retry' in pipeline 'numbers'"
     assert finding.docs == "docs/lint.md#breaker-outside-retry"
 
 
@@ -204,7 +204,7 @@ def test_what_a_pipeline_inside_has_told_is_not_told_again() -> None:
 
 def test_what_two_pipelines_make_together_is_told_by_the_outer_one() -> None:
     inner = Pipeline(retry(), name="inner")
-    with pytest.warns(CompositionWarning, match=r"circuit breaker 'b' and retry in pipeline 'outer'"):
+    with pytest.warns(CompositionWarning, match=r"circuit breaker 'b' and retry 'retry' in pipeline 'outer'"):
         Pipeline(breaker(), inner, name="outer")
 
 
@@ -321,7 +321,7 @@ def test_a_stateless_policy_may_be_shared_by_anybody() -> None:
 
 def test_decorators_one_above_the_other_are_a_chain() -> None:
     with pytest.warns(
-        CompositionWarning, match=r"breaker-outside-retry: .*\(circuit breaker 'b' and retry\)"
+        CompositionWarning, match=r"breaker-outside-retry: .*\(circuit breaker 'b' and retry 'retry'\)"
     ) as warned:
 
         @breaker()
@@ -352,7 +352,7 @@ def test_a_decorated_function_keeps_what_its_pipeline_allows() -> None:
 
 
 def test_lint_takes_a_single_policy_and_nothing_that_is_none() -> None:
-    assert [finding.where for finding in lint(retry(jitter="none"))] == ["retry"]
+    assert [finding.where for finding in lint(retry(jitter="none"))] == ["retry 'retry'"]
     with pytest.raises(TypeError, match="lint needs a pipeline, a policy or a function guarded by one, not <built-in"):
         lint(len)
 

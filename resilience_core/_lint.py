@@ -25,7 +25,6 @@ from resilience_core._validation import did_you_mean
 from resilience_core._weave.births import CompositionWarning, users_frame
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.gate import Gate
-from resilience_core.registry import trying
 
 Severity: TypeAlias = Literal["error", "warning"]
 
@@ -285,32 +284,34 @@ def _attempt_timeout_above_total(chain: Chain) -> Iterator[Finding]:
 def _plan_exceeds_deadline(chain: Chain) -> Iterator[Finding]:
     for index, outer in enumerate(chain):
         inside = _waited_for(chain[index + 1 :])
-        retry = next((place for place in inside if _is(place, _RETRIES)), None)
-        if outer.policy.kind not in _TOTALS or retry is None:
+        place = next((place for place in inside if _is(place, _RETRIES)), None)
+        if outer.policy.kind not in _TOTALS or place is None:
             continue
-        total = outer.policy.seconds
-        plan = worst_case([place.policy for place in inside], planned=True)
-        if plan.seconds <= total:
+        total, retry = outer.policy.seconds, place.policy
+        between = [nearer.policy for nearer in inside[: inside.index(place)]]
+        if any(policy.kind in _TOTALS and policy.seconds <= total for policy in between):
+            continue  # found with that one
+        attempt = worst_case([further.policy for further in _inside(inside, place)], planned=True).seconds
+        plan = retry.max_attempts * attempt + planned_waits(retry)
+        if retry.max_elapsed is not None:
+            plan = min(plan, retry.max_elapsed + attempt)
+        if plan <= total:
             continue
-        attempt = worst_case([place.policy for place in _inside(inside, retry)], planned=True).seconds
         yield _finding(
             "plan-exceeds-deadline",
             "warning",
-            (outer, retry),
-            f"{retry.policy.max_attempts} attempts{f' of up to {attempt:g} s' if attempt else ''} and waits of up to "
-            f"{planned_waits(retry.policy):g} s take {plan.seconds:g} s{'' if attempt else ' for the waits alone'}, "
+            (outer, place),
+            f"{retry.max_attempts} attempts{f' of up to {attempt:g} s' if attempt else ''} and waits of up to "
+            f"{planned_waits(retry):g} s take {plan:g} s{'' if attempt else ' for the waits alone'}, "
             f"and everything ends after {total:g} s",
-            f"Give the whole {plan.seconds:g} s, or let max_attempts be {_fitting(retry.policy, attempt, total)}",
+            f"Give the whole {plan:g} s, or let max_attempts be {_fitting(retry, attempt, total)}",
         )
 
 
 def _fitting(retry: Any, attempt: float, total: float) -> int:
-    """The most attempts that fit into `total` seconds, at least 1."""
+    """The most attempts that fit into `total` seconds, at least 1; all of them do not."""
     attempts, spent = 1, attempt
-    while attempts < retry.max_attempts:
-        spent += retry.schedule.longest(attempts) + attempt
-        if spent > total:
-            break
+    while (spent := spent + retry.schedule.longest(attempts) + attempt) <= total:
         attempts += 1
     return attempts
 
@@ -551,8 +552,7 @@ def _report(what: str, findings: Iterable[Finding], told: Iterable[Finding]) -> 
 
 
 def enlist(pipeline: Pipeline) -> None:
-    """Remember that a pipeline has its policies; of one on trial that is nobody's business."""
-    if not trying():
-        for policy in pipeline.policies:
-            if policy.stateful:
-                _members.setdefault(policy, WeakSet()).add(pipeline)
+    """Remember that a pipeline has its policies."""
+    for policy in pipeline.policies:
+        if policy.stateful:
+            _members.setdefault(policy, WeakSet()).add(pipeline)

@@ -6,14 +6,12 @@ to tell. What a `Keyed` factory makes, and what is made on trial, is meant to be
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from types import FrameType
 from typing import Any
 from weakref import ref
@@ -24,7 +22,7 @@ ENOUGH, FEW = 100, 10
 """So many made by one line, of which so few are still there, are one per call."""
 _LINES = 1_000  # of the user's code that are watched at most
 
-_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+_PACKAGE = __file__.rpartition("_weave")[0]  # with its slash; importing pathlib for that would take 5 ms
 _EXPECTED: ContextVar[bool] = ContextVar("resilience_many_policies", default=False)
 _made: dict[tuple[str, int], list[ref[Any]] | None] = {}  # None once it was told
 _lock = threading.Lock()
@@ -50,18 +48,10 @@ def expected() -> Generator[None, None, None]:
 
 def users_frame() -> tuple[FrameType, int]:
     """The nearest frame outside of this package (and of the methods that attrs made), and its stack level."""
-    frame: FrameType | None = sys._getframe(1)
-    level = 1
-    outermost = frame
-    while frame is not None:
-        outermost = frame
-        file = frame.f_code.co_filename
-        if not file.startswith((_PACKAGE, "<attrs generated")):
-            break
-        frame = frame.f_back
-        level += 1
-    assert outermost is not None
-    return outermost, level
+    frame, level = sys._getframe(1), 1
+    while frame.f_code.co_filename.startswith((_PACKAGE, "<attrs generated")) and frame.f_back is not None:
+        frame, level = frame.f_back, level + 1
+    return frame, level
 
 
 def note(policy: Any) -> None:

@@ -186,6 +186,24 @@ def test_a_pipeline_that_gave_a_policy_up_is_no_strangers() -> None:
     assert lint(first) == ()
 
 
+def test_what_two_pipelines_inside_make_together_is_allowed_further_out_only() -> None:
+    pipelines = [Pipeline(breaker(), name="first"), Pipeline(retry(), name="second")]
+    allow = {"breaker-outside-retry": "looked at here"}
+    with pytest.warns(CompositionWarning, match="in pipeline 'both'"):
+        both = Pipeline(*pipelines, name="both")
+    assert lint(Pipeline(Bulkhead("o", max_concurrent=1), both, name="outermost", allow=allow)) == ()
+
+
+def test_a_plan_that_max_elapsed_shortens_is_told_with_what_it_takes() -> None:
+    assert codes(Timeout(10), retry(max_elapsed=20)) == [], "attempts of any length are no plan"
+    assert codes(Timeout(20), retry(max_elapsed=10), Timeout(8)) == []
+    with pytest.warns(CompositionWarning, match="take 18 s, and everything ends after 10 s"):
+        Pipeline(Timeout(10), retry(max_elapsed=10), Timeout(8))
+    assert codes(Timeout(10), Timeout(9), retry(), Timeout(8)) == ["plan-exceeds-deadline"], "told once"
+    assert codes(Deadline(20), AdaptiveRetry(on=OSError), Timeout(8)) == ["plan-exceeds-deadline"]
+    assert codes(Deadline(30), AdaptiveRetry(on=OSError), Timeout(8)) == []
+
+
 def test_a_hedge_that_nobody_declared_can_be_allowed() -> None:
     pipeline = Pipeline(Hedge(delay=1), allow={"hedge-not-idempotent": "a pipeline around declares it"})
     assert lint(pipeline) == ()

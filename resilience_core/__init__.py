@@ -57,7 +57,8 @@ from resilience_core.registry import registry
 if TYPE_CHECKING:
     from resilience_core._describe import WorstCase
     from resilience_core._explain import Decision, Explanation, explain
-    from resilience_core._lint import Finding, lint
+    from resilience_core._lint import lint
+    from resilience_core._lint_rules import Finding
     from resilience_core._machines.budget import InFlightRatio, TokenQuota, TokenThrottle, TrafficRatio
     from resilience_core._machines.concurrency import AIMD, Gradient2, Steady, Vegas
     from resilience_core._machines.rates import FailureRate, SlowCallRate
@@ -194,7 +195,7 @@ _LAZY = {
     "Decision": "_explain",
     "Explanation": "_explain",
     "FailureRate": "_machines.rates",
-    "Finding": "_lint",
+    "Finding": "_lint_rules",
     "Gradient2": "_machines.concurrency",
     "Hedge": "_policies.hedge",
     "InFlightRatio": "_machines.budget",

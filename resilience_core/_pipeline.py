@@ -118,10 +118,10 @@ class Pipeline(Policy):
         self._judge = judge_from(on=None, classify=self.classify)
         self._journal = Journal(self.history)
         if not trying():  # on trial it is `with_substitutes` that knows what it is tried out for
-            from resilience_core import _lint  # here, not above: it knows pipelines
+            from resilience_core import _lint, _lint_rules  # here, not above: they know pipelines
 
             _lint.at_construction(self)  # before it is registered: what is refused must not be found there
-            _lint.enlist(self)
+            _lint_rules.enlist(self)
 
     @property
     def journal(self) -> Journal | None:
@@ -177,9 +177,9 @@ class Pipeline(Policy):
         self._judge = other._judge
         for listening in self._listening:
             listening.follow(self.policies)
-        from resilience_core import _lint
+        from resilience_core import _lint_rules
 
-        _lint.enlist(self)
+        _lint_rules.enlist(self)
 
     def __iter__(self) -> Iterator[Policy]:
         return iter(self.policies)

@@ -16,7 +16,7 @@ LAYERS = {
     1: ("_version", "_errors", "_validation", "_verdicts", "_events", "_story", "_explain", "_machines"),
     2: ("_clock", "_telemetry", "registry", "_weave"),
     3: ("_policies",),
-    4: ("_pipeline", "_describe", "_lint", "_standard"),
+    4: ("_pipeline", "_describe", "_lint", "_lint_rules", "_standard"),
     5: ("testing",),
 }
 FORBIDDEN_IN_MACHINES = {"time", "threading", "asyncio", "logging", "random", "contextvars", "socket"}

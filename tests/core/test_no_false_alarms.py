@@ -33,7 +33,7 @@ from resilience_core import (
     Verdict,
     lint,
 )
-from resilience_core import _lint as rules
+from resilience_core import _lint_rules as rules
 from resilience_core.registry import registry
 
 ROOT = Path(__file__).parents[2]
@@ -191,7 +191,10 @@ def test_what_two_pipelines_inside_make_together_is_allowed_further_out_only() -
     allow = {"breaker-outside-retry": "looked at here"}
     with pytest.warns(CompositionWarning, match="in pipeline 'both'"):
         both = Pipeline(*pipelines, name="both")
-    assert lint(Pipeline(Bulkhead("o", max_concurrent=1), both, name="outermost", allow=allow)) == ()
+    assert (
+        lint(Pipeline(Pipeline(Bulkhead("o", max_concurrent=1), name="third"), both, name="outermost", allow=allow))
+        == ()
+    )
 
 
 def test_a_plan_that_max_elapsed_shortens_is_told_with_what_it_takes() -> None:

@@ -6,7 +6,10 @@
       calls      how many durations that nobody bounds come on top
 
 What is assumed: nobody else's cancellation (a caller who shares a fetch waits for one fetch), and that asyncio or trio
-runs it. A blocking call cannot be interrupted: there a `Timeout` bounds the waits, and a late call is waited for.
+runs it. A blocking call cannot be interrupted: there a `Timeout` without a thread bounds the waits, and a late call is
+waited for. Chaos counts whether it is on or not. What a `Keyed` factory makes is not known, and not counted. A cache or
+a shared call costs what one call costs. A `Deadline` interrupts nothing: it bounds waits, and when the last attempt
+begins.
 """
 
 from __future__ import annotations
@@ -69,6 +72,12 @@ def worst_case(chain: Sequence[Policy], *, planned: bool = False) -> WorstCase:
             own = getattr(policy, "worst_case", None)  # somebody else's policy
             cost = cost if own is None else own(cost)
     return cost
+
+
+def in_words(chain: Sequence[Policy]) -> str:
+    """The worst case in a sentence."""
+    cancels = any(policy.kind == "timeout" and not getattr(policy, "thread", False) for policy in chain)
+    return f"{worst_case(chain)}{'; a blocking call is not interrupted' if cancels else ''}"
 
 
 _RETRIES = ("retry", "adaptive_retry")

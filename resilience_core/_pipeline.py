@@ -257,14 +257,20 @@ class Pipeline(Policy):
         }
 
     def worst_case(self) -> WorstCase:
-        """The most that one call can cost, computed from the configuration."""
+        """The most that one call can cost, computed from the configuration.
+
+        It is that of async calls: a blocking one cannot be interrupted, so a `Timeout` without `thread=True` bounds
+        only its waits.
+        """
         from resilience_core._describe import chain_of, worst_case  # here, not above: only who asks pays for it
 
         return worst_case(list(chain_of(self)))
 
     def __str__(self) -> str:
         """One line a policy, each further in than the last, and what a call can cost at worst."""
-        return "\n".join([*self._lines(), f"  worst case: {self.worst_case()}"])
+        from resilience_core._describe import chain_of, in_words
+
+        return "\n".join([*self._lines(), f"  worst case: {in_words(list(chain_of(self)))}"])
 
     def _lines(self) -> list[str]:
         lines = [f"pipeline {self.name!r}"]

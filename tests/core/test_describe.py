@@ -78,6 +78,14 @@ class Silent(Doubling):
         ([retry(), retry("inner", only_outermost=True), Timeout(1)], 3, 6, 0),
         ([AdaptiveRetry(on=OSError), Timeout(8)], 3, math.inf, 0),
         ([Timeout(9), AdaptiveRetry(on=OSError), Timeout(2)], 3, 9, 0),
+        ([AdaptiveRetry(on=OSError, max_attempts=1), Timeout(8)], 1, math.inf, 0),
+        ([AdaptiveRetry(on=OSError, max_elapsed=5), Timeout(8)], 3, math.inf, 0),
+        ([Deadline(10), AdaptiveRetry(on=OSError), Timeout(8)], 3, 18, 0),
+        ([Deadline(10), retry(), Timeout(8)], 3, 18, 0),
+        ([Deadline(10), retry()], 3, 10, 1),
+        ([Deadline(60), retry(), Timeout(8)], 3, 27, 0),
+        ([Deadline(2), Bulkhead("b", max_concurrent=1, max_queue=1, max_wait=3), Timeout(1)], 1, 3, 0),
+        ([Deadline(60)], 1, 0, 1),
         ([Hedge(delay=2, idempotent=True), Timeout(8)], 2, 10, 0),
         ([Hedge(delay=2, max_hedges=3, idempotent=True)], 4, 6, 1),
         ([Hedge(delay=2, quantile=0.9, idempotent=True), Timeout(8)], 2, 16, 0),
@@ -152,7 +160,7 @@ def test_the_text_ends_with_the_worst_case_also_around_other_pipelines() -> None
         "    retry: 3 attempts, first wait 1 s, x2, at most 10 s, none jitter",
         "    circuit breaker 'b': opens after 5 consecutive failures, rejects for 60 s, closes after 2 good probes",
         "      timeout: gives the call up after 8 s",
-        "  worst case: 3 requests in 27 s",
+        "  worst case: 3 requests in 27 s; a blocking call is not interrupted",
     ]
     assert pipeline.describe()["text"] == str(pipeline)
 
@@ -160,7 +168,7 @@ def test_the_text_ends_with_the_worst_case_also_around_other_pipelines() -> None
 def test_the_picture_shows_the_chain_and_its_detours() -> None:
     pipeline = Pipeline(
         Fallback(value=1),
-        Pipeline(Retry(on=OSError), CircuitBreaker("b", recovery_timeout=9), name="inner"),
+        Pipeline(Retry(on=OSError), Bulkhead("b", max_concurrent=1), name="inner"),
         Hedge(delay=1, idempotent=True),
         name="drawn",
         allow={"retry-outside-hedge": "to have both in one picture"},
@@ -171,7 +179,7 @@ def test_the_picture_shows_the_chain_and_its_detours() -> None:
         '  caller(["caller"])',
         '  p0["fallback<br>answers a fixed value"]',
         '  p1["retry<br>3 attempts, first wait 1 s, x2, at most 10 s, proportional jitter"]',
-        "  p2[\"circuit breaker 'b'<br>opens after 5 consecutive failures, rejects for 9 s, closes after 2 good probes\"]",
+        "  p2[\"bulkhead 'b'<br>1 calls at once\"]",
         '  p3["hedge<br>up to 1 further attempts, each after 1 s"]',
         '  function(["the function"])',
     ]
@@ -179,7 +187,7 @@ def test_the_picture_shows_the_chain_and_its_detours() -> None:
         "  caller --> p0 --> p1 --> p2 --> p3 --> function",
         '  p0 -. "answers instead" .-> caller',
         '  p2 -. "again" .-> p1',
-        '  p2 -. "CircuitOpenError" .-> caller',
+        '  p2 -. "BulkheadFullError" .-> caller',
         '  p3 -. "once more, if late" .-> function',
     ]
 

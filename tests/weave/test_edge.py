@@ -180,7 +180,7 @@ def test_describe_and_snapshot() -> None:
         "      retry: 3 attempts, first wait 1 s, x2, at most 10 s, proportional jitter",
         "        circuit breaker 'b': opens after 5 consecutive failures, rejects for 60 s, closes after 2 good probes",
         "          timeout: gives the call up after 8 s",
-        "  worst case: 3 requests in 27.75 s",
+        "  worst case: 3 requests in 27.75 s; a blocking call is not interrupted",
     ]
     told = policy.describe()
     assert (told["idempotent"], told["policies"][0]["options"]["seconds"]) == (True, 30)

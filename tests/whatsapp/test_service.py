@@ -250,7 +250,7 @@ def test_a_client_says_what_it_does_and_what_that_can_cost() -> None:
         "circuit breaker 'whatsapp_api'",
         "worst case",
     ]
-    assert told["text"].endswith("worst case: 3 requests in 60 s")
+    assert told["text"].endswith("worst case: 3 requests in 60 s; a blocking call is not interrupted")
     assert told["worst_case"] == {"requests": 3, "seconds": 60, "calls": 0}
     assert told["mermaid"].startswith("flowchart LR\n")
     assert json.loads(json.dumps(told)) == told

@@ -21,6 +21,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from resilience_core._weave.edge import Policy
+from resilience_core._weave.gate import Gate
 
 
 @frozen
@@ -157,6 +158,7 @@ _REJECTS = {
     "adaptive_concurrency": "BulkheadFullError",
     "rate_limiter": "RateLimitedError",
     "adaptive_throttle": "RateLimitedError",
+    "adaptive_retry": "RateLimitedError",
     "deadline": "DeadlineExceeded",
     "timeout": "TimeoutExceeded",
 }
@@ -181,8 +183,8 @@ def _detours(policy: Policy, node: str, inner: str) -> Iterator[tuple[str, str, 
         yield node, "once more, if late", inner
     if policy.kind in ("fallback", "stale_cache"):
         yield node, "answers instead", "caller"
-    if policy.kind in _REJECTS:
-        yield node, _REJECTS[policy.kind], "caller"
+    if policy.kind in _REJECTS or isinstance(policy, Gate):
+        yield node, _REJECTS.get(policy.kind, "CallRejected"), "caller"
 
 
 def _label(policy: Policy) -> str:

@@ -192,6 +192,17 @@ def test_the_picture_shows_the_chain_and_its_detours() -> None:
     ]
 
 
+def test_the_picture_shows_what_rejects() -> None:
+    pipeline = Pipeline(AdaptiveRetry(on=OSError), Silent(), Timeout(8), name="drawn")
+    detours = [line.strip() for line in pipeline.describe()["mermaid"].splitlines() if "-." in line]
+    assert detours == [
+        'p1 -. "again" .-> p0',
+        'p0 -. "RateLimitedError" .-> caller',
+        'p1 -. "CallRejected" .-> caller',
+        'p2 -. "TimeoutExceeded" .-> caller',
+    ]
+
+
 @pytest.mark.parametrize("name", ['q"u[o]t{e}', "line\nbreak", "#35; `x`", "<b>&amp;|;", "a\\b", "é"])
 def test_no_name_can_break_the_picture(name: str) -> None:
     pipeline = Pipeline(CircuitBreaker(name), Silent(), name="safe")

@@ -346,6 +346,9 @@ def test_a_lease_is_longer_than_the_time_out_inside() -> None:
 
     with pytest.raises(ConfigurationError, match="probe_timeout"):
         Pipeline(CircuitBreaker("b", probe_timeout=5), Timeout(5))(fn)
+    allow = {"lease-not-above-timeout": "so that the breaker is asked itself"}
+    with pytest.raises(ConfigurationError, match=r"probe_timeout \(5 s\) must be longer than the time-out inside"):
+        Pipeline(CircuitBreaker("b", probe_timeout=5), Timeout(5), allow=allow)(fn)
     Pipeline(CircuitBreaker("b", probe_timeout=5.1), Timeout(5))(fn)
     Pipeline(CircuitBreaker("b"), Timeout(100))(fn)
 

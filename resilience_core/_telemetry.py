@@ -56,12 +56,13 @@ def note_degraded() -> None:
 class Telemetry:
     """The instruments, made at the first decoration because importing the API takes as long as this whole package."""
 
-    __slots__ = ("_duration", "_transitions", "on")
+    __slots__ = ("_duration", "_reloads", "_transitions", "on")
 
     def __init__(self) -> None:
         self.on = False
         self._duration: Histogram | None = None
         self._transitions: Counter | None = None
+        self._reloads: Counter | None = None
 
     def prepare(self) -> None:
         """Make the instruments once, and look whether a provider is there."""
@@ -71,6 +72,9 @@ class Telemetry:
             meter = metrics.get_meter("resilience_core", __version__, schema_url=SCHEMA_URL)
             self._transitions = meter.create_counter(
                 f"{PREFIX}.circuit_breaker.transitions", "{transition}", "Changes of a circuit's state"
+            )
+            self._reloads = meter.create_counter(
+                f"{PREFIX}.config.reloads", "{reload}", "Configuration files that have changed"
             )
             meter.create_observable_up_down_counter(
                 f"{PREFIX}.circuit_breaker.status", [self._observe_states], "1", "1 for the state a circuit is in"
@@ -109,6 +113,11 @@ class Telemetry:
                     f"{PREFIX}.transition.reason": reason,
                 },
             )
+
+    def count_reload(self, outcome: str) -> None:
+        """One changed configuration file: applied ("success") or refused ("error")."""
+        if self._reloads is not None:
+            self._reloads.add(1, {f"{PREFIX}.outcome": outcome})
 
     def record(self, site: Site, seconds: float, record: CallRecord, error: BaseException | None) -> None:
         """One finished call."""

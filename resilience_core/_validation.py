@@ -16,6 +16,8 @@ from attrs import Attribute
 from resilience_core._errors import ConfigurationError
 
 Validator: TypeAlias = Callable[[Any, "Attribute[Any]", Any], None]
+Schema: TypeAlias = dict[str, Any]
+"""What a check accepts, in the words of JSON Schema; under `schema` on the check, so that both stand in one place."""
 Seconds: TypeAlias = float | timedelta
 """What every duration option takes: seconds, or a timedelta."""
 
@@ -47,20 +49,42 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _number_check(expected: str, accepts: Callable[[float], bool]) -> Validator:
-    def check(owner: Any, attribute: Attribute[Any], value: Any) -> None:
-        if not _is_number(value) or not accepts(value):
-            raise refuse(owner, attribute.name, value, expected)
+def schema_of(check: object) -> Schema:
+    """What a check accepts; nothing for one that does not tell."""
+    schema: Schema = getattr(check, "schema", {})
+    return schema
 
+
+def _telling(check: Validator, schema: Schema) -> Validator:
+    check.schema = schema  # type: ignore[attr-defined]
     return check
 
 
-positive_seconds = _number_check("a positive, finite number of seconds", lambda value: value > 0)
-non_negative_seconds = _number_check("a finite number of seconds, 0 or more", lambda value: value >= 0)
-positive_number = _number_check("a positive, finite number", lambda value: value > 0)
-non_negative_number = _number_check("a finite number, 0 or more", lambda value: value >= 0)
-multiplier = _number_check("a finite number, 1 or more", lambda value: value >= 1)
-ratio = _number_check("a number from 0 to 1", lambda value: 0 <= value <= 1)
+def _number_check(expected: str, **bounds: float) -> Validator:
+    above, lowest = bounds.get("exclusiveMinimum", -math.inf), bounds.get("minimum", -math.inf)
+    highest = bounds.get("maximum", math.inf)
+
+    def check(owner: Any, attribute: Attribute[Any], value: Any) -> None:
+        if not _is_number(value) or not (above < value and lowest <= value <= highest):
+            raise refuse(owner, attribute.name, value, expected)
+
+    return _telling(check, {"type": "number", **bounds})
+
+
+positive_seconds = _number_check("a positive, finite number of seconds", exclusiveMinimum=0)
+non_negative_seconds = _number_check("a finite number of seconds, 0 or more", minimum=0)
+positive_number = _number_check("a positive, finite number", exclusiveMinimum=0)
+non_negative_number = _number_check("a finite number, 0 or more", minimum=0)
+multiplier = _number_check("a finite number, 1 or more", minimum=1)
+ratio = _number_check("a number from 0 to 1", minimum=0, maximum=1)
+
+
+def seconds(what: str, value: Seconds) -> float:
+    """A positive duration that is no option of an attrs class; `what` names it in the error."""
+    found = to_seconds(value)
+    if not _is_number(found) or found <= 0:
+        raise ConfigurationError(f"{what} must be a positive, finite number of seconds, not {value!r}")
+    return found
 
 
 def count_from(lowest: int) -> Validator:
@@ -70,7 +94,7 @@ def count_from(lowest: int) -> Validator:
         if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
             raise refuse(owner, attribute.name, value, f"a whole number, {lowest} or more")
 
-    return check
+    return _telling(check, {"type": "integer", "minimum": lowest})
 
 
 def boolean(owner: Any, attribute: Attribute[Any], value: Any) -> None:
@@ -123,7 +147,7 @@ def optional(check: Validator) -> Validator:
         if value is not None:
             check(owner, attribute, value)
 
-    return checked
+    return _telling(checked, schema_of(check))
 
 
 def has(method: str, what: str) -> Validator:

@@ -37,6 +37,12 @@ class Named(Protocol):
     def snapshot(self) -> dict[str, Any]: ...
 
 
+class Applicable(Protocol):
+    """A configuration, as `resilience_core.config` reads it."""
+
+    def apply_to(self, registry: Registry) -> dict[str, Any]: ...
+
+
 class Registry:
     """Policies by name. Holds them weakly: what nobody uses any more is gone from here, too."""
 
@@ -71,6 +77,17 @@ class Registry:
         known = ", ".join(sorted({policy.name for policy in self})) or "none"
         problem = f"{len(found)} policies are" if found else "no policy is"
         raise LookupError(f"{problem} called {name!r}; known names: {known}")
+
+    def apply(self, configuration: Applicable) -> dict[str, Any]:
+        """Set the living policies as a configuration says, all of them at once or none; what has changed, by name.
+
+        A stack sets the policies of the pipelines that are called like it, and policies of that name that stand alone.
+        Options that the last configuration set and this one does not name become what they were before.
+
+        Raises:
+            ConfigurationError: they cannot be set so; nothing has changed then.
+        """
+        return configuration.apply_to(self)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """The state of every policy, as plain values: `kind`, `name` and what that kind has to tell."""

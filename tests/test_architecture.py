@@ -17,7 +17,7 @@ LAYERS = {
     2: ("_clock", "_telemetry", "registry", "_weave"),
     3: ("_policies",),
     4: ("_pipeline", "_describe", "_lint", "_lint_rules", "_standard"),
-    5: ("testing",),
+    5: ("testing", "config"),
 }
 FORBIDDEN_IN_MACHINES = {"time", "threading", "asyncio", "logging", "random", "contextvars", "socket"}
 

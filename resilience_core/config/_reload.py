@@ -1,4 +1,4 @@
-"""A configuration for policies that are in use: applied as a whole or not at all, and watched for changes of its file."""
+"""A configuration for policies that are in use: applied as a whole or not at all, and its file watched for changes."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class _Plan:
                 self.problems.append(_nowhere(section, stack))
 
     def _sections(self, pipeline: Pipeline, stack: Stack) -> dict[str, Policy]:
-        """The policies of a living pipeline by the sections that set them; what is missing is made, where that can be."""
+        """The policies of a living pipeline by the sections that set them; a built one gets what it lacks."""
         built = _built.get(pipeline)
         options: dict[str, Any] = {}
         if stack.idempotent is not None and (built is None or built.idempotent is None):

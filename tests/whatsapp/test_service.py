@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from resilience_core import CircuitOpenError, ConfigurationError, TimeoutExceeded, lint
 from resilience_whatsapp import (
@@ -277,7 +278,9 @@ def test_settings_from_the_users_mapping() -> None:
         }
     )
     assert settings.circuit_breaker().recovery_timeout == 120.0
-    assert settings == Settings(10, 3, timedelta(minutes=2), 5, 2.0, 3, 9.0, 30)  # type: ignore[arg-type]
+    assert settings == Settings(10, 3, 120.0, 5, 2.0, 3, 9.0, 30)
+    assert from_mapping({}) == Settings()
+    assert from_mapping({"retry": {"max_attempts": 4}}, base=PRODUCTION) == evolve(PRODUCTION, max_attempts=4)
 
 
 @pytest.mark.parametrize(
@@ -290,13 +293,25 @@ def test_settings_from_the_users_mapping() -> None:
         ({"retry": {"base_delay_ms": True}}, "retry.base_delay_ms"),
         ({"retry": {"max_attempts": 0}}, "max_attempts"),
         ({"circuit_breaker": {"failure_threshold": True}}, "failure_threshold"),
-        ({"circuit_breaker": {"timeout": float("nan")}}, "recovery_timeout"),
+        ({"circuit_breaker": {"timeout": float("nan")}}, "circuit_breaker.timeout"),
         ({"total_timeout": -1}, "total_timeout"),
     ],
 )
 def test_a_bad_mapping_is_refused_with_the_key(mapping: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
         from_mapping(mapping)
+
+
+def test_everything_that_is_wrong_with_a_mapping_is_told_at_once() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        from_mapping({"retry": {"max_attempts": 0, "base_delay_ms": "2"}, "circuit_braker": {}, "total_timeout": "x"})
+    assert [line.partition(":")[0] for line in str(refused.value).splitlines() if not line.startswith(" ")] == [
+        "4 problems in the configuration the settings",
+        "retry.base_delay_ms",
+        "circuit_braker",
+        "total_timeout",
+        "retry.max_attempts",
+    ]
 
 
 def test_bad_arguments_are_refused_at_construction() -> None:

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from attrs import evolve, field, frozen
 
 from resilience_core import CircuitBreaker, ConfigurationError, Retry, Timeout
+from resilience_core.config import PRESETS, from_legacy
 
 BREAKER_NAME = "whatsapp_api"
-_SECTIONS = {
-    "circuit_breaker": {
-        "failure_threshold": "failure_threshold",
-        "success_threshold": "success_threshold",
-        "timeout": "recovery_timeout",
-    },
-    "retry": {
-        "max_attempts": "max_attempts",
-        "base_delay_ms": "base_delay",
-        "multiplier": "multiplier",
-        "max_delay_ms": "max_delay",
-    },
-}
-_MILLISECONDS = ("base_delay_ms", "max_delay_ms")
 
 
 @frozen
@@ -74,11 +60,15 @@ def _total(seconds: float) -> None:
         raise ConfigurationError(f"total_timeout: {error}") from None
 
 
-DEFAULT = Settings()
+def _preset(name: str) -> Settings:
+    return Settings(**PRESETS[name]["circuit_breaker"], **PRESETS[name]["retry"])
+
+
+DEFAULT = _preset("default")
 """5 failures, 2 successes, 60 s; 3 attempts from 1 s."""
-PRODUCTION = Settings(failure_threshold=10, success_threshold=3, recovery_timeout=120.0, max_attempts=5, base_delay=2.0)
+PRODUCTION = _preset("production")
 """10 failures, 3 successes, 120 s; 5 attempts from 2,000 ms."""
-DEVELOPMENT = Settings(failure_threshold=3, success_threshold=1, recovery_timeout=30.0, max_attempts=2, base_delay=0.5)
+DEVELOPMENT = _preset("development")
 """3 failures, 1 success, 30 s; 2 attempts from 500 ms."""
 
 
@@ -86,31 +76,15 @@ def from_mapping(mapping: Mapping[str, Any], base: Settings = DEFAULT) -> Settin
     """Settings from a mapping; what it does not name keeps the value of `base`.
 
     Keys: `circuit_breaker` with `failure_threshold`, `success_threshold`, `timeout` (seconds); `retry` with
-    `max_attempts`, `base_delay_ms`, `multiplier`, `max_delay_ms` (milliseconds); `total_timeout` (seconds).
+    `max_attempts`, `base_delay_ms`, `multiplier`, `max_delay_ms` (milliseconds); `total_timeout` (seconds). The same
+    mapping stands for a stack of a configuration: `resilience_core.config.from_legacy`.
 
     Raises:
-        ConfigurationError: an unknown key, or a value that the policy behind it refuses; the text names the key.
+        ConfigurationError: an unknown key, or a value that the policy behind it refuses; tells all of them, each with
+            its key.
     """
-    changes: dict[str, Any] = {}
-    for section, content in mapping.items():
-        if section == "total_timeout":
-            changes["total_timeout"] = content
-            continue
-        known = _SECTIONS.get(section)
-        if known is None:
-            raise ConfigurationError(f"{section}: unknown key, expected {', '.join((*_SECTIONS, 'total_timeout'))}")
-        if not isinstance(content, Mapping):
-            raise ConfigurationError(f"{section}: expected a mapping with {', '.join(known)}, not {content!r}")
-        for key, value in content.items():
-            if key not in known:
-                raise ConfigurationError(f"{section}.{key}: unknown key, expected {', '.join(known)}")
-            changes[known[key]] = _seconds(f"{section}.{key}", value) if key in _MILLISECONDS else value
+    sections = from_legacy(mapping, BREAKER_NAME, source="the settings").stacks[BREAKER_NAME].sections
+    changes = {**sections.get("circuit_breaker", {}), **sections.get("retry", {})}
+    if "timeout" in sections:
+        changes["total_timeout"] = sections["timeout"]["seconds"]
     return evolve(base, **changes)
-
-
-def _seconds(path: str, milliseconds: Any) -> float:
-    if isinstance(milliseconds, timedelta):
-        return milliseconds.total_seconds()
-    if not isinstance(milliseconds, (int, float)) or isinstance(milliseconds, bool):
-        raise ConfigurationError(f"{path}: must be a number of milliseconds, not {milliseconds!r}")
-    return milliseconds / 1000

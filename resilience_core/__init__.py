@@ -19,6 +19,8 @@ from resilience_core._errors import (
 from resilience_core._events import (
     ChaosInjected,
     CircuitTransition,
+    ConfigurationRefused,
+    ConfigurationReloaded,
     Event,
     FallbackUsed,
     HedgeStarted,
@@ -103,6 +105,8 @@ __all__ = [
     "Coalesce",
     "CompositionWarning",
     "ConfigurationError",
+    "ConfigurationRefused",
+    "ConfigurationReloaded",
     "ConsecutiveFailures",
     "Constant",
     "CountWindow",

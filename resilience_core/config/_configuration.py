@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 import attrs
 from attrs import field, frozen
@@ -22,6 +23,8 @@ from resilience_core.registry import Registry, on_trial, registry
 Code = Mapping[str, Mapping[str, Any]]
 """Options that only code can give, by section: functions, stores, clocks."""
 
+_budgets: WeakValueDictionary[str, RetryBudget] = WeakValueDictionary()
+"""The budgets that configurations have given to policies which are still there."""
 _JUDGING = ("retry", "adaptive_retry", "circuit_breaker")
 """The sections whose policies take the `on` of a stack."""
 
@@ -128,13 +131,13 @@ class Configuration:
         return self.stacks[name]
 
     def budget(self, name: str) -> RetryBudget:
-        """The budget of that name: the one that lives already, or a new one."""
-        living = registry.find(name, RetryBudget.kind)
-        if living:
-            found = living[0]
-            assert isinstance(found, RetryBudget)
-            return found
-        return RetryBudget(name, **self.budgets.get(name, {}))
+        """The budget of that name: one for all configurations, that of the code if there is exactly one, or a new one."""
+        found = _budgets.get(name)
+        if found is None:
+            living = [each for each in registry.find(name, RetryBudget.kind) if isinstance(each, RetryBudget)]
+            found = living[0] if len(living) == 1 else RetryBudget(name, **self.budgets.get(name, {}))
+            _budgets[name] = found
+        return found
 
 
 def _checked(stack: Stack, code: Code) -> Code:

@@ -101,38 +101,43 @@ class _Plan:
 
     def _stack(self, stack: Stack, registry: Registry) -> None:
         pipelines = [found for found in registry.find(stack.name, Pipeline.kind) if isinstance(found, Pipeline)]
-        found: dict[str, set[Policy]] = {section: set() for section in stack.sections}
-        for section in stack.sections:
-            kind = SECTIONS[section].kind
-            found[section] |= {each for each in registry.find(stack.name, kind) if isinstance(each, Policy)}
+        found: dict[str, set[Policy]] = {
+            section: {each for each in registry.find(stack.name, SECTIONS[section].kind) if isinstance(each, Policy)}
+            for section in stack.sections
+        }
+        new: set[str] = set()
         for pipeline in pipelines:
-            for section, policy in self._sections(pipeline, stack).items():
-                found.setdefault(section, set()).add(policy)
+            built = _built.get(pipeline)
+            if built is not None and set(built.sections.values()) == set(pipeline.policies):
+                present, made = self._rebuild(pipeline, stack, built)
+                new |= made
+            else:
+                present = self._as_it_is(pipeline, stack, built)
+            for section, policy in present.items():
+                found[section].add(policy)
         for section, policies in found.items():
             for policy in policies:
                 self._set(policy, stack.options(section, self._configuration.budget), policy._options())
-            if pipelines and not policies:
+            if pipelines and not policies and section not in new:
                 self.problems.append(_nowhere(section, stack))
 
-    def _sections(self, pipeline: Pipeline, stack: Stack) -> dict[str, Policy]:
-        """The policies of a living pipeline by the sections that set them; a built one gets what it lacks."""
-        built = _built.get(pipeline)
-        options: dict[str, Any] = {}
-        if stack.idempotent is not None and (built is None or built.idempotent is None):
-            options["idempotent"] = stack.idempotent
-        if built is None or set(built.sections.values()) != set(pipeline.policies):
-            present = {section: policy for section, policy in sections_of(pipeline) if section in stack.sections}
-            self._set(pipeline, options | ({"allow": stack.allow} if stack.allow else {}), pipeline._options())
-            return present
-        new = [section for section in stack.sections if section not in built.sections]
+    def _as_it_is(self, pipeline: Pipeline, stack: Stack, built: _Built | None) -> dict[str, Policy]:
+        """A pipeline that code composed: the policies in it, by the sections that set them."""
+        options = _idempotence(stack, built) | ({"allow": stack.allow} if stack.allow else {})
+        self._set(pipeline, options, pipeline._options())
+        return {section: policy for section, policy in sections_of(pipeline) if section in stack.sections}
+
+    def _rebuild(self, pipeline: Pipeline, stack: Stack, built: _Built) -> tuple[dict[str, Policy], set[str]]:
+        """A pipeline that a configuration built: the policies that stay, by section, and the sections that are new."""
+        new = {section for section in stack.sections if section not in built.sections}
         made = {section: stack.policy(section, built.code, built.on, self._configuration.budget) for section in new}
-        present = {section: {**built.sections, **made}[section] for section in stack.sections}
-        self._rebuilt[pipeline] = evolve(built, sections=present)
+        sections = {section: {**built.sections, **made}[section] for section in stack.sections}
+        self._rebuilt[pipeline] = evolve(built, sections=sections)
         for section, policy in made.items():
             self._kept[policy] = _defaults(section, stack)
-        structure = {"policies": tuple(present.values()), "allow": stack.allow}
-        self._set(pipeline, options | structure, pipeline._options())
-        return {section: policy for section, policy in present.items() if section not in made}
+        options = {"policies": tuple(sections.values()), "allow": stack.allow, **_idempotence(stack, built)}
+        self._set(pipeline, options, pipeline._options())
+        return {section: policy for section, policy in sections.items() if section not in new}, new
 
     def _set(self, target: Any, options: Mapping[str, Any], attributes: Mapping[str, str]) -> None:
         """Give `target` these options, and their old values to those that were set before and are not any more."""
@@ -141,6 +146,12 @@ class _Plan:
         self.changes.setdefault(target, {}).update({**forgotten, **options})
         own = {name: before[name] if name in before else getattr(target, attributes[name]) for name in options}
         self._kept.setdefault(target, {}).update(own)
+
+
+def _idempotence(stack: Stack, built: _Built | None) -> dict[str, Any]:
+    """What the stack says of it, unless code said so before."""
+    said_by_code = built is not None and built.idempotent is not None
+    return {} if stack.idempotent is None or said_by_code else {"idempotent": stack.idempotent}
 
 
 def _nowhere(section: str, stack: Stack) -> Problem:

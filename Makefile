@@ -20,7 +20,7 @@ BOOTSTRAP = $(if $(PYTHON),$(PYTHON) tools/bootstrap.py,\
 PYTEST = -m pytest -q -n $(JOBS) --dist loadfile # the blocks of a page share their names
 CORE_TESTS = tests --ignore=tests/adapters --ignore=tests/http --ignore=tests/whatsapp
 
-.PHONY: help setup demo test docs lint format types coverage other-pythons check bench requirements dist clean
+.PHONY: help setup demo test schema docs lint format types coverage other-pythons check bench requirements dist clean
 .PHONY: venv-base venv-test venv-lint venv-all venv-bench
 
 help: ## what can be made
@@ -33,6 +33,9 @@ demo: venv-base ## messages sent through an API that fails: the story on the ter
 
 test: venv-test ## all tests, and the code of README and docs
 	@$(BIN)/python $(PYTEST) $(ARGS)
+
+schema: venv-base ## write the JSON Schema of the configuration anew, after a change of options
+	@$(BIN)/python -m resilience_core.config.schema
 
 docs: venv-test ## only the code of README and docs
 	@$(BIN)/python $(PYTEST) README.md docs $(ARGS)

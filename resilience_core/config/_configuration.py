@@ -131,7 +131,7 @@ class Configuration:
         return self.stacks[name]
 
     def budget(self, name: str) -> RetryBudget:
-        """The budget of that name: one for all configurations, that of the code if there is exactly one, or a new one."""
+        """The budget of that name: one for all configurations, or the one that code has made, or a new one."""
         found = _budgets.get(name)
         if found is None:
             living = [each for each in registry.find(name, RetryBudget.kind) if isinstance(each, RetryBudget)]

@@ -164,6 +164,7 @@ _ACTIONS: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], str]]] 
     ),
     "counted": (("verdict", "because", "count", "of", "unit"), _counted),
     "opened": (("verdict", "because", "reason", "rule", "until"), _opened),
+    "closed": (("verdict",), lambda values: f"takes it for a good probe and closes ({values['verdict']}: it answered)"),
     "closed_for": (
         ("seconds",),
         lambda values: f"starts no call for {_seconds(values['seconds'])}, as the server asked",

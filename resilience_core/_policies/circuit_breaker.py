@@ -356,6 +356,8 @@ class CircuitBreaker(Gate):
         elif change.state is _OPEN:
             rule, until = str(self._circuit.rules.trip), self._facts["until"]
             note(error, at, self.kind, self.name, operation, "opened", verdict, because, change.reason, rule, until)
+        else:  # an error, but one that shows that the dependency is alive
+            note(error, at, self.kind, self.name, operation, "closed", verdict)
 
     def _reject(self, now: float, operation: str) -> int:
         """Raise `CircuitOpenError`, or answer 0, the permit that teaches nothing, where shadow mode spares the call."""

@@ -294,6 +294,7 @@ def test_why_was_my_call_rejected(make: Callable[[], CallRejected]) -> None:
     rejection = error.explain().decisions[0]
     assert re.fullmatch(REJECTIONS[make], rejection.text), rejection.text
     assert rejection.inputs["reason"] is error.reason
+    assert {**error.inputs, **rejection.inputs, "kind": None} == {**rejection.inputs, "kind": None}
     assert json.loads(json.dumps(error.explain().as_dict()))["decisions"][0]["action"] == "rejected"
     for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert copied.explain().decisions[0].text == rejection.text, "also where the policy is not at hand"
@@ -418,6 +419,19 @@ def test_what_a_breaker_does_not_count_is_told_and_what_it_cannot_count_is_not()
         boom()
 
     assert told(error_of(lambda: breaker.call(late))) == ["the call raised ConnectionResetError"]
+
+
+def test_an_error_that_closes_a_circuit_says_so() -> None:
+    with virtual_time() as clock:
+        breaker = CircuitBreaker(
+            "graph",
+            success_threshold=1,
+            classify=lambda error: Verdict.PERMANENT if isinstance(error, ValueError) else Verdict.TRANSIENT,
+        )
+        open_circuit(breaker)
+        clock.advance(60)
+        probe = error_of(lambda: breaker.call(int, "x"))
+    assert told(probe)[1] == "circuit breaker 'graph' takes it for a good probe and closes (permanent: it answered)"
 
 
 def test_a_sample_of_probes_is_not_told_as_failures_in_a_row() -> None:

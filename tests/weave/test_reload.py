@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from attrs import define, field
 
 from resilience_core import (
     AIMD,
@@ -24,8 +25,10 @@ from resilience_core import (
     Deadline,
     Event,
     Fallback,
+    Gate,
     Hedge,
     InFlightRatio,
+    Judgement,
     Keyed,
     Pipeline,
     Policy,
@@ -39,6 +42,7 @@ from resilience_core import (
     TimeoutExceeded,
     TokenQuota,
     TrafficRatio,
+    Verdict,
     registry,
     subscribe,
 )
@@ -357,15 +361,16 @@ def test_a_pipeline_gets_another_structure_and_its_policies_keep_their_state(wor
 def test_listeners_follow_the_structure_of_a_pipeline() -> None:
     heard: list[str] = []
     first, second = CircuitBreaker("first"), CircuitBreaker("second")
-    pipeline = Pipeline(first, name="heard")
+    kept = CircuitBreaker("kept")
+    pipeline = Pipeline(first, kept, name="heard")
     end = pipeline.subscribe(lambda event: heard.append(event.policy))
-    pipeline.reconfigure(second)
-    for breaker in (first, second):
+    pipeline.reconfigure(second, kept)
+    for breaker in (first, second, kept):
         breaker.force_open()
-    assert heard == ["second"]
+    assert heard == ["second", "kept"]
     end()
     second.reset()
-    assert heard == ["second"]
+    assert heard == ["second", "kept"]
 
 
 def test_a_nested_pipeline_is_rewoven_where_it_is_used() -> None:
@@ -410,6 +415,35 @@ def test_weaves_of_keys_for_a_structure_that_is_gone_are_dropped() -> None:
     assert len(keyed._entries["a"].weaves) <= 2
     keyed.reconfigure(max_keys=7)
     assert guarded("a") == "a"
+
+
+@define(eq=False, slots=False)
+class Counting(Gate):
+    """Somebody's gate, which judges for itself and keeps no machine."""
+
+    kind = "counting"
+    name: str = "counting"
+    on: Any = None
+    failed: int = field(default=0, init=False)
+
+    def _build(self) -> None:
+        self.judge_by(self.on, None)
+
+    def enter(self, args: Any, kwargs: Any) -> None: ...
+
+    def settle(self, permit: Any, judgement: Judgement) -> None:
+        self.failed += judgement.verdict is Verdict.TRANSIENT
+
+
+def test_a_gate_of_somebody_else_judges_by_its_new_options() -> None:
+    gate = Counting(on=ConnectionError)
+    for error in (ConnectionError, ValueError):
+        fail(gate, error)
+    assert gate.failed == 1
+    gate.reconfigure(on=(ConnectionError, ValueError))
+    for error in (ConnectionError, ValueError):
+        fail(gate, error)
+    assert gate.failed == 3
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------

@@ -315,6 +315,8 @@ def test_everything_that_is_wrong_with_a_mapping_is_told_at_once() -> None:
 
 
 def test_bad_arguments_are_refused_at_construction() -> None:
+    with pytest.raises(ConfigurationError, match="total_timeout: Timeout: seconds must be a positive"):
+        Settings(total_timeout=-1)
     with pytest.raises(ConfigurationError, match="delivery"):
         service_over(Stub(OK), FakeClock(), delivery="exactly_once")
     with pytest.raises(ConfigurationError, match="send_message"):

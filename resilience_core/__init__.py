@@ -19,8 +19,6 @@ from resilience_core._errors import (
 from resilience_core._events import (
     ChaosInjected,
     CircuitTransition,
-    ConfigurationRefused,
-    ConfigurationReloaded,
     Event,
     FallbackUsed,
     HedgeStarted,
@@ -57,6 +55,7 @@ from resilience_core._weave.site import AsyncCall, Call, Site
 from resilience_core.registry import registry
 
 if TYPE_CHECKING:
+    from resilience_core._config_events import ConfigurationRefused, ConfigurationReloaded
     from resilience_core._describe import WorstCase
     from resilience_core._explain import Decision, Explanation, explain
     from resilience_core._lint import lint
@@ -194,6 +193,8 @@ _LAZY = {
     "CacheStore": "_policies._stores",
     "Chaos": "_policies.chaos",
     "Coalesce": "_policies.coalesce",
+    "ConfigurationRefused": "_config_events",
+    "ConfigurationReloaded": "_config_events",
     "CountWindow": "_machines.windows",
     "Deadline": "_policies.deadline",
     "Decision": "_explain",

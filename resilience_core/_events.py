@@ -137,21 +137,6 @@ class Reconfigured(Event):
 
 
 @frozen
-class ConfigurationReloaded(Event):
-    """A configuration file has changed and was applied; `policy` names the file."""
-
-    changed: tuple[str, ...]
-    """Names of what got other options."""
-
-
-@frozen
-class ConfigurationRefused(Event):
-    """A configuration file has changed to something that cannot be; nothing was applied. `policy` names the file."""
-
-    problems: tuple[str, ...]
-
-
-@frozen
 class LimitChanged(Event):
     """An adaptive limit changed, and why."""
 

@@ -13,7 +13,17 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "resilience_core"
 WHATSAPP = ROOT / "adapters" / "whatsapp" / "resilience_whatsapp"
 LAYERS = {
-    1: ("_version", "_errors", "_validation", "_verdicts", "_events", "_story", "_explain", "_machines"),
+    1: (
+        "_version",
+        "_errors",
+        "_validation",
+        "_verdicts",
+        "_events",
+        "_config_events",
+        "_story",
+        "_explain",
+        "_machines",
+    ),
     2: ("_clock", "_telemetry", "registry", "_weave"),
     3: ("_policies",),
     4: ("_pipeline", "_describe", "_lint", "_lint_rules", "_standard"),

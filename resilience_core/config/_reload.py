@@ -17,9 +17,10 @@ from attrs import evolve, frozen
 
 from resilience_core import _validation as check
 from resilience_core._clock import SYSTEM
+from resilience_core._config_events import ConfigurationRefused, ConfigurationReloaded
 from resilience_core._describe import chain_of
 from resilience_core._errors import ConfigurationError
-from resilience_core._events import ConfigurationRefused, ConfigurationReloaded, everywhere
+from resilience_core._events import everywhere
 from resilience_core._pipeline import Pipeline
 from resilience_core._policies.retry_budget import RetryBudget
 from resilience_core._telemetry import telemetry

@@ -1,0 +1,22 @@
+"""What a watched configuration file tells; apart from the other events, because few programs watch one."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from resilience_core._events import Event
+
+
+@frozen
+class ConfigurationReloaded(Event):
+    """A configuration file has changed and was applied; `policy` names the file."""
+
+    changed: tuple[str, ...]
+    """Names of what got other options."""
+
+
+@frozen
+class ConfigurationRefused(Event):
+    """A configuration file has changed to something that cannot be; nothing was applied. `policy` names the file."""
+
+    problems: tuple[str, ...]

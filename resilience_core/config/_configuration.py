@@ -169,7 +169,7 @@ def _judge_nothing(error: Exception) -> Verdict:
 _STAND_INS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "fallback": lambda options: {} if "value" in options else {"call": _judge_nothing},
     "chaos": lambda options: {"error": Exception} if options.get("error_rate") else {},
-    "stale_cache": lambda options: {"negative_on": Exception} if options.get("negative_for") else {},
+    "stale_cache": lambda options: {"file": None} | ({"negative_on": Exception} if options.get("negative_for") else {}),
 }
 """What code must give for options that are set: something in its place, to try the rest out."""
 
@@ -180,7 +180,7 @@ def _missing(stack: Stack) -> Iterator[Problem]:
         for option in options_of(SECTIONS[section]).values():
             if option.default is attrs.NOTHING and option.name not in options:
                 path = f"policies.{stack.name}.{section}.{option.name}"
-                yield Problem(path, "is missing", "It has no default", stack.origins.get((section,), ""))
+                yield Problem(path, "is missing", "Set it: it has no default", stack.origins.get((section,), ""))
 
 
 def try_out(stack: Stack, budgets: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
@@ -215,5 +215,5 @@ def try_out(stack: Stack, budgets: Mapping[str, Mapping[str, Any]]) -> Iterator[
             return
         for finding in lint(pipeline):
             if finding.severity == "error" and not finding.undecided:
-                fix = f"{finding.fix}. See {finding.docs}"
+                fix = f"{finding.fix}. See {finding.docs}".replace("idempotent=True", "idempotent = true")
                 yield Problem(where, f"{finding.code}: {finding.message}", fix, stack.origins.get((), ""))

@@ -68,6 +68,8 @@ class _Reader:
             value = _plain(path[2], text)
         table = self.content[path[0]].setdefault(path[1], {})
         for key in path[2:-1]:
+            if table.get(key) is True:  # it is switched on, and has options
+                table[key] = {}
             table = table.setdefault(key, {})
         if not isinstance(table, dict):
             self._refuse(variable, f"{path[2]} is switched off by another variable", "Leave one of the two out")

@@ -105,8 +105,10 @@ class Merged:
             self._put(self.budgets, ("budgets", name), value, layer)
 
     def _put(self, own: dict[str, Any], path: tuple[str, ...], value: Any, layer: Layer) -> None:
-        """Tables are merged key by key, once; all else replaces what was there."""
+        """Tables are merged key by key, once; all else replaces what was there, but `true` says only that it stays."""
         key = path[-1]
+        if value is True and isinstance(own.get(key), dict):
+            return
         if isinstance(value, Mapping):
             table = own.get(key)
             own[key] = {**table, **value} if isinstance(table, dict) else dict(value)
@@ -139,7 +141,8 @@ class Merged:
 def not_a_table(path: tuple[str, ...], value: Any, source: str) -> Problem:
     """Where a table is needed and something else stands."""
     where = ".".join(path)
-    return Problem(where, f"must be a table, not {value!r}", f"Write [{where}] and the options below it", source)
+    fix = f"Write [{where}] and the options below it" if where else "Its keys can be " + ", ".join(_TOP)
+    return Problem(where, f"must be a table, not {value!r}", fix, source)
 
 
 def preset(name: str) -> Layer:
@@ -163,7 +166,7 @@ def layers_of(document: Table, source: str, environment: str | None) -> tuple[li
 
 def _extended_by_document(document: Table, source: str, problems: list[Problem]) -> Iterator[Layer]:
     extends = document.get("extends")
-    if extends in PRESETS:
+    if isinstance(extends, str) and extends in PRESETS:
         yield preset(extends)
     elif extends is not None:
         message = f"no preset is called {extends!r}{did_you_mean(str(extends), PRESETS)}"
@@ -185,7 +188,7 @@ def _overlays(environments: Table, chosen: str, source: str, problems: list[Prob
             break
         overlay = environments.get(name) if isinstance(name, str) else None
         if overlay is None:
-            if name in PRESETS:
+            if isinstance(name, str) and name in PRESETS:
                 chain.append(preset(name))
             else:
                 known = [str(each) for each in (*environments, *PRESETS)]

@@ -35,6 +35,8 @@ _LEGACY: dict[str, dict[str, str]] = {
 }
 """The keys of the older mapping, and the options that they stand for."""
 _LEGACY_KEYS = (*_LEGACY, "total_timeout")
+_LONGEST = 1e300
+"""Milliseconds: finite, and no integer that is too large for a float."""
 
 
 def load(
@@ -147,8 +149,10 @@ def _translated_section(
             continue
         paths[f"{section}.{option}"] = path
         if key.endswith("_ms") and not isinstance(value, timedelta):
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                problems.append(Problem(path, f"must be a number of milliseconds, not {value!r}", "", source))
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LONGEST:
+                problems.append(
+                    Problem(path, f"must be a number of milliseconds, 0 or more, not {value!r}", "", source)
+                )
                 continue
             value = value / 1000
         options[option] = value
@@ -184,7 +188,7 @@ def _read(
 ) -> tuple[Configuration, list[Problem], str]:
     """The configuration in a document, and everything that is wrong with it; what is wrong already ends the matter."""
     if not problems and not isinstance(document, Mapping):
-        problems = [not_a_table(("the configuration",), document, source)]
+        problems = [not_a_table((), document, source)]
     if problems:
         return Configuration({}, source=source), problems, source
     chosen = environment if environment is not None or env is None else env.get(CHOICE)
@@ -200,16 +204,16 @@ def _parsed_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Pro
             content = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         return {}, [
-            Problem("", f"there is no file {str(path)!r}", "Check the path; it is relative to the process", source)
+            Problem("", f"there is no file {str(path)!r}", "A relative path begins at the working directory", source)
         ]
     except IsADirectoryError:
         return {}, [Problem("", f"{str(path)!r} is a directory", "Name the file in it", source)]
     except OSError as error:
         return {}, [Problem("", f"{str(path)!r} cannot be read: {error.strerror}", "", source)]
     if len(content) > LARGEST_FILE:
-        return {}, [Problem("", f"the file is larger than {LARGEST_FILE} bytes", "A configuration is not", source)]
+        return {}, [Problem("", f"the file is larger than {LARGEST_FILE} bytes", "Is it the right file?", source)]
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError as error:
         return {}, [Problem("", f"the file is not UTF-8 (byte {error.start})", "Save it as UTF-8", source)]
     return _parsed(text, source)
@@ -218,5 +222,7 @@ def _parsed_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Pro
 def _parsed(text: str, source: str) -> tuple[dict[str, Any], list[Problem]]:
     try:
         return tomllib.loads(text), []
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except RecursionError:
+        return {}, [Problem("", "this is no TOML: it is nested too deeply", "", source)]
+    except ValueError as error:  # mostly a TOMLDecodeError
         return {}, [Problem("", f"this is no TOML: {error}", "", source)]

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
+
+from attrs import evolve
 
 from resilience_core._policies.retry_budget import RetryBudget
 from resilience_core._validation import did_you_mean
 from resilience_core.config._classes import SECTIONS
 from resilience_core.config._configuration import Configuration, Stack, try_out
 from resilience_core.config._environment import environment_layer
-from resilience_core.config._layers import BUILT_IN, BUILT_IN_BUDGETS, STACK_KEYS, Layer, Merged, not_a_table
+from resilience_core.config._layers import (
+    BUILT_IN,
+    BUILT_IN_BUDGETS,
+    PRESETS,
+    STACK_KEYS,
+    Layer,
+    Merged,
+    not_a_table,
+    preset,
+)
 from resilience_core.config._problems import Problem
 from resilience_core.config._values import section_options
 
 _IN_PLACE_OF = {"trip": "failure_threshold", "probe_rate": "success_threshold"}
 """Options of a breaker that take the place of others: a stack that sets one is rid of the default of the other."""
+_PRESET_SOURCES = frozenset(preset(name).source for name in PRESETS)
 Written = tuple[Any, str]
 """A value as it was written, and who wrote it."""
 
@@ -31,15 +43,36 @@ def resolve(layers: list[Layer], env: Mapping[str, str] | None, source: str) -> 
         merged.add(layer)
     resolver = _Resolver(merged)
     configuration = Configuration(resolver.stacks(), resolver.budgets, source, merged.origins)
-    return configuration, _once(resolver.problems)
+    return configuration, _once(resolver.problems, merged.policies)
 
 
-def _once(problems: list[Problem]) -> list[Problem]:
-    """Each problem once, although stacks that extend one another share it."""
-    kept: dict[tuple[str, ...], Problem] = {}
-    for problem in problems:
-        kept.setdefault((problem.message, problem.fix, problem.source, *problem.path.split(".")[2:]), problem)
-    return list(kept.values())
+def _once(problems: list[Problem], stacks: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
+    """Each problem once: what a stack has inherited is told where it was written."""
+    kept = dict.fromkeys(problems)
+    for name in stacks:
+        for ancestor in _ancestors(name, stacks):
+            for problem in list(kept):
+                if f"{problem.path}.".startswith(f"policies.{name}."):
+                    path = f"policies.{ancestor}" + problem.path.removeprefix(f"policies.{name}")
+                    if evolve(problem, path=path) in kept:
+                        del kept[problem]
+    return list(kept)
+
+
+def _ancestors(name: str, stacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The stacks that a stack extends, the nearest first."""
+    found = [name]
+    while True:
+        extends = stacks[found[-1]].get("extends")
+        if not isinstance(extends, str) or extends not in stacks or extends in found:
+            return found[1:]
+        found.append(extends)
+
+
+def _replaced(options: Container[str]) -> set[str]:
+    """The options whose place these take, either way."""
+    pairs = [*_IN_PLACE_OF.items(), *((old, new) for new, old in _IN_PLACE_OF.items())]
+    return {other for name, other in pairs if name in options}
 
 
 class _Resolver:
@@ -59,11 +92,15 @@ class _Resolver:
             return {}
         table = self._table(self._merged.defaults[section], path)
         written = {name: (value, self._merged.source_of((*path, name))) for name, value in table.items()}
+        replaced = _replaced(written)
+        for name in [name for name, (_, source) in written.items() if name in replaced and source in _PRESET_SOURCES]:
+            del written[name]  # whoever writes a trip rule of their own wants it in place of the preset's
         bad = self._good(section, written, path)[1]
         return {name: value for name, value in written.items() if name not in bad}
 
     def _budget(self, name: str) -> dict[str, Any]:
         path = ("budgets", name)
+        self._named(path)
         table = self._table(self._merged.budgets[name], path)
         options, problems = section_options(RetryBudget, table, path)
         self.problems += [self._sourced(problem, path) for problem in problems]
@@ -84,6 +121,7 @@ class _Resolver:
 
     def _stack(self, name: str) -> Stack:
         path = ("policies", name)
+        self._named(path)
         built_in, own = self._inherited(name, ())
         self._known_keys(own, path)
         sections: dict[str, dict[str, Any]] = {}
@@ -98,6 +136,11 @@ class _Resolver:
         if not sections:
             fix = f'Write [policies.{name}.retry], or extends = "standard"; the sections are {", ".join(SECTIONS)}'
             self.problems.append(Problem(".".join(path), "has no section", fix, origins[()]))
+        if "retry" in sections and "adaptive_retry" in sections:
+            where = ".".join((*path, "adaptive_retry"))
+            fix = "Take one of them out, for example by retry = false"
+            message = "the stack has a retry, too, and the attempts would multiply"
+            self.problems.append(Problem(where, message, fix, origins["adaptive_retry",]))
         self._budgets_exist(sections, built_in, path, origins)
         return Stack(name, sections, self._idempotent(own, path), self._allow(own, path), origins)
 
@@ -108,7 +151,7 @@ class _Resolver:
         extends, source = mine.pop("extends", (None, ""))
         if extends is None:
             return None, mine
-        if extends in BUILT_IN:
+        if isinstance(extends, str) and extends in BUILT_IN:
             return extends, mine
         where = ".".join((*path, "extends"))
         if extends in (*seen, name):
@@ -117,7 +160,7 @@ class _Resolver:
                 Problem(where, f"stacks extend one another in a ring: {ring}", "Take one of them out", source)
             )
             return None, mine
-        if extends not in self._merged.policies:
+        if not isinstance(extends, str) or extends not in self._merged.policies:
             known = [*BUILT_IN, *(other for other in self._merged.policies if other != name)]
             message = f"no stack is called {extends!r}{did_you_mean(str(extends), known)}"
             self.problems.append(Problem(where, message, f"There are {', '.join(known)}", source))
@@ -125,6 +168,8 @@ class _Resolver:
         built_in, theirs = self._inherited(extends, (*seen, name))
         for key, (value, source) in mine.items():
             inherited = theirs.get(key, (None, ""))[0]
+            if value is True and isinstance(inherited, dict):
+                continue
             both = isinstance(value, dict) and isinstance(inherited, dict) and key in SECTIONS
             theirs[key] = ({**inherited, **value} if both else value, source)
         return built_in, theirs
@@ -147,8 +192,8 @@ class _Resolver:
         source = f"built-in stack {built_in!r}"
         options = {key: (path[-1] if each is None else each, source) for key, each in (base or {}).items()}
         table = {} if value is None or value is True else self._table(value, (*path, section))
+        replaced = _replaced(table)
         defaults = self._defaults.get(section, {})
-        replaced = {_IN_PLACE_OF[name] for name in table if name in _IN_PLACE_OF}
         return options | {name: each for name, each in defaults.items() if name not in replaced} | table
 
     def _good(
@@ -215,6 +260,11 @@ class _Resolver:
             message = f"no budget is called {name!r}{did_you_mean(name, self.budgets)}"
             where = ".".join((*path, section, "budget"))
             self.problems.append(Problem(where, message, fix, origins.get((section, "budget"), "")))
+
+    def _named(self, path: tuple[str, ...]) -> None:
+        if not path[-1]:
+            what = f"Write [{path[0]}.<name>]"
+            self.problems.append(Problem(path[0], "there is one without a name", what, self._merged.source_of(path)))
 
     def _table(self, value: Any, path: tuple[str, ...]) -> dict[str, Any]:
         if isinstance(value, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from resilience_core._policies.retry_budget import RetryBudget
 from resilience_core.config._classes import SECTIONS, Option, options_of
 from resilience_core.config._configuration import Configuration, Stack
 
+_TIMES = (date, datetime, time)
 _ALIGNED = 60
 """Characters up to which lines count for the place of the comments; a table on one line does not push all others."""
 
@@ -53,7 +55,7 @@ def _plain(value: Any) -> bool:
     """Whether it is a value that a configuration can have written, and not a placeholder for "not given"."""
     return (
         value is None
-        or isinstance(value, (bool, int, float, str, Path, Mapping, list, tuple))
+        or isinstance(value, (bool, int, float, str, Path, Mapping, list, tuple, *_TIMES))
         or attrs.has(type(value))
     )
 
@@ -82,7 +84,12 @@ def _options(cls: type[Any], options: Mapping[str, Any], origins: Mapping[str, s
 
 
 def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    """A TOML string: as in JSON, but DEL is a control character, and there are no surrogates."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _toml(value: Any) -> str:
@@ -101,7 +108,7 @@ def _toml(value: Any) -> str:
         return "{ " + ", ".join(pairs) + " }" if pairs else "{}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_toml(each) for each in value)}]"
-    return json.dumps(str(value))
+    return value.isoformat() if isinstance(value, _TIMES) else _quoted(str(value))
 
 
 def _own_options(value: Any) -> dict[str, Option]:

@@ -41,6 +41,8 @@ class EnvironmentText(str):
     __slots__ = ()
 
 
+_LARGEST = 2**63 - 1
+"""The largest integer that TOML knows."""
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
 
@@ -61,7 +63,7 @@ def _from_text(option: Option, text: EnvironmentText) -> Any:
         return _number(text)
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return str(text)
 
 
@@ -100,6 +102,8 @@ def _shaped(option: Option, raw: Any) -> Any:
     """`raw` as an object of the option's classes, where it has some."""
     if raw is None:
         return raw
+    if isinstance(raw, int) and abs(raw) > _LARGEST:
+        raise ConfigurationError(f"is a number of more than 64 bits; it can be at most {_LARGEST}")
     if option.duration and isinstance(raw, str):
         seconds = seconds_in(raw)
         if seconds is None:
@@ -111,7 +115,9 @@ def _shaped(option: Option, raw: Any) -> Any:
         known = [str(name) for name in get_args(option.type)]
         raise ConfigurationError(f"must be one of {', '.join(known)}, not {raw!r}{did_you_mean(str(raw), known)}")
     if option.type is TripRule and isinstance(raw, list):
-        return AnyOf(_each(raw, lambda each: _member(option.classes, each))) if raw else raw
+        if not raw:
+            raise ConfigurationError("must have at least one rule, not []")
+        return AnyOf(_each(raw, lambda each: _member(option.classes, each)))
     if get_origin(option.type) is tuple:
         return _sequence(option, raw)
     return _member(option.classes, raw) if option.classes else raw
@@ -148,7 +154,7 @@ def _member(classes: tuple[type[Any], ...], raw: Any) -> Any:
         raise ConfigurationError(f"must be a table{_with_type(names)}, not {raw!r}")
     content = dict(raw)
     kind = content.pop("type", classes[0].__name__ if len(classes) == 1 else None)
-    if kind not in names:
+    if not isinstance(kind, str) or kind not in names:
         given = "type is missing" if kind is None else f"type {kind!r} is unknown{did_you_mean(str(kind), names)}"
         raise ConfigurationError(f"{given}; it must be one of {', '.join(names)}")
     return converter().structure(content, names[kind])
@@ -231,7 +237,7 @@ def problems_of(error: BaseException, path: Path_, cls: type[Any] | None = None)
         for key in sorted(map(str, error.extra_fields)):
             yield unknown_option(owner, key, path)
     elif isinstance(error, KeyError):
-        yield Problem(".".join(path), "is missing", "It has no default")
+        yield Problem(".".join(path), "is missing", "Set it: it has no default")
     else:
         yield Problem(".".join(path), _without_owner(str(error), cls, path[-1] if path else ""))
 
@@ -257,4 +263,4 @@ def _without_owner(text: str, cls: type[Any] | None, name: str) -> str:
     """A validator's text without the class and the option that stand in the path already."""
     if cls is not None:
         text = text.removeprefix(f"{cls.__name__}: ")
-    return text.removeprefix(f"{name} ")
+    return text.removeprefix(f"{name} ").replace("must be True or False", "must be true or false")

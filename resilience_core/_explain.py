@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 from attrs import field, frozen
@@ -250,7 +251,8 @@ class Explanation:
 
 def _decision(entry: Entry) -> Decision:
     at, kind, policy, operation, action, *values = entry
-    inputs = dict(zip(_ACTIONS[action][0], values, strict=True))
+    plain = (value.value if isinstance(value, Enum) and not isinstance(value, str) else value for value in values)
+    inputs = dict(zip(_ACTIONS[action][0], plain, strict=True))
     if action == "rejected":
         inputs |= inputs.pop("inputs")
         kind = inputs.pop("kind", "policy")

@@ -130,10 +130,23 @@ class Journal:
     def failed(self, error: BaseException, at: float, pipeline: str, operation: str) -> None:
         """The caller gets `error`, and its story ends here."""
         story: Story | None = error.__dict__.get(_STORY)
+        if story is None and isinstance(error, CallRejected):
+            self._rejected(error, at, operation)
+            return
         if story is None or not story.told:  # several callers may get the same exception, from one fetch
             story = story_of(error, at, "pipeline", pipeline, operation)
             story.told = True
         self._keep(Unhappy(operation, type(error).__qualname__, tuple(story.entries)))
+
+    def _rejected(self, error: CallRejected, at: float, operation: str) -> None:
+        """As `failed`, for a rejection that no policy further out had a word on: what an open circuit does all day."""
+        entry = _origin(error, at, operation)
+        last = self.calls[-1] if self.calls else None
+        if last is not None and len(last.entries) == 1 and last.entries[0][2:6] == entry[2:6]:
+            last.entries = (entry,)
+            last.times += 1
+        else:
+            self.calls.append(Unhappy(operation, type(error).__qualname__, (entry,)))
 
     def answered(self, story: Story | None, operation: str, entry: Entry) -> None:
         """The caller gets an answer after all, by what `entry` tells."""

@@ -350,7 +350,7 @@ class CircuitBreaker(Gate):
     def _note(
         self, error: Exception, operation: str, judgement: Judgement, change: Transition | None, count: Any
     ) -> None:
-        at, verdict, because = self.clock.wall(), judgement.verdict.value, judgement.reason
+        at, verdict, because = self.clock.wall(), judgement.verdict, judgement.reason
         if change is None:
             note(error, at, self.kind, self.name, operation, "counted", verdict, because, *count)
         elif change.state is _OPEN:

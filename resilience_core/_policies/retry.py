@@ -44,6 +44,16 @@ def _known_jitter(owner: Retry, attribute: Any, value: object) -> None:
         raise check.refuse(owner, attribute.name, value, f"one of {', '.join(JITTERS)}")
 
 
+class _Tally:
+    """What was counted. Apart from the policy, whose attributes are guarded: setting one of those costs a call."""
+
+    __slots__ = ("gave_up", "retried")
+
+    def __init__(self) -> None:
+        self.retried = 0
+        self.gave_up = 0
+
+
 @define(eq=False, on_setattr=setters.frozen)
 class Retry(Policy):
     """Makes up to `max_attempts` attempts, waiting longer each time.
@@ -108,8 +118,7 @@ class Retry(Policy):
     )
     schedule: Schedule = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _judge: Judge | None = field(init=False, repr=False, on_setattr=setters.NO_OP)
-    _retried: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
-    _gave_up: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
+    _tally: _Tally = field(init=False, repr=False, factory=_Tally)
 
     def _validate(self) -> None:
         if self.backoff is None and self.max_delay < self.base_delay:
@@ -131,7 +140,7 @@ class Retry(Policy):
 
     def snapshot(self) -> dict[str, Any]:
         """Further attempts that were started, and calls that failed in the end, so far."""
-        return {"retried": self._retried, "gave_up": self._gave_up}
+        return {"retried": self._tally.retried, "gave_up": self._tally.gave_up}
 
     def stretched(self, delay: float, longest: float) -> float:
         """A wait as it comes from the schedule; what adapts to failures makes it longer, up to `longest`."""
@@ -403,7 +412,7 @@ class _Tries:
         self._note(error, "retried", judgement, delay, source)
         forget_judgement(error)
         note_retry()
-        retry._retried += 1
+        retry._tally.retried += 1
         if retry.bus.heard:
             operation = self._rules.operation
             made = self.number * (1 if self._outer is None else self._outer.product())
@@ -432,10 +441,9 @@ class _Tries:
 
     def _note(self, error: Exception, action: str, judgement: Judgement, *values: Any) -> None:
         rules, retry = self._rules, self._rules.retry
-        at, verdict = retry.clock.wall(), judgement.verdict.value
-        story = self._story = follow(self._story, error, at, retry.kind, retry.name, rules.operation)
-        place = (at, retry.kind, retry.name, rules.operation)
-        story.note((*place, action, self.number, rules.max_attempts, verdict, *values))
+        at, kind, name, operation = retry.clock.wall(), retry.kind, retry.name, rules.operation
+        story = self._story = follow(self._story, error, at, kind, name, operation)
+        story.note((at, kind, name, operation, action, self.number, rules.max_attempts, judgement.verdict, *values))
 
     def _paid(self, budget: RetryBudget, error: Exception) -> bool:
         paid = budget.take(costly=isinstance(error, TimeoutExceeded))
@@ -479,7 +487,7 @@ class _Tries:
     ) -> None:
         retry = self._rules.retry
         self._note(error, "gave_up", judgement, reason, delay)
-        retry._gave_up += 1
+        retry._tally.gave_up += 1
         if isinstance(error, CallRejected) and error.__cause__ is None:
             error.__cause__ = self._last  # what went wrong before the next attempt was refused
         self._last = None

@@ -204,7 +204,7 @@ async def async_stream_of(values: AsyncIterator[Any] | Iterable[Any]) -> AsyncSt
     return await AsyncStream(generate()).open()
 
 
-def stream_edge(call: Call, tell: Callable[[Exception], None]) -> Callable[..., Generator[Any, Any, Any]]:
+def stream_edge(call: Call, tell: Callable[[Exception], None] | None) -> Callable[..., Generator[Any, Any, Any]]:
     """What the caller of a guarded generator function calls: a generator function itself.
 
     `tell` learns of what the caller gets instead of an item.
@@ -214,13 +214,16 @@ def stream_edge(call: Call, tell: Callable[[Exception], None]) -> Callable[..., 
         try:
             return (yield from call(args, kwargs))
         except Exception as error:
-            tell(error)
+            if tell is not None:
+                tell(error)
             raise
 
     return wrapper
 
 
-def async_stream_edge(call: AsyncCall, tell: Callable[[Exception], None]) -> Callable[..., AsyncGenerator[Any, Any]]:
+def async_stream_edge(
+    call: AsyncCall, tell: Callable[[Exception], None] | None
+) -> Callable[..., AsyncGenerator[Any, Any]]:
     """What the caller of a guarded async generator function calls: an async generator function itself.
 
     `tell` learns of what the caller gets instead of an item.
@@ -243,7 +246,8 @@ def async_stream_edge(call: AsyncCall, tell: Callable[[Exception], None]) -> Cal
                 else:
                     item = await stream.send(sent)
         except Exception as error:
-            tell(error)
+            if tell is not None:
+                tell(error)
             raise
 
     return wrapper

@@ -77,9 +77,18 @@ class Guarded:
         """A new site of this function."""
         return Site(operation=name_of(self.inner), pipeline=policy.name, kind=self.kind, journal=self.policy.journal)
 
-    def tell(self, error: Exception) -> None:
-        """The caller gets `error`: if the policy keeps a journal, its story goes there."""
-        self.policy.tell_unhappy(error, name_of(self.inner))
+    def teller(self) -> Callable[[Exception], None] | None:
+        """What is to be told of the errors that callers get; None where nobody keeps a journal."""
+        policy, operation = self.policy, name_of(self.inner)
+        journal, clock, name = policy.journal, policy.clock, policy.name
+        if journal is None:
+            return None
+        failed = journal.failed
+
+        def tell(error: Exception) -> None:
+            failed(error, clock.wall(), name, operation)
+
+        return tell
 
     def concerns(self, changed: Mapping[Any, Any]) -> bool:
         """Whether the function is guarded by any of the changed policies."""
@@ -113,7 +122,8 @@ def _wrap_blocking(guarded: Guarded) -> Callable[..., Any]:
 
     guarded.weave, guarded.swap = weave, swap
 
-    if guarded.policy.journal is None:
+    tell = guarded.teller()
+    if tell is None:
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if telemetry.on:
@@ -121,8 +131,6 @@ def _wrap_blocking(guarded: Guarded) -> Callable[..., Any]:
             return call(args, kwargs)
 
         return wrapper
-
-    tell = guarded.tell
 
     def told_wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -156,7 +164,8 @@ def _wrap_async(guarded: Guarded) -> Callable[..., Any]:
 
     guarded.weave, guarded.swap = weave, swap
 
-    if guarded.policy.journal is None:
+    tell = guarded.teller()
+    if tell is None:
 
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             if telemetry.on:
@@ -164,8 +173,6 @@ def _wrap_async(guarded: Guarded) -> Callable[..., Any]:
             return await call(args, kwargs)
 
         return wrapper
-
-    tell = guarded.tell
 
     async def told_wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -196,7 +203,7 @@ def _wrap_stream(guarded: Guarded) -> Callable[..., Any]:
     def open_stream(args: Args, kwargs: Kwargs) -> Any:
         return call(args, kwargs)
 
-    return stream_edge(open_stream, guarded.tell)
+    return stream_edge(open_stream, guarded.teller())
 
 
 def _wrap_async_stream(guarded: Guarded) -> Callable[..., Any]:
@@ -216,7 +223,7 @@ def _wrap_async_stream(guarded: Guarded) -> Callable[..., Any]:
     def open_stream(args: Args, kwargs: Kwargs) -> Awaitable[Any]:
         return call(args, kwargs)
 
-    return async_stream_edge(open_stream, guarded.tell)
+    return async_stream_edge(open_stream, guarded.teller())
 
 
 def _woven(policy: Policy, innermost: Call, site: Site) -> Call:

@@ -8,8 +8,8 @@ from resilience_core.config._problems import InvalidConfiguration, Problem
 if TYPE_CHECKING:
     from resilience_core.config._configuration import Configuration, Stack
     from resilience_core.config._load import check, from_legacy, from_mapping, from_toml, load
-    from resilience_core.config._reload import Watcher
     from resilience_core.config._show import show
+    from resilience_core.config._watch import Watcher
     from resilience_core.config.schema import schema
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
 _LAZY = {
     "Configuration": "_configuration",
     "Stack": "_configuration",
-    "Watcher": "_reload",
+    "Watcher": "_watch",
     "check": "_load",
     "from_legacy": "_load",
     "from_mapping": "_load",

@@ -1,39 +1,25 @@
-"""A configuration for policies that are in use: applied as a whole or not at all, and its file watched for changes."""
+"""A configuration for policies that are in use: applied as a whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import attrs
 from attrs import evolve, frozen
 
-from resilience_core import _validation as check
-from resilience_core._clock import SYSTEM
-from resilience_core._config_events import ConfigurationRefused, ConfigurationReloaded
 from resilience_core._describe import chain_of
-from resilience_core._errors import ConfigurationError
-from resilience_core._events import everywhere
 from resilience_core._pipeline import Pipeline
 from resilience_core._policies.retry_budget import RetryBudget
-from resilience_core._telemetry import telemetry
-from resilience_core._validation import Seconds
 from resilience_core._verdicts import On
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.reload import lock, reconfigure
 from resilience_core.config._classes import SECTIONS, options_of
 from resilience_core.config._configuration import Code, Configuration, Stack
-from resilience_core.config._load import LARGEST_FILE, load
 from resilience_core.config._problems import InvalidConfiguration, Problem
 from resilience_core.registry import Registry
-from resilience_core.registry import registry as whole_registry
 
 logger = logging.getLogger("resilience_core.config")
 
@@ -180,112 +166,3 @@ def sections_of(pipeline: Pipeline) -> Iterator[tuple[str, Policy]]:
 
 _AROUND = ("fallback", "stale_cache", "coalesce", "timeout", "deadline")
 """The sections that stand outside of the attempts."""
-
-
-# --- watching --------------------------------------------------------------------------------------------------------
-
-
-class Watcher:
-    """Applies a configuration file whenever it has changed. Nothing is watched until `start()`.
-
-    A file that is wrong changes nothing: it is logged as an error, told as `ConfigurationRefused`, kept as `error`, and
-    the next change is looked at as before. A thread that is started here does not outlive a fork.
-
-    Args:
-        path: of the file, as for `load`.
-        environment: the overlay to use.
-        env: environment variables that override the file.
-        interval: seconds (or timedelta) between two looks.
-        registry: where the policies are that are to be set.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        environment: str | None = None,
-        env: Mapping[str, str] | None = None,
-        interval: Seconds = 2.0,
-        registry: Registry = whole_registry,
-    ) -> None:
-        self._path = Path(path)
-        self._environment = environment
-        self._env = env
-        self._interval = check.seconds("Watcher: interval", interval)
-        self._registry = registry
-        self._seen: bytes | None = None  # of the content that was looked at last
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.error: ConfigurationError | None = None
-        """Why the file as it is now was refused; None for a good one."""
-
-    def poll(self) -> bool:
-        """Look once; whether a changed file was applied. The first look always applies it."""
-        with self._lock:
-            seen = self._fingerprint()
-            if seen == self._seen:
-                return False
-            self._seen = seen
-            return self._apply()
-
-    def _fingerprint(self) -> bytes:
-        try:
-            with self._path.open("rb") as file:
-                return hashlib.sha256(file.read(LARGEST_FILE + 1)).digest()
-        except OSError as error:
-            return repr(error.errno).encode()
-
-    def _apply(self) -> bool:
-        name = self._path.name
-        try:
-            configuration = load(self._path, environment=self._environment, env=self._env)
-            changed = self._registry.apply(configuration)
-        except (ConfigurationError, TypeError) as error:
-            refused = error if isinstance(error, ConfigurationError) else ConfigurationError(str(error))
-            self.error = refused
-            problems = tuple(str(problem) for problem in getattr(refused, "problems", ())) or (str(refused),)
-            logger.error(  # noqa: TRY400 - the problems say all; a traceback of ours says nothing to who wrote the file
-                "Configuration %s is refused, nothing has changed: %s", name, "; ".join(problems)
-            )
-            telemetry.count_reload("error")
-            everywhere.deliver(ConfigurationRefused(name, SYSTEM.now(), problems))
-            return False
-        self.error = None
-        logger.info("Configuration %s is applied: %s", name, ", ".join(changed) or "no change")
-        telemetry.count_reload("success")
-        everywhere.deliver(ConfigurationReloaded(name, SYSTEM.now(), tuple(changed)))
-        return True
-
-    def start(self) -> None:
-        """Look every `interval` seconds from now on, in a thread that does not keep the process alive."""
-        with self._lock:
-            if self._thread is None or not self._thread.is_alive():
-                self._stop.clear()
-                self._thread = threading.Thread(target=self._watch, name="resilience-config", daemon=True)
-                self._thread.start()
-
-    def _watch(self) -> None:
-        while True:
-            try:
-                self.poll()
-            except Exception:  # a listener or a policy of somebody else: the next change must be seen all the same
-                logger.exception("Watching %s failed; it goes on", self._path.name)
-            if self._stop.wait(self._interval):
-                return
-
-    def close(self) -> None:
-        """Look no more; waits for a look that is under way."""
-        self._stop.set()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-
-    def __enter__(self) -> Watcher:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

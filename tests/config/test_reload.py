@@ -33,7 +33,7 @@ from resilience_core import (
     subscribe,
 )
 from resilience_core._telemetry import Telemetry
-from resilience_core.config import _reload
+from resilience_core.config import _watch
 
 
 def boom() -> None:
@@ -342,7 +342,7 @@ def test_a_watcher_survives_what_it_cannot_foresee(
         mended.set()
         return config.from_toml("")
 
-    monkeypatch.setattr(_reload, "load", load)
+    monkeypatch.setattr(_watch, "load", load)
     path = tmp_path / "resilience.toml"
     path.write_text("")
     with config.Watcher(path, interval=0.01) as watcher:

@@ -141,7 +141,11 @@ class Merged:
 def not_a_table(path: tuple[str, ...], value: Any, source: str) -> Problem:
     """Where a table is needed and something else stands."""
     where = ".".join(path)
-    fix = f"Write [{where}] and the options below it" if where else "Its keys can be " + ", ".join(_TOP)
+    fix = f"Write [{where}] and the options below it"
+    if len(path) < 2:
+        fix = f"Write [{where}.<name>]" if where else f"There can be {', '.join(_TOP)}"
+    elif path[0] == "policies" and len(path) == 3 and path[2] not in STACK_KEYS:
+        fix += "; true and false switch it on and off"
     return Problem(where, f"must be a table, not {value!r}", fix, source)
 
 
@@ -150,8 +154,10 @@ def preset(name: str) -> Layer:
     return Layer(f"preset {name!r}", {"defaults": PRESETS[name]})
 
 
-def layers_of(document: Table, source: str, environment: str | None) -> tuple[list[Layer], list[Problem]]:
-    """The layers of one document for one environment, lowest first."""
+def layers_of(
+    document: Table, source: str, environment: str | None, asked: tuple[str, str]
+) -> tuple[list[Layer], list[Problem]]:
+    """The layers of one document for one environment, lowest first; `asked` says where that was chosen, and by whom."""
     problems = list(_unknown(document, _TOP, (), source))
     layers = list(_extended_by_document(document, source, problems))
     layers.append(Layer(source, document))
@@ -160,7 +166,7 @@ def layers_of(document: Table, source: str, environment: str | None) -> tuple[li
         problems.append(not_a_table(("environments",), environments, source))
         environments = {}
     if environment is not None:
-        layers += _overlays(environments, environment, source, problems)
+        layers += _overlays(environments, environment, source, problems, asked)
     return layers, problems
 
 
@@ -173,12 +179,14 @@ def _extended_by_document(document: Table, source: str, problems: list[Problem])
         problems.append(Problem("extends", message, f"The presets are {', '.join(PRESETS)}", source))
 
 
-def _overlays(environments: Table, chosen: str, source: str, problems: list[Problem]) -> list[Layer]:
+def _overlays(
+    environments: Table, chosen: str, source: str, problems: list[Problem], asked: tuple[str, str]
+) -> list[Layer]:
     """The overlay of an environment and those that it extends, the furthest first."""
     chain: list[Layer] = []
     seen: list[str] = []
     name: Any = chosen
-    asked_at, asked_by = "environment", ""
+    asked_at, asked_by = asked
     while name is not None:
         if name in seen:
             ring = " -> ".join([*seen, str(name)])

@@ -191,8 +191,10 @@ def _read(
         problems = [not_a_table((), document, source)]
     if problems:
         return Configuration({}, source=source), problems, source
-    chosen = environment if environment is not None or env is None else env.get(CHOICE)
-    layers, problems = layers_of(document, source, chosen)
+    chosen, asked = environment, ("environment", "the call")
+    if environment is None and env is not None:
+        chosen, asked = env.get(CHOICE), (CHOICE, "environment variables")
+    layers, problems = layers_of(document, source, chosen, asked)
     configuration, found = resolve(layers, env, source)
     return configuration, problems + found, source
 
@@ -225,4 +227,5 @@ def _parsed(text: str, source: str) -> tuple[dict[str, Any], list[Problem]]:
     except RecursionError:
         return {}, [Problem("", "this is no TOML: it is nested too deeply", "", source)]
     except ValueError as error:  # mostly a TOMLDecodeError
-        return {}, [Problem("", f"this is no TOML: {error}", "", source)]
+        fix = "A text stands in quotes" if "Invalid value" in str(error) else ""
+        return {}, [Problem("", f"this is no TOML: {error}", fix, source)]

@@ -42,7 +42,7 @@ class InvalidConfiguration(ConfigurationError):
         self.problems: tuple[Problem, ...] = tuple(problems)
         self.source: str = source
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        headline = f"{count} in the configuration" + (f" {source}" if source else "")
+        headline = f"{count} in the configuration" + (f" ({source})" if source else "")
         super().__init__("\n".join([headline, *map(str, self.problems)]))
 
     def __reduce__(self) -> tuple[type[InvalidConfiguration], tuple[tuple[Problem, ...], str]]:

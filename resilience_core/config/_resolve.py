@@ -120,7 +120,7 @@ class _Resolver:
         return found
 
     def _stack(self, name: str) -> Stack:
-        path = ("policies", name)
+        path, before = ("policies", name), len(self.problems)
         self._named(path)
         built_in, own = self._inherited(name, ())
         self._known_keys(own, path)
@@ -133,7 +133,7 @@ class _Resolver:
             sections[section] = self._good(section, written, (*path, section))[0]
             origins[section,] = own.get(section, (None, f"built-in stack {built_in!r}"))[1]
             origins |= {(section, option): source for option, (_, source) in written.items()}
-        if not sections:
+        if not sections and not self._told(path, before):
             fix = f'Write [policies.{name}.retry], or extends = "standard"; the sections are {", ".join(SECTIONS)}'
             self.problems.append(Problem(".".join(path), "has no section", fix, origins[()]))
         if "retry" in sections and "adaptive_retry" in sections:
@@ -261,10 +261,15 @@ class _Resolver:
             where = ".".join((*path, section, "budget"))
             self.problems.append(Problem(where, message, fix, origins.get((section, "budget"), "")))
 
+    def _told(self, path: tuple[str, ...], before: int) -> bool:
+        """Whether something is wrong with a stack already, of which having no section may be the consequence."""
+        whole = ".".join(path)
+        return len(self.problems) > before or any(problem.path == whole for problem in self.problems)
+
     def _named(self, path: tuple[str, ...]) -> None:
         if not path[-1]:
             what = f"Write [{path[0]}.<name>]"
-            self.problems.append(Problem(path[0], "there is one without a name", what, self._merged.source_of(path)))
+            self.problems.append(Problem(path[0], "has a table without a name", what, self._merged.source_of(path)))
 
     def _table(self, value: Any, path: tuple[str, ...]) -> dict[str, Any]:
         if isinstance(value, Mapping):

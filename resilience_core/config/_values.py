@@ -155,8 +155,9 @@ def _member(classes: tuple[type[Any], ...], raw: Any) -> Any:
     content = dict(raw)
     kind = content.pop("type", classes[0].__name__ if len(classes) == 1 else None)
     if not isinstance(kind, str) or kind not in names:
-        given = "type is missing" if kind is None else f"type {kind!r} is unknown{did_you_mean(str(kind), names)}"
-        raise ConfigurationError(f"{given}; it must be one of {', '.join(names)}")
+        given = "type is missing" if kind is None else f"type {kind!r} is unknown"
+        known = f"one of {', '.join(names)}" if len(names) > 1 else f"{classes[0].__name__}, or left out"
+        raise ConfigurationError(f"{given}; it must be {known}{did_you_mean(str(kind), names)}")
     return converter().structure(content, names[kind])
 
 
@@ -251,10 +252,12 @@ def unknown_option(owner: Any, key: str, path: Path_) -> Problem:
     """The problem of an option that does not exist, or that a configuration cannot set."""
     where = ".".join((*path, key))
     known = sorted(options_of(owner))
-    if key in from_code(owner):
-        return Problem(where, "is a function or an object, which comes from code", "Pass it to build(..., code=...)")
-    if key in ("name", "clock", "chance"):
-        return Problem(where, "is not configured", "The name is that of the stack; clocks come from code")
+    fields = {attribute.alias for attribute in attrs.fields(owner) if attribute.init}
+    if key == "name" and key in fields:
+        return Problem(where, "is not configured", "It is the name of the stack")
+    if key in from_code(owner) or (key in ("clock", "chance") and key in fields):
+        fix = f'Pass it to build(..., code={{"{path[-1]}": {{"{key}": ...}}}})'
+        return Problem(where, "is a function or an object, which comes from code", fix)
     possible = f"It has {', '.join(known)}" if known else "It has no options that a configuration can set"
     return Problem(where, f"unknown option{did_you_mean(key, known)}", possible)
 
@@ -263,4 +266,5 @@ def _without_owner(text: str, cls: type[Any] | None, name: str) -> str:
     """A validator's text without the class and the option that stand in the path already."""
     if cls is not None:
         text = text.removeprefix(f"{cls.__name__}: ")
-    return text.removeprefix(f"{name} ").replace("must be True or False", "must be true or false")
+    text = text.removeprefix(f"{name} ").replace("must be True or False", "must be true or false")
+    return re.sub(r", not (True|False)$", lambda found: found[0].lower(), text)  # as a file has them

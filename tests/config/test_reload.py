@@ -125,7 +125,7 @@ def test_a_section_that_a_pipeline_made_in_code_lacks_is_told() -> None:
             toml("[policies.lacking.retry]\nmax_attempts = 9\n[policies.lacking.bulkhead]\nmax_concurrent = 2")
         )
     assert str(refused.value) == (
-        "1 problem in the configuration the text\n"
+        "1 problem in the configuration (the text)\n"
         "policies.lacking.bulkhead: the pipeline 'lacking' has no such policy, and was not built by a configuration\n"
         "  Put it in where the pipeline is composed, or take the section out\n"
         "  (in the text)"

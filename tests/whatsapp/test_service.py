@@ -306,7 +306,7 @@ def test_everything_that_is_wrong_with_a_mapping_is_told_at_once() -> None:
     with pytest.raises(ConfigurationError) as refused:
         from_mapping({"retry": {"max_attempts": 0, "base_delay_ms": "2"}, "circuit_braker": {}, "total_timeout": "x"})
     assert [line.partition(":")[0] for line in str(refused.value).splitlines() if not line.startswith(" ")] == [
-        "4 problems in the configuration the settings",
+        "4 problems in the configuration (the settings)",
         "retry.base_delay_ms",
         "circuit_braker",
         "total_timeout",

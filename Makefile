@@ -35,7 +35,7 @@ test: venv-test ## all tests, and the code of README and docs
 	@$(BIN)/python $(PYTEST) $(ARGS)
 
 schema: venv-base ## write the JSON Schema of the configuration anew, after a change of options
-	@$(BIN)/python -m resilience_core.config.schema
+	@$(BIN)/python -m resilience_core.config._schema
 
 docs: venv-test ## only the code of README and docs
 	@$(BIN)/python $(PYTEST) README.md docs $(ARGS)

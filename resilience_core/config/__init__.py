@@ -8,9 +8,9 @@ from resilience_core.config._problems import InvalidConfiguration, Problem
 if TYPE_CHECKING:
     from resilience_core.config._configuration import Configuration, Stack
     from resilience_core.config._load import check, from_legacy, from_mapping, from_toml, load
+    from resilience_core.config._schema import schema
     from resilience_core.config._show import show
     from resilience_core.config._watch import Watcher
-    from resilience_core.config.schema import schema
 
 __all__ = [
     "PRESETS",
@@ -38,7 +38,7 @@ _LAZY = {
     "from_mapping": "_load",
     "from_toml": "_load",
     "load": "_load",
-    "schema": "schema",
+    "schema": "_schema",
     "show": "_show",
 }
 

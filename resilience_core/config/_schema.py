@@ -1,6 +1,6 @@
 """The JSON Schema of a configuration, for editors: made from the classes, checked in as `schema.json`.
 
-`python -m resilience_core.config.schema` writes the file anew; a test says whether it is current.
+`python -m resilience_core.config._schema` writes the file anew; a test says whether it is current.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def schema() -> dict[str, Any]:
     """The schema (JSON Schema 2020-12) of a configuration file."""
     overlay = {
         "extends": {"type": "string", "description": "An environment of this file, or a preset."},
-        "policies": {"type": "object", "additionalProperties": {"$ref": "#/$defs/stack"}},
+        "policies": _named("stack", "Stacks by name: the pipeline, and its policies, that are called so."),
         "defaults": {
             "type": "object",
             "description": "Options for every stack that has the section.",
             "properties": {section: {"$ref": f"#/$defs/{section}"} for section in SECTIONS},
             "additionalProperties": False,
         },
-        "budgets": {"type": "object", "additionalProperties": {"$ref": "#/$defs/budget"}},
+        "budgets": _named("budget", "Retry budgets by name; the budget of a retry or hedge names one."),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -46,6 +46,7 @@ def schema() -> dict[str, Any]:
             "extends": {"enum": list(PRESETS), "description": "A preset."},
             "environments": {
                 "type": "object",
+                "description": "Overlays by name, chosen when the file is loaded.",
                 "additionalProperties": {"type": "object", "properties": overlay, "additionalProperties": False},
             },
         },
@@ -55,6 +56,15 @@ def schema() -> dict[str, Any]:
             "budget": _table(RetryBudget),
             **{section: _table(cls) for section, cls in SECTIONS.items()},
         },
+    }
+
+
+def _named(kind: str, description: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": description,
+        "propertyNames": {"minLength": 1},
+        "additionalProperties": {"$ref": f"#/$defs/{kind}"},
     }
 
 
@@ -71,7 +81,7 @@ def _stack() -> dict[str, Any]:
             "allow": {
                 "type": "object",
                 "description": "What the lint finds and is meant to be so: its code, and the reason.",
-                "additionalProperties": {"type": "string"},
+                "additionalProperties": {"type": "string", "minLength": 1},
             },
             **sections,
         },

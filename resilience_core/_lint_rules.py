@@ -303,9 +303,9 @@ def _plan_exceeds_deadline(chain: Chain) -> Iterator[Finding]:
 
 
 def _fitting(retry: Any, attempt: float, total: float) -> int:
-    """The most attempts that fit into `total` seconds, at least 1; all of them do not."""
+    """The most attempts that fit into `total` seconds, at least 1; all of them do not. Nobody needs more than 1000."""
     attempts, spent = 1, attempt
-    while (spent := spent + retry.schedule.longest(attempts) + attempt) <= total:
+    while attempts < 1000 and (spent := spent + retry.schedule.longest(attempts) + attempt) <= total:
         attempts += 1
     return attempts
 

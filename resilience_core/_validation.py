@@ -7,6 +7,7 @@ infinite.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -46,7 +47,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, not asked `isfinite`: that raises for a whole number beyond the range of a float.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def schema_of(check: object) -> Schema:
@@ -87,14 +89,17 @@ def seconds(what: str, value: Seconds) -> float:
     return found
 
 
-def count_from(lowest: int) -> Validator:
-    """An `int` (no bool) of at least `lowest`."""
+def count_from(lowest: int, highest: int | None = None) -> Validator:
+    """An `int` (no bool) of at least `lowest`, and at most `highest` where as much memory would be taken at once."""
+    expected = f"a whole number, {lowest} or more" if highest is None else f"a whole number from {lowest} to {highest}"
+    bounds = {"minimum": lowest} if highest is None else {"minimum": lowest, "maximum": highest}
+    most = sys.float_info.max if highest is None else highest  # a count meets floats in sums
 
     def check(owner: Any, attribute: Attribute[Any], value: Any) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-            raise refuse(owner, attribute.name, value, f"a whole number, {lowest} or more")
+        if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= most:
+            raise refuse(owner, attribute.name, value, expected)
 
-    return _telling(check, {"type": "integer", "minimum": lowest})
+    return _telling(check, {"type": "integer", **bounds})
 
 
 def boolean(owner: Any, attribute: Attribute[Any], value: Any) -> None:

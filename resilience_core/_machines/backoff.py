@@ -27,6 +27,7 @@ JitterName: TypeAlias = Literal["none", "proportional", "full", "equal", "decorr
 
 JITTERS: tuple[JitterName, ...] = ("none", "proportional", "full", "equal", "decorrelated", "decorrelated_v2")
 _V2_SCALE = 1 / 1.4  # Polly's constant: brings the median of the first delay near to the base
+_ADDED_UP = 1000  # waits of one call; by then every growing one has reached any sensible cap
 _V2_LAST_RETRY = 1000  # 2**t overflows a float at 1024; every sensible cap is reached long before
 
 
@@ -63,7 +64,7 @@ class Exponential:
     def __call__(self, retry: int) -> float:
         """Seconds before retry number `retry`; infinite where the power leaves the range of a float."""
         try:
-            growth: float = self.multiplier ** (retry - 1)
+            growth: float = float(self.multiplier) ** (retry - 1)  # a power of whole numbers would grow for ever
             return self.base * growth
         except OverflowError:
             return math.inf if self.base else 0.0
@@ -87,6 +88,12 @@ class Schedule:
             return self._cap
         spread = 1 + self._share if self._jitter == "proportional" else 1.0
         return min(self._cap, self._backoff(retry) * spread)
+
+    def longest_in_all(self, retries: int) -> float:
+        """What the waits of so many retries can add up to; beyond a thousand, each counts as long as the last."""
+        first = min(retries, _ADDED_UP)
+        total = sum(self.longest(retry) for retry in range(1, first + 1))
+        return total + (retries - first) * self.longest(retries) if retries > first else total
 
     def delay(self, retry: int, memory: float, random: Random) -> tuple[float, float]:
         """Seconds before retry number `retry`, and what to hand in as `memory` next time (0 at first)."""

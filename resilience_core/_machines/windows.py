@@ -55,7 +55,7 @@ class Window(Protocol):
 class CountWindow:
     """The last `size` calls."""
 
-    size: int = field(default=100, validator=check.count_from(1))
+    size: int = field(default=100, validator=check.count_from(1, 1_000_000))
 
     @property
     def capacity(self) -> int:
@@ -72,7 +72,7 @@ class TimeWindow:
     """The calls of the last `seconds`, forgotten a bucket at a time."""
 
     seconds: float = field(default=30.0, converter=to_seconds, validator=check.positive_seconds)
-    buckets: int = field(default=10, kw_only=True, validator=check.count_from(1))
+    buckets: int = field(default=10, kw_only=True, validator=check.count_from(1, 100_000))
 
     @property
     def capacity(self) -> float:

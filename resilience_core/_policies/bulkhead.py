@@ -40,7 +40,7 @@ class Bulkhead(Gate):
     kind: ClassVar[str] = "bulkhead"
 
     name: str = field(validator=check.name)
-    max_concurrent: int = field(kw_only=True, validator=check.count_from(1))
+    max_concurrent: int = field(kw_only=True, validator=check.count_from(1, 1_000_000))
     max_queue: int = field(default=0, kw_only=True, validator=check.count_from(0))
     max_wait: float | None = field(
         default=None, kw_only=True, converter=to_optional_seconds, validator=check.optional(check.positive_seconds)

@@ -148,7 +148,7 @@ class Retry(Policy):
 
     def worst_case_delay(self) -> float:
         """Seconds that the waits of one call can add up to, as configured."""
-        return sum(self.schedule.longest(retry) for retry in range(1, self.max_attempts))
+        return self.schedule.longest_in_all(self.max_attempts - 1)
 
     def _sentence(self) -> str:
         delay = f"{self.base_delay:g} s" if self.backoff is None else repr(self.backoff)

@@ -131,11 +131,8 @@ class Merged:
 
     def source_of(self, path: tuple[str, ...]) -> str:
         """Who wrote the value at `path`, or the nearest table around it."""
-        while path:
-            if path in self.origins:
-                return self.origins[path]
-            path = path[:-1]
-        return ""
+        around = (path[:length] for length in range(len(path), 0, -1))
+        return next((self.origins[each] for each in around if each in self.origins), "")
 
 
 def not_a_table(path: tuple[str, ...], value: Any, source: str) -> Problem:

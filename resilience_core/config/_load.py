@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,11 @@ from resilience_core.config._environment import CHOICE
 from resilience_core.config._layers import layers_of, not_a_table
 from resilience_core.config._problems import InvalidConfiguration, Problem
 from resilience_core.config._resolve import resolve
+from resilience_core.config._values import LARGEST, too_long
 
+_DEEPEST = 50
+_TOLD = 5
+"""Keys of a path that is told of a table nested too deeply."""
 LARGEST_FILE = 1024 * 1024
 """Bytes of a configuration file; a larger one is none."""
 _LEGACY: dict[str, dict[str, str]] = {
@@ -106,6 +110,9 @@ def from_legacy(
     Raises:
         InvalidConfiguration: as `load`; paths are those of the mapping itself.
     """
+    unprintable = list(_unprintable(mapping, (), source))
+    if unprintable:
+        raise InvalidConfiguration(unprintable, source)
     sections, paths, problems = _translated(mapping, source)
     stack = f"policies.{name}"
     if not sections and not problems:
@@ -187,6 +194,7 @@ def _read(
     document: Any, source: str, environment: str | None, env: Mapping[str, str] | None, problems: list[Problem]
 ) -> tuple[Configuration, list[Problem], str]:
     """The configuration in a document, and everything that is wrong with it; what is wrong already ends the matter."""
+    problems = problems or list(_unprintable(document, (), source))
     if not problems and not isinstance(document, Mapping):
         problems = [not_a_table((), document, source)]
     if problems:
@@ -197,6 +205,21 @@ def _read(
     layers, problems = layers_of(document, source, chosen, asked)
     configuration, found = resolve(layers, env, source)
     return configuration, problems + found, source
+
+
+def _unprintable(value: Any, path: tuple[str, ...], source: str) -> Iterator[Problem]:
+    """What could not even be told: numbers that TOML does not know either, and tables without end."""
+    if too_long(value):
+        yield Problem(".".join(path), "is a number of more than 64 bits", f"It can be at most {LARGEST}", source)
+    elif len(path) > _DEEPEST:
+        yield Problem(".".join(path[:_TOLD]), "is nested too deeply", f"It can be {_DEEPEST} tables deep", source)
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            long = too_long(key)
+            yield from _unprintable(key if long else each, (*path, "?" if long else str(key)), source)
+    elif isinstance(value, (list, tuple)):
+        for index, each in enumerate(value):
+            yield from _unprintable(each, (*path, str(index)), source)
 
 
 def _parsed_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Problem]]:
@@ -210,8 +233,9 @@ def _parsed_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Pro
         ]
     except IsADirectoryError:
         return {}, [Problem("", f"{str(path)!r} is a directory", "Name the file in it", source)]
-    except OSError as error:
-        return {}, [Problem("", f"{str(path)!r} cannot be read: {error.strerror}", "", source)]
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        told = getattr(error, "strerror", error)
+        return {}, [Problem("", f"{str(path)!r} cannot be read: {told}", "", source)]
     if len(content) > LARGEST_FILE:
         return {}, [Problem("", f"the file is larger than {LARGEST_FILE} bytes", "Is it the right file?", source)]
     try:

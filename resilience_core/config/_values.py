@@ -41,8 +41,15 @@ class EnvironmentText(str):
     __slots__ = ()
 
 
-_LARGEST = 2**63 - 1
+LARGEST = 2**63 - 1
 """The largest integer that TOML knows."""
+
+
+def too_long(value: object) -> bool:
+    """Whether it is an integer that TOML does not know; one of thousands of digits could not even be told."""
+    return isinstance(value, int) and not -LARGEST - 1 <= value <= LARGEST
+
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
 
@@ -102,8 +109,8 @@ def _shaped(option: Option, raw: Any) -> Any:
     """`raw` as an object of the option's classes, where it has some."""
     if raw is None:
         return raw
-    if isinstance(raw, int) and abs(raw) > _LARGEST:
-        raise ConfigurationError(f"is a number of more than 64 bits; it can be at most {_LARGEST}")
+    if too_long(raw):
+        raise ConfigurationError(f"is a number of more than 64 bits, and can be at most {LARGEST}")
     if option.duration and isinstance(raw, str):
         seconds = seconds_in(raw)
         if seconds is None:

@@ -21,9 +21,10 @@ from resilience_core import (
     TimeWindow,
     TokenQuota,
     TrafficRatio,
+    Verdict,
     config,
 )
-from resilience_core.config import InvalidConfiguration, Problem, _show
+from resilience_core.config import InvalidConfiguration, Problem, _configuration, _show
 
 ROOT = Path(__file__).parents[2]
 FILE = "resilience.toml"
@@ -413,6 +414,12 @@ def test_a_section_that_variables_switch_on_may_have_options_from_variables() ->
     assert dict(options(found, "rate_limiter")) == {"rate": 5}
 
 
+def test_a_variable_may_have_any_number_of_digits() -> None:
+    assert problems(NAMES, POLICIES__GRAPH__RETRY__MAX_ATTEMPTS="9" * 400) == [
+        f"policies.graph.retry.max_attempts: is a number of more than 64 bits, and can be at most {2**63 - 1}"
+    ]
+
+
 def test_json_of_any_depth_is_an_error_that_is_told() -> None:
     (problem,) = problems(NAMES, POLICIES__GRAPH__CIRCUIT_BREAKER__TRIP="[" * 10_000)
     assert problem.startswith("policies.graph.circuit_breaker.trip: must be a table with type = one of")
@@ -449,9 +456,9 @@ def test_problems_of_the_older_mapping_have_its_own_paths() -> None:
     assert [problem.path for problem in caught.value.problems] == ["circuit", "total_timeout", "retry.max_delay_ms"]
 
 
-@pytest.mark.parametrize("huge", [10**400, -(10**400), float("nan")])
+@pytest.mark.parametrize("huge", [10**400, -(10**5000), float("nan")], ids=["huge", "unprintable", "nan"])
 def test_no_number_of_milliseconds_is_too_much_for_a_message(huge: float) -> None:
-    with pytest.raises(InvalidConfiguration, match="must be a number of milliseconds, 0 or more"):
+    with pytest.raises(InvalidConfiguration, match=r"must be a number of milliseconds|more than 64 bits"):
         config.from_legacy({"retry": {"base_delay_ms": huge}})
 
 
@@ -511,6 +518,13 @@ def test_checking_never_raises(tmp_path: Path) -> None:
     assert config.check(path) == ()
 
 
+def test_a_mapping_that_contains_itself_is_nested_too_deeply() -> None:
+    ring: dict[str, Any] = {}
+    ring["a"] = [ring]
+    with pytest.raises(InvalidConfiguration, match=r"a\.0\.a\.0\.a: is nested too deeply"):
+        config.from_mapping(ring)
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -556,3 +570,7 @@ def test_effective_values_are_those_that_the_policies_have() -> None:
         for name, value in effective.items():
             if name != "budget":
                 assert getattr(policy, name) == value, (section, name)
+
+
+def test_the_stand_in_for_a_classifier_says_nothing() -> None:
+    assert _configuration._judge_nothing(OSError()) is Verdict.UNKNOWN

@@ -8,6 +8,10 @@ from attrs import frozen
 
 from resilience_core._errors import ConfigurationError
 
+_TOLD = 50
+"""Problems that the text of an error tells; whoever has made more of them mends these first."""
+_LONGEST_LINE = 1000
+
 
 @frozen
 class Problem:
@@ -28,7 +32,7 @@ class Problem:
             lines.append(f"  {self.fix}")
         if self.source:
             lines.append(f"  (in {self.source})")
-        return "\n".join(lines)
+        return "\n".join(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..." for line in lines)
 
 
 class InvalidConfiguration(ConfigurationError):
@@ -43,7 +47,9 @@ class InvalidConfiguration(ConfigurationError):
         self.source: str = source
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         headline = f"{count} in the configuration" + (f" ({source})" if source else "")
-        super().__init__("\n".join([headline, *map(str, self.problems)]))
+        rest = len(self.problems) - _TOLD
+        more = [f"... and {rest} more"] if rest > 0 else []
+        super().__init__("\n".join([headline, *map(str, self.problems[:_TOLD]), *more]))
 
     def __reduce__(self) -> tuple[type[InvalidConfiguration], tuple[tuple[Problem, ...], str]]:
         return type(self), (self.problems, self.source)

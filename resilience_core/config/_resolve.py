@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from attrs import evolve
@@ -28,6 +28,7 @@ from resilience_core.config._values import section_options
 _IN_PLACE_OF = {"trip": "failure_threshold", "probe_rate": "success_threshold"}
 """Options of a breaker that take the place of others: a stack that sets one is rid of the default of the other."""
 _PRESET_SOURCES = frozenset(preset(name).source for name in PRESETS)
+_LONGEST_CHAIN = 50
 Written = tuple[Any, str]
 """A value as it was written, and who wrote it."""
 
@@ -49,24 +50,31 @@ def resolve(layers: list[Layer], env: Mapping[str, str] | None, source: str) -> 
 def _once(problems: list[Problem], stacks: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
     """Each problem once: what a stack has inherited is told where it was written."""
     kept = dict.fromkeys(problems)
-    for name in stacks:
-        for ancestor in _ancestors(name, stacks):
-            for problem in list(kept):
-                if f"{problem.path}.".startswith(f"policies.{name}."):
-                    path = f"policies.{ancestor}" + problem.path.removeprefix(f"policies.{name}")
-                    if evolve(problem, path=path) in kept:
-                        del kept[problem]
+    for problem in list(kept):
+        if any(inherited in kept for inherited in _inherited(problem, stacks)):
+            del kept[problem]
     return list(kept)
+
+
+def _inherited(problem: Problem, stacks: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
+    """The same problem in the stacks that its own one extends."""
+    kind, *parts = problem.path.split(".")
+    for length in range(1, len(parts) + 1):
+        name = ".".join(parts[:length])  # names may have dots
+        if kind == "policies" and name in stacks:
+            for ancestor in _ancestors(name, stacks):
+                yield evolve(problem, path=".".join((kind, ancestor, *parts[length:])))
 
 
 def _ancestors(name: str, stacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The stacks that a stack extends, the nearest first."""
     found = [name]
-    while True:
+    while len(found) <= _LONGEST_CHAIN:
         extends = stacks[found[-1]].get("extends")
         if not isinstance(extends, str) or extends not in stacks or extends in found:
-            return found[1:]
+            break
         found.append(extends)
+    return found[1:]
 
 
 def _replaced(options: Container[str]) -> set[str]:
@@ -164,6 +172,10 @@ class _Resolver:
             known = [*BUILT_IN, *(other for other in self._merged.policies if other != name)]
             message = f"no stack is called {extends!r}{did_you_mean(str(extends), known)}"
             self.problems.append(Problem(where, message, f"There are {', '.join(known)}", source))
+            return None, mine
+        if len(seen) == _LONGEST_CHAIN:
+            message = f"more than {_LONGEST_CHAIN} stacks extend one another"
+            self.problems.append(Problem(where, message, "Let it extend one that is nearer to the last", source))
             return None, mine
         built_in, theirs = self._inherited(extends, (*seen, name))
         for key, (value, source) in mine.items():

@@ -182,8 +182,9 @@ class _Resolver:
             inherited = theirs.get(key, (None, ""))[0]
             if value is True and isinstance(inherited, dict):
                 continue
-            both = isinstance(value, dict) and isinstance(inherited, dict) and key in SECTIONS
-            theirs[key] = ({**inherited, **value} if both else value, source)
+            if key in SECTIONS and isinstance(value, dict) and isinstance(inherited, dict):
+                value = {**inherited, **value}
+            theirs[key] = (value, source)
         return built_in, theirs
 
     def _written(self, value: Any, path: tuple[str, ...]) -> Written:

@@ -99,7 +99,7 @@ def _properties(cls: type[Any]) -> dict[str, Any]:
 
 
 def _option(option: Option, description: str | None) -> dict[str, Any]:
-    found = _value(option)
+    found: dict[str, Any] = _value(option)
     if option.optional and option.type is not Any:
         found = {"anyOf": [found, {"type": "null"}]}
     if description is not None:

@@ -142,7 +142,8 @@ def _sequence(option: Option, raw: Any) -> Any:
 
 def _each(raw: list[Any], make: Callable[[Any], Any]) -> tuple[Any, ...]:
     """What `make` makes of each; all errors at once, with their places, as cattrs tells them."""
-    made, errors = [], []
+    made: list[Any] = []
+    errors: list[Exception] = []
     for index, each in enumerate(raw):
         try:
             made.append(make(each))
@@ -150,7 +151,7 @@ def _each(raw: list[Any], make: Callable[[Any], Any]) -> tuple[Any, ...]:
             error.add_note(IterableValidationNote(f"item {index}", index, list))
             errors.append(error)
     if errors:
-        raise IterableValidationError("items", errors, list)
+        raise IterableValidationError("items", errors, list)  # pyright: ignore[reportCallIssue]
     return tuple(made)
 
 

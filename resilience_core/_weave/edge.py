@@ -11,6 +11,7 @@ from attrs import define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._clock import SYSTEM, Clock
+from resilience_core._errors import ConfigurationError
 from resilience_core._events import Bus, Listener, Reconfigured
 from resilience_core._story import Journal
 from resilience_core._weave import births
@@ -137,7 +138,13 @@ class Policy(ABC):
     def altered(self, options: Mapping[str, Any]) -> Policy:
         """A new policy that is set as this one, but for `options`."""
         refuse_fixed(self, options, self._options(), self.fixed)
-        return attrs.evolve(self, **options)
+        try:
+            return attrs.evolve(self, **options)
+        except TypeError as error:  # a class of somebody else, whose __init__ takes other things
+            raise ConfigurationError(
+                f"{type(self).__name__} {self.name!r}: it cannot be changed, because it is not made from its options: "
+                f"{error}"
+            ) from error
 
     def take_over(self, other: Policy) -> Changes:
         """Take the options of `other` over, and let the machine go on under them; what has changed."""

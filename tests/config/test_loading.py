@@ -132,6 +132,7 @@ def test_the_environment_is_chosen_by_a_variable_unless_the_call_chooses() -> No
     assert options(config.from_toml(LAYERED, env=env), "retry")["only_outermost"] is False
     assert options(config.from_toml(LAYERED, environment="live", env=env), "retry")["only_outermost"] is True
     assert options(config.from_toml(LAYERED, env={}), "retry")["only_outermost"] is True
+    assert options(config.from_toml(LAYERED, env={"RESILIENCE_ENVIRONMENT": ""}), "retry")["only_outermost"] is True
 
 
 # --- sections --------------------------------------------------------------------------------------------------------
@@ -374,6 +375,7 @@ def test_nothing_is_read_from_the_environment_unless_it_is_given(monkeypatch: py
         ("RETRY__MAX_ELAPSED", "null", None),
         ("RETRY__JITTER", "full", "full"),
         ("RETRY__ONLY_OUTERMOST", "true", True),
+        ("RETRY__ONLY_OUTERMOST", "False", False),
         ("RETRY__IDEMPOTENT", "null", None),
         ("RETRY__BUDGET", "my-budget", "my-budget"),
         ("RETRY__BUDGET", "none", None),
@@ -564,9 +566,7 @@ def test_importing_the_package_does_not_import_cattrs() -> None:
 def test_effective_values_are_those_that_the_policies_have() -> None:
     found = toml('[policies.graph]\nextends = "standard"\n')
     pipeline = found.build("graph", on=OSError)
-    for policy, (section, effective) in zip(
-        pipeline.policies, _show.effective(found.stacks["graph"]).items(), strict=True
-    ):
+    for policy, (section, effective) in zip(pipeline.policies, found.effective()["graph"].items(), strict=True):
         for name, value in effective.items():
             if name != "budget":
                 assert getattr(policy, name) == value, (section, name)

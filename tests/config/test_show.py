@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from resilience_core import RetryBudget, config
 from resilience_core.config._classes import SECTIONS
 from resilience_core.config._configuration import Configuration
-from resilience_core.config._show import effective, effective_options
+from resilience_core.config._show import effective_options
 from tests.config._generated import BUDGETS, NAMES, PLAIN, SECTION
 
 EXAMPLE = """
@@ -56,7 +56,8 @@ per_item = false    # default
 def in_force(configuration: Configuration) -> dict[str, Any]:
     """All effective values, and what stacks have beside their sections."""
     stacks = {
-        name: (effective(stack), stack.idempotent, dict(stack.allow)) for name, stack in configuration.stacks.items()
+        name: (configuration.effective()[name], stack.idempotent, dict(stack.allow))
+        for name, stack in configuration.stacks.items()
     }
     budgets = {name: effective_options(RetryBudget, told) for name, told in configuration.budgets.items()}
     return {"stacks": stacks, "budgets": budgets}

@@ -472,6 +472,20 @@ def test_bad_options_change_nothing_and_say_why(policy: Any, options: dict[str, 
     assert policy.describe() == before
 
 
+class Three(Bulkhead):
+    """Somebody's bulkhead, which is always made the same way."""
+
+    def __init__(self) -> None:
+        super().__init__("three", max_concurrent=3)
+
+
+def test_a_policy_that_is_not_made_from_its_options_cannot_be_changed() -> None:
+    three = Three()
+    with pytest.raises(ConfigurationError, match="Three 'three': it cannot be changed, because it is not made from its"):
+        three.reconfigure(max_concurrent=4)
+    assert three.max_concurrent == 3
+
+
 def test_one_bad_option_among_many_changes_none_of_them() -> None:
     first, second = Bulkhead("first", max_concurrent=1), Retry(on=OSError)
     with pytest.raises(ConfigurationError):

@@ -118,6 +118,12 @@ class Configuration:
         _reload.remember(pipeline, stack, policies, given, on, idempotent)
         return pipeline
 
+    def effective(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """What is in force, by stack, section and option, the defaults included; `show` tells it with who set it."""
+        from resilience_core.config import _show  # it knows configurations
+
+        return {name: _show.effective(stack) for name, stack in self.stacks.items()}
+
     def apply_to(self, registry: Registry) -> dict[str, Any]:
         """Set the policies of a registry so; `registry.apply(configuration)` is the same."""
         from resilience_core.config import _reload  # it knows configurations

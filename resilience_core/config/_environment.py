@@ -54,11 +54,7 @@ class _Reader:
         spelled = self._known[kind]
         found = spelled.get(names[0], [])
         if len(found) != 1:
-            told = "stands for several: " + ", ".join(found) if found else "is unknown"
-            suggestion = "" if found else did_you_mean(names[0], spelled)
-            self._refuse(
-                variable, f"{names[0]} {told}{suggestion}", f"There are {', '.join(sorted(spelled)) or 'none'}"
-            )
+            self._refuse_name(variable, names[0], spelled)
             return
         self._put((kind.lower(), found[0], *(name.lower() for name in names[1:])), text, variable)
 
@@ -78,6 +74,14 @@ class _Reader:
         for length in range(2, len(path) + 1):
             self.sources.setdefault(path[:length], f"environment variable {variable}")
         self.sources[path] = f"environment variable {variable}"
+
+    def _refuse_name(self, variable: str, name: str, spelled: Mapping[str, list[str]]) -> None:
+        if name in spelled:
+            message = f"{name} stands for several: {', '.join(spelled[name])}"
+            self._refuse(variable, message, "Rename one of them, or set this in the file")
+        else:
+            known = ", ".join(sorted(spelled)) or "none"
+            self._refuse(variable, f"{name} is unknown{did_you_mean(name, spelled)}", f"There are {known}")
 
     def _refuse(self, variable: str, message: str, fix: str) -> None:
         self.problems.append(Problem(variable, message, fix, "environment variables"))

@@ -201,7 +201,7 @@ def _read(
         return Configuration({}, source=source), problems, source
     chosen, asked = environment, ("environment", "the call")
     if environment is None and env is not None:
-        chosen, asked = env.get(CHOICE), (CHOICE, "environment variables")
+        chosen, asked = env.get(CHOICE) or None, (CHOICE, "environment variables")
     layers, problems = layers_of(document, source, chosen, asked)
     configuration, found = resolve(layers, env, source)
     return configuration, problems + found, source

@@ -69,7 +69,7 @@ def _from_text(option: Option, text: EnvironmentText) -> Any:
     if option.type in (int, float):
         return _number(text)
     try:
-        return json.loads(text)
+        return json.loads(text.lower() if option.type is bool else text)
     except (ValueError, RecursionError):
         return str(text)
 

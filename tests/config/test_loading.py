@@ -24,7 +24,7 @@ from resilience_core import (
     Verdict,
     config,
 )
-from resilience_core.config import InvalidConfiguration, Problem, _configuration, _show
+from resilience_core.config import InvalidConfiguration, Problem, _configuration
 
 ROOT = Path(__file__).parents[2]
 FILE = "resilience.toml"

@@ -74,7 +74,7 @@ def loaded(document: dict[str, Any]) -> Configuration:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_section_that_is_shown_can_be_loaded_and_has_the_same_values(section: str) -> None:
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
     @given(NAMES, SECTION[section], BUDGETS, st.booleans())
     def shown_and_loaded(name: str, options: dict[str, Any], budgets: dict[str, Any], idempotent: bool) -> None:
         stack = {section: options, "idempotent": idempotent}

@@ -33,11 +33,20 @@ class Story:
         self.told = False
         """Whether the exception has left the outermost policy that wrote here."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.entries, self.told)  # for the oldest pickle protocols, too, which know no slots
+
     def note(self, entry: Entry) -> None:
         """Go on with one more entry."""
         if len(self.entries) >= _LONGEST:
             del self.entries[_BEGINNING]
         self.entries.append(entry)
+
+
+def _restored(entries: list[Entry], told: bool) -> Story:
+    story = Story(entries)
+    story.told = told
+    return story
 
 
 def story_of(error: BaseException, at: float | None, kind: str, policy: str, operation: str) -> Story:

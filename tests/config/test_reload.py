@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import define
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
@@ -22,6 +23,8 @@ from resilience_core import (
     ConfigurationReloaded,
     Event,
     Fallback,
+    Gate,
+    Judgement,
     Pipeline,
     RateLimiter,
     Retry,
@@ -90,6 +93,24 @@ def test_the_one_time_out_of_a_pipeline_is_the_total_or_the_attempts_by_where_it
     ]
     registry.apply(toml('[policies."one.out".timeout]\nseconds = 25\n[policies."one.in".attempt_timeout]\nseconds = 4'))
     assert (outside.seconds, inside.seconds, len(kept)) == (25, 4, 2)
+
+
+def test_policies_that_no_section_sets_are_left_alone() -> None:
+    @define(eq=False, slots=False)
+    class Own(Gate):
+        kind = "own"
+        name: str
+
+        def enter(self, args: Any, kwargs: Any) -> None:
+            """Everybody may."""
+
+        def settle(self, permit: None, judgement: Judgement) -> None:
+            """Learns nothing."""
+
+    attempt = Timeout(5)
+    kept = Pipeline(Retry(on=OSError), Own("gate"), attempt, name="with.own")
+    registry.apply(toml('[policies."with.own"]\nattempt_timeout = { seconds = 4 }'))
+    assert (attempt.seconds, kept.policies[1].kind) == (4, "own")
 
 
 def test_all_pipelines_of_one_name_are_set() -> None:

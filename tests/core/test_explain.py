@@ -457,6 +457,12 @@ def test_a_fault_on_purpose_is_told_as_that() -> None:
     ]
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_the_callers_exception_stays_picklable_and_keeps_its_story(protocol: int) -> None:
+    error = error_of(lambda: CircuitBreaker("pickled").call(boom))
+    assert told(pickle.loads(pickle.dumps(error, protocol))) == told(error)
+
+
 def test_an_exception_that_is_raised_again_in_another_call_begins_a_new_story() -> None:
     error = ConnectionResetError()
     pipeline = Pipeline(CircuitBreaker("reused"), name="reused")

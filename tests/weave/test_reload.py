@@ -481,7 +481,7 @@ class Three(Bulkhead):
 
 def test_a_policy_that_is_not_made_from_its_options_cannot_be_changed() -> None:
     three = Three()
-    with pytest.raises(ConfigurationError, match="Three .three.: it cannot be changed, because it is not made"):
+    with pytest.raises(ConfigurationError, match=r"Three .three.: it cannot be changed, because it is not made"):
         three.reconfigure(max_concurrent=4)
     assert three.max_concurrent == 3
 

@@ -42,8 +42,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ "; did you mean 'jitter'?" where one of the known names looks like `name`, else nothing."""
     from difflib import get_close_matches  # here, not above: only who made a mistake pays for it
 
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    lowered = {each.lower(): each for each in known}
+    close = get_close_matches(name.lower(), lowered, n=1)
+    return f"; did you mean {lowered[close[0]]!r}?" if close else ""
 
 
 def _is_number(value: object) -> bool:

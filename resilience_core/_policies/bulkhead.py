@@ -25,7 +25,7 @@ class Bulkhead(Gate):
 
     Args:
         name: identifies the bulkhead in errors, events and metrics.
-        max_concurrent: calls that may run at once.
+        max_concurrent: calls that may run at once, at most a million.
         max_queue: calls that may wait for a slot, in order of arrival; 0 rejects at once.
         max_wait: seconds (or timedelta) that a call may wait; needed with a queue. A nearer deadline shortens it.
         enforce: share of the limit's effect (shadow mode below 1): a call that finds no slot and is spared neither

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from enum import Enum
 from typing import Any
 
 from attrs import field, frozen
 
 from resilience_core._errors import REASONS, RejectionReason
 from resilience_core._story import Entry, Unhappy, told_about
+from resilience_core._verdicts import Verdict
 
 
 def _clock_time(at: float) -> str:
@@ -251,8 +251,10 @@ class Explanation:
 
 def _decision(entry: Entry) -> Decision:
     at, kind, policy, operation, action, *values = entry
-    plain = (value.value if isinstance(value, Enum) and not isinstance(value, str) else value for value in values)
-    inputs = dict(zip(_ACTIONS[action][0], plain, strict=True))
+    inputs: dict[str, Any] = {
+        name: value.value if isinstance(value, Verdict) else value
+        for name, value in zip(_ACTIONS[action][0], values, strict=True)
+    }
     if action == "rejected":
         inputs |= inputs.pop("inputs")
         kind = inputs.pop("kind", "policy")

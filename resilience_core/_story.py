@@ -29,8 +29,8 @@ class Story:
     __slots__ = ("entries", "told")
 
     def __init__(self, entries: list[Entry]) -> None:
-        self.entries = entries
-        self.told = False
+        self.entries: list[Entry] = entries
+        self.told: bool = False
         """Whether the exception has left the outermost policy that wrote here."""
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -80,7 +80,7 @@ class AdaptiveConcurrency(Gate):
         self.judge_by(None, self.classify)
 
     def _adopt(self, other: AdaptiveConcurrency, changed: frozenset[str]) -> None:
-        self.own_judge = other.own_judge
+        Gate._adopt(self, other, changed)
         if "law" in changed:
             with self._lock:
                 self._slots.adopt(self.law)

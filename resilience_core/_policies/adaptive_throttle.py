@@ -74,7 +74,7 @@ class AdaptiveThrottle(Gate):
         self.judge_by(None, self.classify)
 
     def _adopt(self, other: AdaptiveThrottle, changed: frozenset[str]) -> None:
-        self.own_judge = other.own_judge
+        Gate._adopt(self, other, changed)
         with self._lock:
             self._throttle.resume(self.window, self.clock.now())
 

@@ -170,7 +170,7 @@ class CircuitBreaker(Gate):
         self.judge_by(self.on, self.classify)
 
     def _adopt(self, other: CircuitBreaker, changed: frozenset[str]) -> None:
-        self.own_judge = other.own_judge
+        Gate._adopt(self, other, changed)
         with self._lock:
             self._circuit.adopt(other._circuit.rules, self.clock.now())
             change = self._circuit.last_transition

@@ -66,7 +66,7 @@ class RateLimiter(Gate):
         self.judge_by(None, self.classify)
 
     def _adopt(self, other: RateLimiter, changed: frozenset[str]) -> None:
-        self.own_judge = other.own_judge
+        Gate._adopt(self, other, changed)
         now, interval, burst = self.clock.now(), self.per / self.rate, self._burst()
         with self._lock:
             while len(self._keyed) > self.max_keys:

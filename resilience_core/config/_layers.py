@@ -82,6 +82,17 @@ class Layer:
         return self.sources.get(path, self.source)
 
 
+_IN_PLACE_OF = {"trip": "failure_threshold", "probe_rate": "success_threshold"}
+"""Options of a breaker of which one takes the place of the other: who writes one later is rid of the other."""
+
+
+def laid_over(lower: Table, upper: Table) -> dict[str, Any]:
+    """The options of two tables, those of the upper one before those of the lower one."""
+    pairs = [*_IN_PLACE_OF.items(), *((old, new) for new, old in _IN_PLACE_OF.items())]
+    replaced = {other for name, other in pairs if name in upper}
+    return {**{name: value for name, value in lower.items() if name not in replaced}, **upper}
+
+
 class Merged:
     """What several layers amount to: leaves by path, and who wrote each."""
 
@@ -111,7 +122,7 @@ class Merged:
             return
         if isinstance(value, Mapping):
             table = own.get(key)
-            own[key] = {**table, **value} if isinstance(table, dict) else dict(value)
+            own[key] = laid_over(table, value) if isinstance(table, dict) else dict(value)
             self.origins[path] = layer.source_of(path)
             for option in value:
                 self.origins[*path, str(option)] = layer.source_of((*path, str(option)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attrs import evolve
@@ -15,19 +15,15 @@ from resilience_core.config._environment import environment_layer
 from resilience_core.config._layers import (
     BUILT_IN,
     BUILT_IN_BUDGETS,
-    PRESETS,
     STACK_KEYS,
     Layer,
     Merged,
+    laid_over,
     not_a_table,
-    preset,
 )
 from resilience_core.config._problems import Problem
 from resilience_core.config._values import section_options
 
-_IN_PLACE_OF = {"trip": "failure_threshold", "probe_rate": "success_threshold"}
-"""Options of a breaker that take the place of others: a stack that sets one is rid of the default of the other."""
-_PRESET_SOURCES = frozenset(preset(name).source for name in PRESETS)
 _LONGEST_CHAIN = 50
 Written = tuple[Any, str]
 """A value as it was written, and who wrote it."""
@@ -77,12 +73,6 @@ def _ancestors(name: str, stacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return found[1:]
 
 
-def _replaced(options: Container[str]) -> set[str]:
-    """The options whose place these take, either way."""
-    pairs = [*_IN_PLACE_OF.items(), *((old, new) for new, old in _IN_PLACE_OF.items())]
-    return {other for name, other in pairs if name in options}
-
-
 class _Resolver:
     def __init__(self, merged: Merged) -> None:
         self._merged = merged
@@ -100,9 +90,6 @@ class _Resolver:
             return {}
         table = self._table(self._merged.defaults[section], path)
         written = {name: (value, self._merged.source_of((*path, name))) for name, value in table.items()}
-        replaced = _replaced(written)
-        for name in [name for name, (_, source) in written.items() if name in replaced and source in _PRESET_SOURCES]:
-            del written[name]  # whoever writes a trip rule of their own wants it in place of the preset's
         bad = self._good(section, written, path)[1]
         return {name: value for name, value in written.items() if name not in bad}
 
@@ -183,7 +170,7 @@ class _Resolver:
             if value is True and isinstance(inherited, dict):
                 continue
             if key in SECTIONS and isinstance(value, dict) and isinstance(inherited, dict):
-                value = {**inherited, **value}
+                value = laid_over(inherited, value)
             theirs[key] = (value, source)
         return built_in, theirs
 
@@ -205,9 +192,7 @@ class _Resolver:
         source = f"built-in stack {built_in!r}"
         options = {key: (path[-1] if each is None else each, source) for key, each in (base or {}).items()}
         table = {} if value is None or value is True else self._table(value, (*path, section))
-        replaced = _replaced(table)
-        defaults = self._defaults.get(section, {})
-        return options | {name: each for name, each in defaults.items() if name not in replaced} | table
+        return laid_over(laid_over(options, self._defaults.get(section, {})), table)
 
     def _good(
         self, section: str, written: Mapping[str, Written], path: tuple[str, ...]

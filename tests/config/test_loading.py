@@ -17,6 +17,7 @@ from resilience_core import (
     ConfigurationError,
     ConsecutiveFailures,
     FailureRate,
+    ProbeRate,
     SlowCallRate,
     TimeWindow,
     TokenQuota,
@@ -574,3 +575,24 @@ def test_effective_values_are_those_that_the_policies_have() -> None:
 
 def test_the_stand_in_for_a_classifier_says_nothing() -> None:
     assert _configuration._judge_nothing(OSError()) is Verdict.UNKNOWN
+
+
+def test_a_rule_that_is_written_later_takes_the_place_of_a_threshold_and_the_other_way_round() -> None:
+    text = """
+    [policies.base.circuit_breaker]
+    failure_threshold = 9
+    probe_rate = { calls = 5 }
+    [policies.graph]
+    extends = "base"
+    circuit_breaker = { trip = { type = "ConsecutiveFailures", threshold = 4 } }
+    [environments.staging.policies.graph.circuit_breaker]
+    success_threshold = 3
+    [environments.back]
+    extends = "staging"
+    [environments.back.policies.graph.circuit_breaker]
+    failure_threshold = 7
+    """
+    trip = ConsecutiveFailures(4)
+    assert options(toml(text), "circuit_breaker") == {"probe_rate": ProbeRate(5), "trip": trip}
+    assert options(toml(text, "staging"), "circuit_breaker") == {"trip": trip, "success_threshold": 3}
+    assert options(toml(text, "back"), "circuit_breaker") == {"success_threshold": 3, "failure_threshold": 7}

@@ -212,9 +212,13 @@ class RateLimiter(Gate):
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
             bucket = only or bucket_of(args, kwargs)
-            wait = bucket.take(clock.now(), max_wait)
-            if wait:
-                wait_for(bucket, wait, operation)
+            now = clock.now()
+            if bucket.tat <= now and bucket.closed_until <= now:  # at rest: `take`, without its frame and as atomic
+                bucket.tat = now + bucket.interval
+            else:
+                wait = bucket.take(now, max_wait)
+                if wait:
+                    wait_for(bucket, wait, operation)
             try:
                 return call(args, kwargs)
             except Exception as error:
@@ -233,9 +237,13 @@ class RateLimiter(Gate):
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:
             bucket = only or bucket_of(args, kwargs)
-            wait = bucket.take(clock.now(), max_wait)
-            if wait:
-                await wait_for(bucket, wait, operation)
+            now = clock.now()
+            if bucket.tat <= now and bucket.closed_until <= now:  # at rest: `take`, without its frame and as atomic
+                bucket.tat = now + bucket.interval
+            else:
+                wait = bucket.take(now, max_wait)
+                if wait:
+                    await wait_for(bucket, wait, operation)
             try:
                 return await call(args, kwargs)
             except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dis
 from typing import Any
 
 import pytest
@@ -144,3 +145,13 @@ def test_a_cancelled_wait_is_refunded() -> None:
 def test_describe() -> None:
     policy, _ = limiter(burst=None, rate=0.5, max_wait=3, key=lambda: 1)
     assert policy.describe()["text"] == "rate limiter 'l': 0.5 calls per 1 s for each key, burst 1, waits up to 3 s"
+
+
+@pytest.mark.parametrize("bind", [RateLimiter.bind, RateLimiter.bind_async])
+def test_taking_from_a_bucket_at_rest_is_as_atomic_as_take(bind: Any) -> None:
+    (guarded,) = (const for const in bind.__code__.co_consts if getattr(const, "co_name", "") == "guarded")
+    steps = list(dis.get_instructions(guarded))
+    reads = next(index for index, step in enumerate(steps) if step.argval == "tat")
+    writes = next(index for index, step in enumerate(steps) if step.opname == "STORE_ATTR" and step.argval == "tat")
+    between = {step.opname for step in steps[reads : writes + 1]}
+    assert not {name for name in between if name.startswith(("CALL", "PRECALL", "JUMP_BACKWARD", "FOR_ITER", "RESUME"))}

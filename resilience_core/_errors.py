@@ -131,6 +131,10 @@ class CallRejected(ResilienceError):
         """What the decision was based on, by name: limits, counts, times since the epoch."""
         return self.args[4] or {}
 
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self.args[:4]))  # without the inputs: who forced a circuit belongs into no log line
+        return f"{type(self).__name__}({shown})"
+
     def __str__(self) -> str:
         text = f"{self.name!r} rejected the call: {REASONS.get(self.reason, self.reason)}"
         if self.last_failure is not None:

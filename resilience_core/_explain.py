@@ -100,8 +100,10 @@ _ALWAYS = ("reason", "retry_after", "last_failure")
 
 def _rejected(values: Mapping[str, Any]) -> str:
     reason = values["reason"]
-    in_words = _REJECTIONS.get(reason) if len(values) > len(_ALWAYS) else None  # others' gates give no more than these
-    text = REASONS.get(reason, str(reason)) if in_words is None else in_words(values)
+    try:
+        text = _REJECTIONS[reason](values)
+    except KeyError:  # a gate of somebody else, which rejects for a reason of its own or gives other inputs
+        text = REASONS.get(reason, str(reason))
     if values["last_failure"] is not None:
         text += f", last {values['last_failure']}"
     if values["retry_after"] is not None and reason != RejectionReason.RATE_LIMITED:
@@ -157,7 +159,7 @@ def _served_stale(values: Mapping[str, Any]) -> str:
 
 _ACTIONS: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], str]]] = {
     "raised": (("error_type",), lambda values: f"raised {values['error_type']}"),
-    "refused": (("text",), lambda values: f"is refused: {values['text']}"),
+    "refused": (("error_type",), lambda values: f"was refused by {values['error_type']}"),
     "rejected": ((*_ALWAYS, "inputs"), _rejected),
     "timed_out": (
         ("seconds",),
@@ -256,7 +258,7 @@ def _decision(entry: Entry) -> Decision:
         for name, value in zip(_ACTIONS[action][0], values, strict=True)
     }
     if action == "rejected":
-        inputs |= inputs.pop("inputs")
+        inputs = {**inputs.pop("inputs"), **inputs}
         kind = inputs.pop("kind", "policy")
     return Decision(at, kind, policy, operation, action, inputs)
 

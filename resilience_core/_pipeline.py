@@ -13,8 +13,8 @@ from resilience_core._errors import ConfigurationError
 from resilience_core._events import Listener
 from resilience_core._story import Journal
 from resilience_core._verdicts import Classifier, Judge, ResultClassifier, judge_from
-from resilience_core._weave.edge import Policy
-from resilience_core._weave.reload import refuse_fixed
+from resilience_core._weave.edge import Policy, unless_foreign
+from resilience_core._weave.reload import Substitutes, refuse_fixed
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import AsyncCall, Call, Site
 from resilience_core._weave.wrapping import decoration_checks
@@ -159,10 +159,14 @@ class Pipeline(Policy):
         known = {option: name for option, name in self._options().items() if option != "clock"}
         refuse_fixed(self, options, known, self.fixed)
         values = {option: getattr(self, name) for option, name in known.items()} | dict(options)
-        return type(self)(*values.pop("policies"), **values)
+        policies = values.pop("policies")
+        return unless_foreign(self, lambda: type(self)(*policies, **values))
 
-    def with_substitutes(self, substitutes: Mapping[Any, Any]) -> Policy:
+    def with_substitutes(self, substitutes: Substitutes) -> Policy:
         """This pipeline with substitutes for those that have one, itself included."""
+        done: Policy | None = substitutes.wholes.get(self)
+        if done is not None:
+            return done
         base: Pipeline = substitutes.get(self, self)
         policies = tuple(policy.with_substitutes(substitutes) for policy in base.policies)
         if policies != base.policies:
@@ -171,6 +175,7 @@ class Pipeline(Policy):
             from resilience_core import _lint
 
             _lint.at_construction(base, instead_of=self)
+        substitutes.wholes[self] = base
         return base
 
     def _adopt(self, other: Pipeline, changed: frozenset[str]) -> None:
@@ -224,8 +229,10 @@ class Pipeline(Policy):
         listening = _Listening(listener)
         listening.follow(self.policies)
         self._listening = (*self._listening, listening)
+        end_own = self.bus.subscribe(listener)
 
         def unsubscribe() -> None:
+            end_own()
             self._listening = tuple(each for each in self._listening if each is not listening)
             listening.follow(())
 

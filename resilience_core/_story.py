@@ -52,9 +52,9 @@ def _restored(entries: list[Entry], told: bool) -> Story:
 def story_of(error: BaseException, at: float | None, kind: str, policy: str, operation: str) -> Story:
     """The story of `error` that a policy can go on with, begun with how the exception came about."""
     story: Story | None = error.__dict__.get(_STORY)
-    if story is not None and not story.told:
-        return story
-    if story is not None and _continues(story, kind, policy, operation):
+    if story is not None and _continues(story, (kind, policy, operation)):
+        if not story.told:
+            return story
         begun = Story(list(story.entries))
     else:
         begun = Story([_origin(error, at, operation)])
@@ -62,9 +62,24 @@ def story_of(error: BaseException, at: float | None, kind: str, policy: str, ope
     return begun
 
 
-def _continues(story: Story, kind: str, policy: str, operation: str) -> bool:
-    """Whether the exception has passed into another pipeline, and is not raised anew where it was before."""
-    return all(entry[1:4] != (kind, policy, operation) for entry in story.entries)
+def _continues(story: Story, place: tuple[str, str, str]) -> bool:
+    """Whether it is still about the same call: a function may raise the same object again in the next one.
+
+    Within one call a policy has its say again only after a retry around it has decided to try again.
+    """
+    for entry in reversed(story.entries):
+        if entry[4] == "retried" and not story.told:
+            return True
+        if entry[1:4] == place:
+            return False
+    return True
+
+
+def end_story(error: BaseException) -> None:
+    """The call that `error` belongs to is over: what is noted next is about another one."""
+    story: Story | None = error.__dict__.get(_STORY)
+    if story is not None:
+        story.told = True
 
 
 def note(error: BaseException, at: float, kind: str, policy: str, operation: str, *what: Any) -> Story:
@@ -86,18 +101,20 @@ def follow(story: Story | None, error: BaseException, at: float, kind: str, poli
 
 
 _OURS = (CallRejected, TimeoutExceeded, ConfigurationError)
+_REJECTED = 5  # arguments of a rejection
 
 
 def _origin(error: BaseException, at: float | None, operation: str) -> Entry:
     if not isinstance(error, _OURS):
         return at, None, None, operation, "raised", type(error).__qualname__
-    if isinstance(error, CallRejected):
+    if isinstance(error, CallRejected) and len(error.args) == _REJECTED:
         name, reason, retry_after, last_failure, inputs = error.args  # as its properties, which are calls
         last = None if last_failure is None else last_failure.error_type
         return at, None, name, operation, "rejected", reason, retry_after, last, inputs or {}
-    if isinstance(error, TimeoutExceeded):
+    if isinstance(error, TimeoutExceeded) and hasattr(error, "seconds"):
         return at, "timeout", error.name, operation, "timed_out", error.seconds
-    return at, None, None, operation, "refused", str(error)
+    # A ConfigurationError, whose text may have anything in it; or a class of somebody else that lacks what ours have.
+    return at, None, None, operation, "refused", type(error).__qualname__
 
 
 def told_about(error: BaseException) -> tuple[Entry, ...]:
@@ -159,7 +176,10 @@ class Journal:
 
     def answered(self, story: Story | None, operation: str, entry: Entry) -> None:
         """The caller gets an answer after all, by what `entry` tells."""
-        before = () if story is None else tuple(story.entries)
+        before: tuple[Entry, ...] = ()
+        if story is not None:
+            story.told = True
+            before = tuple(story.entries)
         self._keep(Unhappy(operation, None, (*before, entry)))
 
     def _keep(self, call: Unhappy) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -48,18 +50,24 @@ class Registry:
 
     def __init__(self) -> None:
         self._policies: WeakSet[Any] = WeakSet()
+        self._lock = threading.Lock()  # a set must not change while somebody looks through it
+        os.register_at_fork(after_in_child=self._lock._at_fork_reinit)  # type: ignore[attr-defined]
 
     def add(self, policy: Named) -> None:
         """Note a policy; every policy that was given a name does this itself."""
         if not _TRIAL.get():
-            self._policies.add(policy)
+            with self._lock:
+                self._policies.add(policy)
 
     def remove(self, policy: Named) -> None:
         """Forget a policy that another one stands for."""
-        self._policies.discard(policy)
+        with self._lock:
+            self._policies.discard(policy)
 
     def __iter__(self) -> Iterator[Named]:
-        return iter(sorted(self._policies, key=lambda policy: (policy.kind, policy.name)))
+        with self._lock:
+            policies = list(self._policies)
+        return iter(sorted(policies, key=lambda policy: (policy.kind, policy.name)))
 
     def find(self, name: str, kind: str | None = None) -> list[Named]:
         """All living policies called `name`, of one `kind` ("circuit_breaker", "bulkhead", ...) if given."""
@@ -79,10 +87,12 @@ class Registry:
         raise LookupError(f"{problem} called {name!r}; known names: {known}")
 
     def apply(self, configuration: Applicable) -> dict[str, Any]:
-        """Set the living policies as a configuration says, all of them at once or none; what has changed, by name.
+        """Set the living policies as a configuration says, all of them at once or none; what has changed.
 
-        A stack sets the policies of the pipelines that are called like it, and policies of that name that stand alone.
-        Options that the last configuration set and this one does not name become what they were before.
+        That is told by the path in the configuration: `{"policies.search.retry": (("max_attempts", 3, 5),)}`. A stack
+        sets the policies of the pipelines that are called like it, and policies of that name that stand alone. Options
+        that the last configuration set and this one does not name become what they were before, and so does everything
+        that a file of that name has set, and does not speak of any more.
 
         Raises:
             ConfigurationError: they cannot be set so; nothing has changed then.

@@ -327,6 +327,8 @@ class Circuit:
         old, self.rules = self.rules, rules
         if rules.trip != old.trip:
             self.memory = resumed(rules.trip, self.memory, now)
+        if rules.probe_rate != old.probe_rate and self.state is _HALF_OPEN:
+            self.successes = self.trials_failed = 0  # counted for another judgement
         if abs(self.open_until - self.opened_at - old.recovery_timeout) < 1e-6:
             self.open_until = self.opened_at + rules.recovery_timeout
         self._open_door()

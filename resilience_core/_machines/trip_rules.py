@@ -10,7 +10,6 @@ Only a call that counts against the dependency evaluates a rule: a success never
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import zip_longest
 from typing import Any, ClassVar, Protocol
 
 from attrs import field, frozen
@@ -42,6 +41,9 @@ def resumed(rule: TripRule, memory: TripCounter, now: float) -> TripCounter:
     resume = getattr(rule, "resume", None)
     if resume is None:
         return rule.start()
+    if isinstance(memory, AnyCounter) and not isinstance(rule, AnyOf):
+        fitting = [each for each in memory.counters if resume(each, now) is each]
+        return fitting[0] if fitting else rule.start()
     counter: TripCounter = resume(memory, now)
     return counter
 
@@ -141,10 +143,14 @@ class AnyOf(Combinable):
         return AnyCounter([rule.start() for rule in self.rules])
 
     def resume(self, memory: TripCounter | AnyCounter, now: float) -> AnyCounter:
-        """Go on with the memories of another such rule, each in its place."""
-        old = memory.counters if isinstance(memory, AnyCounter) else [memory]
-        pairs = zip_longest(self.rules, old[: len(self.rules)])
-        return AnyCounter([rule.start() if kept is None else resumed(rule, kept, now) for rule, kept in pairs])
+        """Go on with the memories of other rules, each rule with the first one that it can use."""
+        left = list(memory.counters) if isinstance(memory, AnyCounter) else [memory]
+        counters = []
+        for rule in self.rules:
+            counter = resumed(rule, AnyCounter(left), now)
+            left = [other for other in left if other is not counter]
+            counters.append(counter)
+        return AnyCounter(counters)
 
     def __str__(self) -> str:
         return " or ".join(str(rule) for rule in self.rules)

@@ -173,8 +173,8 @@ class CircuitBreaker(Gate):
         Gate._adopt(self, other, changed)
         with self._lock:
             self._circuit.adopt(other._circuit.rules, self.clock.now())
-            change = self._circuit.last_transition
-        self._facts = self._facts_of(change)
+            if self._facts:
+                self._facts = {**self._facts, "until": self._facts_of(self._circuit.last_transition)["until"]}
 
     # --- what it tells -------------------------------------------------------------------------------------------
 
@@ -404,7 +404,9 @@ class CircuitBreaker(Gate):
         }
 
     def _tell(self, change: Transition | None) -> None:
-        self._facts = self._facts_of(change)
+        with self._lock:
+            if change is self._circuit.last_transition:  # or another one has come since: who made it tells it
+                self._facts = self._facts_of(change)
         if change is None or change.previous is change.state:
             return
         telemetry.count_transition(self.name, change.previous, change.state, change.reason)

@@ -11,7 +11,7 @@ from attrs import define, field, setters
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
 from resilience_core._events import FallbackUsed
-from resilience_core._story import story_of
+from resilience_core._story import end_story, follow, story_of
 from resilience_core._telemetry import note_degraded
 from resilience_core._verdicts import BadResult, On
 from resilience_core._weave.edge import Policy
@@ -40,7 +40,7 @@ class Fallback(Policy):
     kind: ClassVar[str] = "fallback"
 
     name: str = field(default="fallback", validator=check.name)
-    value: Any = field(default=_NOT_GIVEN, kw_only=True)
+    value: Any = field(default=_NOT_GIVEN, kw_only=True, repr=False)
     replacement: Callable[..., Any] | None = field(
         default=None, kw_only=True, alias="call", validator=check.optional(check.function)
     )
@@ -75,11 +75,18 @@ class Fallback(Policy):
             used = "value" if self.replacement is None else "call"
             self.bus.emit(FallbackUsed(self.name, self.clock.now(), operation, used, error))
 
+    def _hand_on(self, error: Exception, second: Exception, operation: str) -> None:
+        """Let the story of what was to be replaced go on with that of the replacement's own failure."""
+        at = self.clock.wall()
+        story = story_of(error, at, self.kind, self.name, operation)
+        follow(story, second, at, self.kind, self.name, operation)
+
     def _journal(self, error: Exception, site: Site) -> None:
         if site.journal is not None:
             at, used = self.clock.wall(), "value" if self.replacement is None else "call"
             story = story_of(error, at, self.kind, self.name, site.operation)
             site.journal.answered(story, site.operation, (at, self.kind, self.name, site.operation, "replaced", used))
+        end_story(error)
 
     def bind(self, call: Call, site: Site) -> Call:
         """Weave the fallback around a blocking call."""
@@ -93,7 +100,11 @@ class Fallback(Policy):
                 if not replaces(error):
                     raise
                 tell(error, operation)
-                result = answer(args, kwargs)
+                try:
+                    result = answer(args, kwargs)
+                except Exception as second:
+                    self._hand_on(error, second, operation)
+                    raise
                 self._journal(error, site)
                 return result
 
@@ -111,7 +122,11 @@ class Fallback(Policy):
                 if not replaces(error):
                     raise
                 tell(error, operation)
-                result = await answer(args, kwargs)
+                try:
+                    result = await answer(args, kwargs)
+                except Exception as second:
+                    self._hand_on(error, second, operation)
+                    raise
                 self._journal(error, site)
                 return result
 

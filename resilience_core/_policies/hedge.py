@@ -172,7 +172,8 @@ class _Race:
         self._paid = 0.0
         self._may_hedge = True
         self._over = False
-        self._budget = hedge.budget  # the one that this call is counted in, whatever the option becomes meanwhile
+        # As they are now, whatever the options become meanwhile.
+        self._budget, self._max_hedges, self._max_stragglers = hedge.budget, hedge.max_hedges, hedge.max_stragglers
         if self._budget is not None:
             self._budget.began()
         try:
@@ -244,7 +245,7 @@ class _Race:
     def patience(self) -> float | None:
         """Seconds until the next attempt is due; None when there will be none."""
         hedge = self._hedge
-        if not self._may_hedge or self._number > hedge.max_hedges:
+        if not self._may_hedge or self._number > self._max_hedges:
             return None
         return max(0.0, self._latest + hedge.current_delay() - hedge.clock.now())
 
@@ -257,7 +258,7 @@ class _Race:
         if busy:
             return
         paid = 0.0
-        if len(hedge._stragglers) >= hedge.max_stragglers:
+        if len(hedge._stragglers) >= self._max_stragglers:
             self._may_hedge = False
             return
         if self._budget is not None:

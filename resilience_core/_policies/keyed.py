@@ -23,7 +23,7 @@ from resilience_core._validation import to_optional_seconds
 from resilience_core._weave import births
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.gate import Gate
-from resilience_core._weave.reload import weavers
+from resilience_core._weave.reload import lock, weavers
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core.registry import registry
 
@@ -114,13 +114,17 @@ class Keyed(Policy):
 
     def concerns(self, changed: Mapping[Any, Any]) -> bool:
         """Whether this policy, or that of any key, is among the changed ones."""
-        inside = (entry.policy for entry in list(self._entries.values()) if entry.policy is not None)
+        inside = (entry.policy for entry in self._all() if entry.policy is not None)
         return any(part in changed for policy in (self, *inside) for part in policy.parts())
+
+    def _all(self) -> list[_Entry]:
+        with self._lock:
+            return list(self._entries.values())
 
     def reweave(self) -> None:
         """Let the next call of each key weave anew."""
         Policy.reweave(self)
-        for entry in list(self._entries.values()):
+        for entry in self._all():
             entry.weaves.clear()
 
     # --- entries -----------------------------------------------------------------------------------------------------
@@ -217,7 +221,7 @@ class Keyed(Policy):
         gone = [number for number, guarded in self._woven.items() if guarded() is None]
         for number in gone:
             del self._woven[number]
-            for entry in list(self._entries.values()):
+            for entry in self._all():
                 entry.weaves.pop(number, None)
         weavers.add(self)  # a policy of a key may get other options
         return next(self._sites)
@@ -234,7 +238,8 @@ class Keyed(Policy):
 
         def weave(entry: _Entry) -> Call:
             assert entry.policy is not None
-            woven = entry.weaves[number] = entry.policy.bind(call, evolve(inner))
+            with lock:  # not in the middle of a change of its options, or the old ones would stay
+                woven = entry.weaves[number] = entry.policy.bind(call, evolve(inner))
             return woven
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
@@ -262,7 +267,8 @@ class Keyed(Policy):
 
         def weave(entry: _Entry) -> AsyncCall:
             assert entry.policy is not None
-            woven = entry.weaves[number] = entry.policy.bind_async(call, evolve(inner))
+            with lock:  # not in the middle of a change of its options, or the old ones would stay
+                woven = entry.weaves[number] = entry.policy.bind_async(call, evolve(inner))
             return woven
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:

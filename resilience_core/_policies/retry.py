@@ -435,6 +435,8 @@ class _Tries:
         """The call succeeded: let go of the last error, whose traceback leads back here."""
         self._last = None
         rules, retry = self._rules, self._rules.retry
+        if self._story is not None:
+            self._story.told = True
         if rules.journal is not None:
             entry = (retry.clock.wall(), retry.kind, retry.name, rules.operation, "answered", self.number)
             rules.journal.answered(self._story, rules.operation, entry)

@@ -72,7 +72,10 @@ class RetryBudget:
         changes = (("law", str(self.law), str(other.law)),)
         with self._lock:
             object.__setattr__(self, "law", other.law)  # frozen for everybody else
-            self._account.adopt(other.law, self.clock.now())
+            if hasattr(self._account, "adopt"):
+                self._account.adopt(other.law, self.clock.now())
+            else:  # a law of somebody else, whose account cannot go on
+                self._account = other.law.start()
         return changes
 
     def tell_changes(self, changes: Changes) -> None:

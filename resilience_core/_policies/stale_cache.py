@@ -20,7 +20,7 @@ from resilience_core._errors import ConfigurationError
 from resilience_core._events import StaleServed
 from resilience_core._machines.freshness import Freshness, freshness
 from resilience_core._policies._stores import CacheStore, FileStore, MemoryStore, logger
-from resilience_core._story import story_of
+from resilience_core._story import end_story, story_of
 from resilience_core._telemetry import note_degraded
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import BadResult, On
@@ -244,6 +244,8 @@ class StaleCache(Policy):
             story = story_of(error, at, self.kind, self.name, operation)
             entry = (at, self.kind, self.name, operation, "served_stale", stale[1], because)
             site.journal.answered(story, operation, entry)
+        if error is not None:
+            end_story(error)
         return stale[0]
 
     def _revalidated(self, key: Hashable, flight: Flight, error: BaseException | None) -> None:

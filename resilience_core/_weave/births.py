@@ -6,6 +6,7 @@ to tell. What a `Keyed` factory makes, and what is made on trial, is meant to be
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import warnings
@@ -26,6 +27,7 @@ _PACKAGE = __file__.rpartition("_weave")[0]  # with its slash; importing pathlib
 _EXPECTED: ContextVar[bool] = ContextVar("resilience_many_policies", default=False)
 _made: dict[tuple[str, int], list[ref[Any]] | None] = {}  # None once it was told
 _lock = threading.Lock()
+os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined] # whoever held it is not there
 
 
 class CompositionWarning(UserWarning):

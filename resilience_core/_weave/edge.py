@@ -15,7 +15,7 @@ from resilience_core._errors import ConfigurationError
 from resilience_core._events import Bus, Listener, Reconfigured
 from resilience_core._story import Journal
 from resilience_core._weave import births
-from resilience_core._weave.reload import Changes, lock, reconfigure, refuse_fixed, weavers
+from resilience_core._weave.reload import Changes, Substitutes, lock, reconfigure, refuse_fixed, weavers
 from resilience_core._weave.site import AsyncCall, Call, Site
 from resilience_core._weave.wrapping import decorate, weave_in_place, weave_in_place_async
 from resilience_core.registry import registry
@@ -138,22 +138,16 @@ class Policy(ABC):
     def altered(self, options: Mapping[str, Any]) -> Policy:
         """A new policy that is set as this one, but for `options`."""
         refuse_fixed(self, options, self._options(), self.fixed)
-        try:
-            return attrs.evolve(self, **options)
-        except TypeError as error:  # a class of somebody else, whose __init__ takes other things
-            raise ConfigurationError(
-                f"{type(self).__name__} {self.name!r}: it cannot be changed, because it is not made from its options: "
-                f"{error}"
-            ) from error
+        return unless_foreign(self, lambda: attrs.evolve(self, **options))
 
     def take_over(self, other: Policy) -> Changes:
         """Take the options of `other` over, and let the machine go on under them; what has changed."""
         changes = []
         for option, attribute in self._options().items():
             before, after = getattr(self, attribute), getattr(other, attribute)
-            if option not in self.fixed and not _same(before, after):
+            if option not in self.fixed and not same(before, after):
                 object.__setattr__(self, attribute, after)  # options are frozen for everybody else
-                changes.append((option, plain(before), plain(after)))
+                changes.append((option, self._shown(attribute, before), self._shown(attribute, after)))
         if changes:
             self._adopt(other, frozenset(name for name, _, _ in changes))
         return tuple(changes)
@@ -166,7 +160,7 @@ class Policy(ABC):
     def _adopt(self, other: Any, changed: frozenset[str]) -> None:  # noqa: B027 - most keep nothing beside their options
         """Let the machines go on under the `changed` options, just taken over from `other`. Must not fail."""
 
-    def with_substitutes(self, substitutes: Mapping[Any, Any]) -> Policy:
+    def with_substitutes(self, substitutes: Substitutes) -> Policy:
         """What stands in this policy's place when some are replaced."""
         substitute: Policy = substitutes.get(self, self)
         return substitute
@@ -182,7 +176,7 @@ class Policy(ABC):
         """Whether this policy, or one inside it, is among the changed ones."""
         return any(part in changed for part in self.parts())
 
-    def try_out(self, substitutes: Mapping[Any, Any]) -> None:
+    def try_out(self, substitutes: Substitutes) -> None:
         """Weave for calls in place with the substitutes, for nothing but to see that it can be done."""
         substitute = self.with_substitutes(substitutes)
         if self._in_place is not None:
@@ -191,8 +185,11 @@ class Policy(ABC):
             weave_in_place_async(substitute)
 
     def reweave(self) -> None:
-        """Let the next call in place weave anew."""
-        self._in_place = self._in_place_async = None
+        """Weave anew for calls in place."""
+        if self._in_place is not None:
+            self._in_place = weave_in_place(self)
+        if self._in_place_async is not None:
+            self._in_place_async = weave_in_place_async(self)
 
     # --- looking in -------------------------------------------------------------------------------------------------
 
@@ -211,17 +208,32 @@ class Policy(ABC):
     def describe(self) -> dict[str, Any]:
         """What this policy is and how it is set, as plain values; `text` says it in one sentence."""
         options = {
-            option.name: plain(getattr(self, option.name))
+            option.name: self._shown(option.name, getattr(self, option.name))
             for option in attrs.fields(type(self))
             if option.init and option.name not in ("name", "clock")
         }
         return {"kind": self.kind, "name": self.name, "text": self._sentence(), "options": options}
 
+    def _shown(self, attribute: str, value: Any) -> Any:
+        """An option's value as a plain one; of what may be a user's data, only the kind."""
+        return plain(value) if attrs.fields_dict(type(self))[attribute].repr else type(value).__qualname__
+
     def _sentence(self) -> str:
         return f"{self.kind.replace('_', ' ')} {self.name!r}"
 
 
-def _same(before: Any, after: Any) -> bool:
+def unless_foreign(policy: Policy, make: Callable[[], T]) -> T:
+    """What `make` makes; refused for a class of somebody else whose `__init__` takes other things."""
+    try:
+        return make()
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{type(policy).__name__} {policy.name!r}: it cannot be changed, because it is not made from its options: "
+            f"{error}"
+        ) from error
+
+
+def same(before: Any, after: Any) -> bool:
     """Whether two values of an option are equal, as far as they can be compared."""
     try:
         return before is after or bool(before == after)

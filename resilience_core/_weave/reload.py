@@ -13,6 +13,8 @@ What must never happen: a call that finds half of a weave (the swap is one assig
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -46,7 +48,7 @@ class Adjustable(Protocol):
 class Whole(Protocol):
     """A policy made of others."""
 
-    def with_substitutes(self, substitutes: Mapping[Any, Any]) -> Any:
+    def with_substitutes(self, substitutes: Substitutes) -> Any:
         """What stands in its place when some of them are replaced; raises `ConfigurationError` if it cannot be."""
         ...
 
@@ -58,7 +60,7 @@ class Weaver(Protocol):
         """Whether any of the changed policies is woven here."""
         ...
 
-    def try_out(self, substitutes: Mapping[Any, Any]) -> None:
+    def try_out(self, substitutes: Substitutes) -> None:
         """Weave with the substitutes of the changed policies, for nothing but to see that it can be done."""
         ...
 
@@ -70,13 +72,23 @@ class Weaver(Protocol):
 lock = threading.RLock()
 """Held while weaving and while options change: a function must not be woven in the middle of it."""
 weavers: WeakSet[Any] = WeakSet()
-"""All that hold a weave."""
+"""All that hold a weave. Added to and looked through under the lock."""
+logger = logging.getLogger("resilience_core.config")
+os.register_at_fork(after_in_child=lock._at_fork_reinit)  # type: ignore[attr-defined] # whoever held it is not in the child
 
 
-def reconfigure(changes: Mapping[Any, Mapping[str, Any]]) -> dict[Any, Changes]:
+class Substitutes(dict[Any, Any]):
+    """The changed policies with what stands in their place on trial, and the pipelines made of those so far."""
+
+    def __init__(self, substitutes: Mapping[Any, Any]) -> None:
+        super().__init__(substitutes)
+        self.wholes: dict[Any, Any] = {}
+
+
+def swap(changes: Mapping[Any, Mapping[str, Any]]) -> dict[Any, Changes]:
     """Give each of these policies (and budgets) other options, all of them at once or none; what has changed.
 
-    `changes` holds the new options of each; those that are not named stay.
+    `changes` holds the new options of each; those that are not named stay. Nobody is told so far.
 
     Raises:
         ConfigurationError: what one of them is to be set to cannot be, alone or together; nothing has changed then.
@@ -84,20 +96,39 @@ def reconfigure(changes: Mapping[Any, Mapping[str, Any]]) -> dict[Any, Changes]:
     """
     with lock:
         with on_trial():
-            substitutes = {policy: policy.altered(options) for policy, options in changes.items()}
+            substitutes = Substitutes({policy: policy.altered(options) for policy, options in changes.items()})
             concerned = [weaver for weaver in list(weavers) if weaver.concerns(substitutes)]
             for named in registry:  # also those that guard no function so far
                 if isinstance(named, Whole):
                     named.with_substitutes(substitutes)
             for weaver in concerned:
                 weaver.try_out(substitutes)
-        told = {policy: policy.take_over(substitute) for policy, substitute in substitutes.items()}
+        told = {policy: _taken_over(policy, substitute) for policy, substitute in substitutes.items()}
         for weaver in concerned:
             weaver.reweave()
+    return told
+
+
+def _taken_over(policy: Any, substitute: Any) -> Changes:
+    """What a policy has taken over. That may call code of others: where it fails, the rest goes on all the same."""
+    try:
+        changes: Changes = policy.take_over(substitute)
+    except Exception:
+        logger.exception("%s %r did not take all of its new options over", policy.kind, policy.name)
+        return ()
+    return changes
+
+
+def tell(told: Mapping[Any, Changes]) -> None:
+    """Let listeners know what has changed; outside of the lock, for they may do what they like."""
     for policy, changed in told.items():
         if changed:
             policy.tell_changes(changed)
-    return told
+
+
+def reconfigure(changes: Mapping[Any, Mapping[str, Any]]) -> None:
+    """`swap`, and `tell`."""
+    tell(swap(changes))
 
 
 def refuse_fixed(policy: Any, options: Mapping[str, Any], known: Iterable[str], fixed: Iterable[str]) -> None:

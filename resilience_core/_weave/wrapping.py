@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resilience_core._telemetry import measured, measured_async, telemetry
 from resilience_core._verdicts import BadResult
-from resilience_core._weave.reload import lock, weavers
+from resilience_core._weave.reload import Substitutes, lock, weavers
 from resilience_core._weave.site import (
     Args,
     AsyncCall,
@@ -94,7 +94,7 @@ class Guarded:
         """Whether the function is guarded by any of the changed policies."""
         return self.policy.concerns(changed)
 
-    def try_out(self, substitutes: Mapping[Any, Any]) -> None:
+    def try_out(self, substitutes: Substitutes) -> None:
         """Weave with the substitutes, for nothing but to see that it can be done."""
         self.weave(self.policy.with_substitutes(substitutes))
 

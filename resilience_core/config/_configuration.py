@@ -23,6 +23,8 @@ from resilience_core.registry import Registry, on_trial, registry
 Code = Mapping[str, Mapping[str, Any]]
 """Options that only code can give, by section: functions, stores, clocks."""
 
+ANONYMOUS = ("the text", "the mapping")
+"""What configurations are called whose source was not given: two of them may have nothing to do with each other."""
 _budgets: WeakValueDictionary[str, RetryBudget] = WeakValueDictionary()
 """The budgets that configurations have given to policies which are still there."""
 _JUDGING = ("retry", "adaptive_retry", "circuit_breaker")
@@ -115,7 +117,7 @@ class Configuration:
         )
         from resilience_core.config import _reload  # it knows configurations
 
-        _reload.remember(pipeline, stack, policies, given, on, idempotent)
+        _reload.remember(pipeline, stack, policies, given, on, idempotent, self.source)
         return pipeline
 
     def effective(self) -> dict[str, dict[str, dict[str, Any]]]:

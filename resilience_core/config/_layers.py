@@ -82,14 +82,18 @@ class Layer:
         return self.sources.get(path, self.source)
 
 
-_IN_PLACE_OF = {"trip": "failure_threshold", "probe_rate": "success_threshold"}
+IN_PLACE_OF = {
+    "trip": "failure_threshold",
+    "failure_threshold": "trip",
+    "probe_rate": "success_threshold",
+    "success_threshold": "probe_rate",
+}
 """Options of a breaker of which one takes the place of the other: who writes one later is rid of the other."""
 
 
 def laid_over(lower: Table, upper: Table) -> dict[str, Any]:
     """The options of two tables, those of the upper one before those of the lower one."""
-    pairs = [*_IN_PLACE_OF.items(), *((old, new) for new, old in _IN_PLACE_OF.items())]
-    replaced = {other for name, other in pairs if name in upper}
+    replaced = {other for name, other in IN_PLACE_OF.items() if name in upper}
     return {**{name: value for name, value in lower.items() if name not in replaced}, **upper}
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from weakref import WeakSet
 
 from resilience_core import _validation as check
 from resilience_core._clock import SYSTEM
@@ -24,11 +25,25 @@ from resilience_core.registry import registry as whole_registry
 logger = logging.getLogger("resilience_core.config")
 
 
+_watchers: WeakSet[Watcher] = WeakSet()
+
+
+def _after_fork() -> None:
+    """In a child of a fork: the threads are not there, and nobody would let go of what they held."""
+    for watcher in _watchers:
+        watcher._lock = threading.Lock()
+        watcher._thread = None
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Watcher:
     """Applies a configuration file whenever it has changed. Nothing is watched until `start()`.
 
     A file that is wrong changes nothing: it is logged as an error, told as `ConfigurationRefused`, kept as `error`, and
-    the next change is looked at as before. A thread that is started here does not outlive a fork.
+    the next change is looked at as before. What fails for another reason is tried again at every look. A thread that is
+    started here does not outlive a fork.
 
     Args:
         path: of the file, as for `load`.
@@ -56,6 +71,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        _watchers.add(self)
         self.error: ConfigurationError | None = None
         """Why the file as it is now was refused; None for a good one."""
 
@@ -65,36 +81,44 @@ class Watcher:
             seen = self._fingerprint()
             if seen == self._seen:
                 return False
-            self._seen = seen
-            return self._apply()
+            return self._apply(seen)
 
     def _fingerprint(self) -> bytes:
         try:
             with self._path.open("rb") as file:
                 return hashlib.sha256(file.read(LARGEST_FILE + 1)).digest()
-        except OSError as error:
-            return repr(error.errno).encode()
+        except (OSError, ValueError) as error:  # a ValueError: there can be no file of that name
+            return repr(error).encode()
 
-    def _apply(self) -> bool:
+    def _apply(self, seen: bytes) -> bool:
         name = self._path.name
         try:
             configuration = load(self._path, environment=self._environment, env=self._env)
             changed = self._registry.apply(configuration)
         except (ConfigurationError, TypeError) as error:
-            refused = error if isinstance(error, ConfigurationError) else ConfigurationError(str(error))
-            self.error = refused
-            problems = tuple(str(problem) for problem in getattr(refused, "problems", ())) or (str(refused),)
-            logger.error(  # noqa: TRY400 - the problems say all; a traceback of ours says nothing to who wrote the file
-                "Configuration %s is refused, nothing has changed: %s", name, "; ".join(problems)
-            )
-            telemetry.count_reload("error")
-            everywhere.deliver(ConfigurationRefused(name, SYSTEM.now(), problems))
+            self._seen = seen  # it is as wrong at the next look
+            self._refuse(error, None)
             return False
+        except Exception as error:  # a hook or a store of somebody else: it may go well at the next look
+            self._refuse(error, error)
+            return False
+        self._seen = seen
         self.error = None
         logger.info("Configuration %s is applied: %s", name, ", ".join(changed) or "no change")
         telemetry.count_reload("success")
         everywhere.deliver(ConfigurationReloaded(name, SYSTEM.now(), tuple(changed)))
         return True
+
+    def _refuse(self, error: Exception, told_with: Exception | None) -> None:
+        name = self._path.name
+        refused = error if isinstance(error, ConfigurationError) else ConfigurationError(str(error) or repr(error))
+        problems = tuple(str(problem) for problem in getattr(refused, "problems", ())) or (str(refused),)
+        logger.error(
+            "Configuration %s is refused, nothing has changed: %s", name, "; ".join(problems), exc_info=told_with
+        )
+        self.error = refused.with_traceback(None)  # it is kept: the frames of its traceback must not be
+        telemetry.count_reload("error")
+        everywhere.deliver(ConfigurationRefused(name, SYSTEM.now(), problems))
 
     def start(self) -> None:
         """Look every `interval` seconds from now on, in a thread that does not keep the process alive."""
@@ -106,10 +130,7 @@ class Watcher:
 
     def _watch(self) -> None:
         while True:
-            try:
-                self.poll()
-            except Exception:  # a listener or a policy of somebody else: the next change must be seen all the same
-                logger.exception("Watching %s failed; it goes on", self._path.name)
+            self.poll()
             if self._stop.wait(self._interval):
                 return
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from resilience_core import (
     ConfigurationRefused,
     ConfigurationReloaded,
     Event,
+    FailureRate,
     Fallback,
     Gate,
     Judgement,
@@ -29,6 +33,7 @@ from resilience_core import (
     RateLimiter,
     Retry,
     RetryBudget,
+    StaleCache,
     Timeout,
     TokenQuota,
     config,
@@ -36,6 +41,7 @@ from resilience_core import (
     subscribe,
 )
 from resilience_core._telemetry import Telemetry
+from resilience_core._weave import births, reload
 from resilience_core.config import _watch
 
 
@@ -61,8 +67,8 @@ def test_policies_made_in_code_are_set_by_their_name() -> None:
         )
     )
     assert changed == {
-        "circuit_breaker applied": (("failure_threshold", 5, 9),),
-        "bulkhead applied": (("max_concurrent", 3, 7),),
+        "policies.applied.circuit_breaker": (("failure_threshold", 5, 9),),
+        "policies.applied.bulkhead": (("max_concurrent", 3, 7),),
     }
     assert breaker.snapshot()["state"] == CircuitState.CLOSED
     assert bulkhead.snapshot()["limit"] == 7
@@ -175,6 +181,107 @@ def test_what_is_allowed_reaches_a_pipeline_made_in_code() -> None:
     assert pipeline.allow == {"plan-exceeds-deadline": "it is"}
 
 
+def test_the_same_again_changes_nothing_and_is_no_change_of_what_is_fixed(tmp_path: Path) -> None:
+    cache = StaleCache(fresh_for=60, stale_for=600, name="again", file=tmp_path / "cache")
+    text = f'[policies.again.stale_cache]\nfresh_for = 30\nstale_for = 600\nfile = "{tmp_path / "cache"}"'
+    assert registry.apply(toml(text)) == {"policies.again.stale_cache": (("fresh_for", 60, 30),)}
+    assert registry.apply(toml(text)) == {}
+    assert cache.fresh_for == 30
+
+
+def test_two_stacks_that_set_one_policy_add_up_also_the_second_time() -> None:
+    shared = CircuitBreaker("sharing_one")
+    kept = Pipeline(shared, Timeout(30), name="sharing_two")
+    text = """
+        [policies.sharing_one.circuit_breaker]
+        failure_threshold = 9
+        [policies.sharing_two.circuit_breaker]
+        recovery_timeout = 20
+        """
+    for _ in range(2):
+        registry.apply(toml(text))
+        assert (shared.failure_threshold, shared.recovery_timeout) == (9, 20)
+    assert len(kept.policies) == 2
+
+
+def test_two_stacks_that_contradict_each_other_are_told() -> None:
+    shared = CircuitBreaker("quarrel_one")
+    kept = Pipeline(shared, Timeout(30), name="quarrel_two")
+    with pytest.raises(config.InvalidConfiguration) as refused:
+        registry.apply(
+            toml(
+                "[policies.quarrel_one.circuit_breaker]\nfailure_threshold = 9\n"
+                "[policies.quarrel_two.circuit_breaker]\nfailure_threshold = 8"
+            )
+        )
+    assert str(refused.value) == (
+        "1 problem in the configuration (the text)\n"
+        "policies.quarrel_two.circuit_breaker.failure_threshold: "
+        "is set to 8 here, and to 9 by policies.quarrel_one.circuit_breaker\n"
+        "  Both set the same policy: say it in one place\n"
+        "  (in the text)"
+    )
+    assert (shared.failure_threshold, len(kept.policies)) == (5, 2)
+
+
+def test_a_rule_takes_the_place_of_the_threshold_that_code_gave_and_gives_it_back() -> None:
+    breaker = CircuitBreaker("ruled", failure_threshold=7)
+    for _ in range(2):
+        registry.apply(toml('[policies.ruled.circuit_breaker]\ntrip = { type = "FailureRate", rate = 0.4 }'))
+        assert breaker.trip == FailureRate(0.4)
+    registry.apply(toml("[policies.ruled.circuit_breaker]\nrecovery_timeout = 5"))
+    assert (breaker.trip, breaker.failure_threshold, breaker.recovery_timeout) == (None, 7, 5)
+    registry.apply(toml("[policies.ruled.circuit_breaker]\nfailure_threshold = 3"))
+    assert (breaker.trip, breaker.failure_threshold) == (None, 3)
+
+
+def test_what_a_file_does_not_speak_of_any_more_is_as_code_made_it() -> None:
+    breaker, budget = CircuitBreaker("gone"), RetryBudget("gone_budget", law=TokenQuota(100))
+    attempt = Timeout(5)
+    kept = Pipeline(Retry(on=OSError, idempotent=True), attempt, name="gone.too", idempotent=False)
+    text = """
+        [policies.gone.circuit_breaker]
+        failure_threshold = 9
+        [policies."gone.too"]
+        idempotent = true
+        attempt_timeout = { seconds = 4 }
+        [budgets.gone_budget]
+        law = { type = "TokenQuota", capacity = 50 }
+        """
+    registry.apply(toml(text, source="gone.toml"))
+    assert (breaker.failure_threshold, attempt.seconds, kept.idempotent, budget.law) == (9, 4, True, TokenQuota(50))
+    registry.apply(toml("", source="another.toml"))
+    assert breaker.failure_threshold == 9
+    changed = registry.apply(toml("", source="gone.toml"))
+    assert (breaker.failure_threshold, attempt.seconds, kept.idempotent, budget.law) == (5, 5, False, TokenQuota(100))
+    assert set(changed) == {
+        "policies.gone.circuit_breaker",
+        "policies.gone.too",
+        "policies.gone.too.attempt_timeout",
+        "budgets.gone_budget",
+    }
+    assert registry.apply(toml("", source="gone.toml")) == {}
+
+
+def test_listeners_are_told_when_everything_is_done_and_may_wait_for_others() -> None:
+    breaker = CircuitBreaker("telling")
+    done, waited = threading.Event(), []
+
+    def listener(event: Event) -> None:
+        if not done.is_set():
+            done.set()
+            other = threading.Thread(target=lambda: breaker.reconfigure(recovery_timeout=7))
+            other.start()
+            other.join(20)
+            waited.append(other.is_alive())
+
+    end = breaker.subscribe(listener)
+    registry.apply(toml("[policies.telling.circuit_breaker]\nfailure_threshold = 9"))
+    end()
+    assert waited == [False], "another thread cannot change anything meanwhile"
+    assert (breaker.failure_threshold, breaker.recovery_timeout) == (9, 7)
+
+
 # --- pipelines that a configuration built ----------------------------------------------------------------------------
 
 BUILT = """
@@ -208,7 +315,7 @@ def test_a_built_pipeline_gets_other_sections_and_keeps_the_state_of_those_that_
         )
     )
     assert [policy.kind for policy in pipeline] == ["circuit_breaker", "bulkhead", "timeout"]
-    assert set(changed) == {"pipeline built"}
+    assert set(changed) == {"policies.built"}
     assert pipeline.policies[0] is breaker
     assert send("u") == "sent"
     for _ in range(4):
@@ -248,6 +355,24 @@ def test_a_built_pipeline_that_code_has_changed_since_is_nobodys_to_rebuild() ->
     assert pipeline.policies[0].max_attempts == 2  # type: ignore[attr-defined]
 
 
+def test_a_new_section_that_only_code_can_complete_is_refused_and_leaves_no_phantom() -> None:
+    text = BUILT.replace("built", "phantom")
+    pipeline = toml(text).build("phantom", on=ConnectionError)
+    with pytest.raises(config.InvalidConfiguration, match=r"policies\.phantom\.fallback: .*\n.*only code can give"):
+        registry.apply(toml(text + "bulkhead = { max_concurrent = 2 }\nfallback = {}"))
+    assert registry.find("phantom", "bulkhead") == []
+    assert [policy.kind for policy in pipeline] == ["retry", "circuit_breaker"]
+    registry.apply(toml(text + "bulkhead = { max_concurrent = 2 }\nattempt_timeout = { seconds = 3 }"))
+    assert registry.find("phantom", "bulkhead") == [pipeline.policies[2]]
+
+
+def test_what_a_built_pipeline_was_told_of_itself_goes_back_too() -> None:
+    pipeline = toml("[policies.itself]\nidempotent = true\nretry = {}").build("itself", on=OSError)
+    assert pipeline.idempotent
+    registry.apply(toml("[policies.itself]\nretry = {}"))
+    assert pipeline.idempotent is None
+
+
 def test_a_refused_change_of_structure_leaves_everything_as_it_was() -> None:
     pipeline = toml("[policies.built.timeout]\nseconds = 5").build("built")
     before = str(pipeline)
@@ -285,8 +410,8 @@ def test_every_change_of_the_file_is_applied_once(tmp_path: Path, heard: list[Ev
     assert limiter.rate == 6
     told = [event for event in heard if isinstance(event, ConfigurationReloaded)]
     assert [(event.policy, event.changed) for event in told] == [
-        ("resilience.toml", ("rate_limiter watched",)),
-        ("resilience.toml", ("rate_limiter watched",)),
+        ("resilience.toml", ("policies.watched.rate_limiter",)),
+        ("resilience.toml", ("policies.watched.rate_limiter",)),
     ]
 
 
@@ -368,10 +493,39 @@ def test_a_watcher_survives_what_it_cannot_foresee(
     path.write_text("")
     with config.Watcher(path, interval=0.01) as watcher:
         assert broken.wait(20)
-        path.write_text("# changed")
-        assert mended.wait(20)
+        assert mended.wait(20)  # of the same file
     assert watcher.error is None
-    assert "Watching resilience.toml failed; it goes on" in caplog.text
+    assert "Configuration resilience.toml is refused, nothing has changed: a bug" in caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # that is what is tried here
+def test_a_child_of_a_fork_can_look_for_itself(tmp_path: Path) -> None:
+    path = tmp_path / "resilience.toml"
+    path.write_text("[policies.forked.rate_limiter]\nrate = 5\n")
+    limiter = RateLimiter("forked", rate=1)
+    watcher = config.Watcher(path)
+    with watcher._lock, reload.lock, births._lock:  # a look is under way when the process forks
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if watcher.poll() and limiter.rate == 5 and watcher._thread is None else 1)
+        deadline = time.monotonic() + 60  # of a child that hangs
+        ended, status = os.waitpid(child, os.WNOHANG)
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.01)  # for a process, which has no virtual time
+            ended, status = os.waitpid(child, os.WNOHANG)
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert (ended, os.waitstatus_to_exitcode(status)) == (child, 0)
+    assert limiter.rate == 1
+
+
+def test_a_name_that_no_file_can_have_is_a_file_that_is_not_there() -> None:
+    watcher = config.Watcher("a\0b.toml")
+    assert not watcher.poll()
+    assert watcher.error is not None
 
 
 def test_it_can_be_closed_by_what_it_tells(tmp_path: Path) -> None:

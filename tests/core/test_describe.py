@@ -16,12 +16,14 @@ from resilience_core import (
     CircuitBreaker,
     Coalesce,
     Deadline,
+    Event,
     Fallback,
     Gate,
     Hedge,
     Pipeline,
     Policy,
     RateLimiter,
+    Reconfigured,
     Retry,
     StaleCache,
     Timeout,
@@ -211,3 +213,14 @@ def test_no_name_can_break_the_picture(name: str) -> None:
         inside = "" if label is None else re.sub(r"<br>|#\d+;", "", label[1])
         assert not re.search(r'["#&<>;`\\|]', inside)
         assert label is not None or re.fullmatch(r"  [\w >-]+|flowchart LR|  \w+ -. \"[\w ,]+\" .-> \w+", line), line
+
+
+def test_the_value_of_a_fallback_may_be_a_users_and_is_told_by_its_kind_only() -> None:
+    fallback = Fallback(value="secret")
+    assert fallback.describe()["options"]["value"] == "str"
+    assert "secret" not in repr(fallback) + str(fallback.describe()) + str(Pipeline(fallback, name="told").describe())
+    heard: list[Event] = []
+    end = fallback.subscribe(heard.append)
+    fallback.reconfigure(value="hidden")
+    end()
+    assert [event.changes for event in heard if isinstance(event, Reconfigured)] == [(("value", "str", "str"),)]

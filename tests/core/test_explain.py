@@ -311,7 +311,7 @@ def test_a_time_out_and_a_wrong_option_explain_themselves() -> None:
     ]
     error = error_of(lambda: Bulkhead("b", max_concurrent=0))
     assert isinstance(error, ConfigurationError)
-    assert error.explain().decisions[0].text == f"the call is refused: {error}"
+    assert error.explain().decisions[0].text == "the call was refused by ConfigurationError"
 
 
 def test_an_error_that_no_policy_saw_is_only_told() -> None:
@@ -476,6 +476,30 @@ def test_an_exception_that_is_raised_again_in_another_call_begins_a_new_story() 
         assert len(told(error)) == 2
 
 
+def test_an_exception_that_is_raised_again_through_a_retry_alone_begins_a_new_story() -> None:
+    error = ConnectionResetError()
+    retry = Retry(on=ConnectionError, max_attempts=2, base_delay=0)
+
+    def fail() -> None:
+        raise error
+
+    lengths = []
+    for _ in range(3):
+        assert error_of(lambda: retry.call(fail)) is error
+        lengths.append(len(told(error)))
+    assert lengths == [3, 3, 3]
+    script = iter([True, False])
+
+    def fail_once() -> str:
+        if next(script):
+            raise error
+        return "ok"
+
+    assert retry.call(fail_once) == "ok"
+    error_of(lambda: retry.call(fail))
+    assert len(told(error)) == 3
+
+
 def test_a_pipeline_around_another_goes_on_with_its_story() -> None:
     inner = Pipeline(CircuitBreaker("inner"), name="inner")
     outer = Pipeline(CircuitBreaker("outer"), name="outer")
@@ -566,6 +590,65 @@ def test_a_fallback_that_fails_itself_is_one_unhappy_call() -> None:
     error_of(lambda: pipeline.call(boom))
     (call,) = pipeline.explain()
     assert call.error_type == "LookupError"
+
+
+def test_what_a_fallback_was_to_replace_is_told_where_the_fallback_fails(world: World) -> None:
+    def other() -> None:
+        raise LookupError
+
+    async def fail() -> None:
+        boom()
+
+    async def story() -> None:
+        pipeline = Pipeline(Fallback(call=other), CircuitBreaker("first"), name="fails twice")
+        with pytest.raises(LookupError) as caught:
+            await world.call(pipeline, fail)
+        texts = told(caught.value)
+        assert texts[0] == "the call raised ConnectionResetError"
+        assert texts[1].startswith("circuit breaker 'first' counts it")
+        assert texts[-1] == "the call raised LookupError"
+
+    world.run(story)
+
+
+def test_other_options_leave_the_reason_of_an_open_circuit_as_it_was() -> None:
+    breaker = CircuitBreaker("as it was", failure_threshold=2)
+    for _ in range(2):
+        error_of(lambda: breaker.call(boom))
+    before = told(error_of(lambda: breaker.call(boom)))
+    breaker.reconfigure(failure_threshold=9)
+    assert told(error_of(lambda: breaker.call(boom))) == before
+    breaker.reconfigure(recovery_timeout=600)
+    assert told(error_of(lambda: breaker.call(boom))) != before
+
+
+def test_errors_of_other_peoples_classes_are_told_as_far_as_they_go() -> None:
+    class Bare(CallRejected):
+        def __init__(self) -> None:
+            Exception.__init__(self, "secret")
+
+    class BareTimeout(TimeoutExceeded):
+        def __init__(self) -> None:
+            Exception.__init__(self, "secret")
+
+    class OwnReason(CallRejected):
+        def __init__(self) -> None:
+            super().__init__("own", RejectionReason.CIRCUIT_OPEN, None, None, {"reason": "another", "x": 1})
+
+    def raising(error: Exception) -> Callable[[], None]:
+        def fail() -> None:
+            raise error
+
+        return fail
+
+    for error, text in (
+        (Bare(), "was refused by "),
+        (BareTimeout(), "was refused by "),
+        (OwnReason(), "the circuit is open"),
+    ):
+        seen = error_of(lambda: CircuitBreaker("foreign").call(raising(error)))  # noqa: B023 - called at once
+        assert text in told(seen)[0]
+        assert "secret" not in str(explain(seen))
 
 
 def test_late_answers_and_hedges_are_remembered() -> None:

@@ -229,9 +229,12 @@ def test_joined_rules_go_on_each_in_its_place() -> None:
     first, second, third = circuit.memory.counters  # type: ignore[attr-defined]
     assert (first.count, second.window.calls, third.count) == (3, 3, 0)
     circuit.adopt(CircuitRules(ConsecutiveFailures(4)), 0.0)
-    assert circuit.memory.count == 0, "one rule cannot tell which of several it follows"  # type: ignore[attr-defined]
-    circuit.adopt(CircuitRules(ConsecutiveFailures(4) | FailureRate(0.9, CountWindow(100))), 0.0)
-    failing(circuit, 1)
+    assert circuit.memory.count == 3, "the one of its kind"  # type: ignore[attr-defined]
+    circuit.adopt(CircuitRules(FailureRate(0.9, CountWindow(100)) | ConsecutiveFailures(9)), 0.0)
+    second, first = circuit.memory.counters  # type: ignore[attr-defined]
+    assert (first.count, second.window.calls) == (3, 0)
+    circuit.adopt(CircuitRules(SlowCallRate(0.9, CountWindow(100), slower_than=1)), 0.0)
+    assert circuit.memory.window.calls == 0, "none of its kind"  # type: ignore[attr-defined]
     circuit.adopt(CircuitRules(Own()), 0.0)
     assert circuit.memory.count == 0  # type: ignore[attr-defined]
 

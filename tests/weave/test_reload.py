@@ -367,10 +367,10 @@ def test_listeners_follow_the_structure_of_a_pipeline() -> None:
     pipeline.reconfigure(second, kept)
     for breaker in (first, second, kept):
         breaker.force_open()
-    assert heard == ["second", "kept"]
+    assert heard == ["heard", "second", "kept"]
     end()
     second.reset()
-    assert heard == ["second", "kept"]
+    assert heard == ["heard", "second", "kept"]
 
 
 def test_a_nested_pipeline_is_rewoven_where_it_is_used() -> None:
@@ -403,6 +403,41 @@ def test_the_policies_of_keys_can_be_changed_one_by_one() -> None:
         policy = keyed.policy_of("a")
         assert policy is not None
         policy.reconfigure(max_attempts=3)
+
+
+def test_keys_come_and_policies_are_made_while_options_change() -> None:
+    retries: list[Retry] = []
+
+    def factory(key: int) -> Retry:
+        retries.append(Retry("coming key", on=ConnectionError, base_delay=0))
+        return retries[-1]
+
+    keyed = Keyed(factory, key=lambda key: key, max_keys=5_000)
+    timeout = Timeout(30)
+    guarded = Pipeline(timeout, keyed, name="coming")(lambda key: key)
+    over, failures = threading.Event(), []
+
+    def changing() -> None:
+        seconds = 30
+        try:
+            while not over.is_set():
+                seconds = 60 - seconds % 2
+                timeout.reconfigure(seconds=seconds)
+                keyed.reconfigure(max_keys=5_000 + seconds)
+                assert registry.get("coming") is not None
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    thread = threading.Thread(target=changing)
+    thread.start()
+    try:
+        assert [guarded(key) for key in range(2_000)] == list(range(2_000))
+    finally:
+        over.set()
+        thread.join()
+    assert failures == []
+    assert len(retries) == len(keyed._entries) == 2_000
 
 
 def test_weaves_of_keys_for_a_structure_that_is_gone_are_dropped() -> None:
@@ -484,6 +519,31 @@ def test_a_policy_that_is_not_made_from_its_options_cannot_be_changed() -> None:
     with pytest.raises(ConfigurationError, match=r"Three .three.: it cannot be changed, because it is not made"):
         three.reconfigure(max_concurrent=4)
     assert three.max_concurrent == 3
+
+
+class TakesNothing(Bulkhead):
+    """A policy whose hook fails when its real options change."""
+
+    def _adopt(self, other: Any, changed: frozenset[str]) -> None:
+        raise RuntimeError("a bug of somebody else")
+
+
+class NoPipelineOfOurs(Pipeline):
+    def __init__(self) -> None:
+        super().__init__(Timeout(3), name="of theirs")
+
+
+def test_a_pipeline_of_somebody_else_that_cannot_be_made_anew_says_so() -> None:
+    pipeline = NoPipelineOfOurs()
+    with pytest.raises(ConfigurationError, match="NoPipelineOfOurs 'of theirs': it cannot be changed"):
+        pipeline.reconfigure(idempotent=True)
+
+
+def test_a_hook_of_somebody_else_that_fails_is_told_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    failing, other = TakesNothing("failing", max_concurrent=1), Bulkhead("other", max_concurrent=1)
+    reconfigure({failing: {"max_concurrent": 2}, other: {"max_concurrent": 2}})
+    assert other.snapshot()["limit"] == 2
+    assert "bulkhead 'failing' did not take all of its new options over" in caplog.text
 
 
 def test_one_bad_option_among_many_changes_none_of_them() -> None:

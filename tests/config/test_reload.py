@@ -263,6 +263,18 @@ def test_what_a_file_does_not_speak_of_any_more_is_as_code_made_it() -> None:
     assert registry.apply(toml("", source="gone.toml")) == {}
 
 
+def test_what_did_not_take_its_options_is_not_told_as_changed(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Bulkhead):
+        def _adopt(self, other: Any, changed: frozenset[str]) -> None:
+            raise RuntimeError("a bug of somebody else")
+
+    failing, limiter = Failing("half", max_concurrent=1), RateLimiter("half", rate=1)
+    changed = registry.apply(toml("[policies.half]\nbulkhead = { max_concurrent = 2 }\nrate_limiter = { rate = 2 }"))
+    assert set(changed) == {"policies.half.rate_limiter"}
+    assert (failing.name, limiter.rate) == ("half", 2)
+    assert "did not take all of its new options over" in caplog.text
+
+
 def test_listeners_are_told_when_everything_is_done_and_may_wait_for_others() -> None:
     breaker = CircuitBreaker("telling")
     done, waited = threading.Event(), []
@@ -520,6 +532,19 @@ def test_a_child_of_a_fork_can_look_for_itself(tmp_path: Path) -> None:
             os.waitpid(child, 0)
     assert (ended, os.waitstatus_to_exitcode(status)) == (child, 0)
     assert limiter.rate == 1
+
+
+def test_after_a_fork_a_watcher_has_a_lock_that_nobody_holds_and_no_thread(tmp_path: Path) -> None:
+    watcher = config.Watcher(tmp_path / "resilience.toml", interval=60)
+    with watcher:
+        thread = watcher._thread
+        with watcher._lock:
+            _watch._after_fork()
+            assert not watcher._lock.locked()
+            assert watcher._thread is None
+        watcher._stop.set()
+    assert thread is not None
+    thread.join()
 
 
 def test_a_name_that_no_file_can_have_is_a_file_that_is_not_there() -> None:

@@ -756,3 +756,13 @@ def test_times_are_those_of_the_policys_clock() -> None:
     error = error_of(lambda: breaker.call(boom))
     assert explain(error).decisions[1].at == 1000.0
     assert re.fullmatch(rf"{TIME} circuit breaker 'timed' counts .*", str(explain(error).decisions[1]))
+
+
+def test_an_open_circuit_gives_the_reason_of_its_last_change_whoever_tells_late() -> None:
+    breaker = CircuitBreaker("late", failure_threshold=2)
+    for _ in range(2):
+        error_of(lambda: breaker.call(boom))
+    earlier = breaker._circuit.last_transition
+    breaker.force_open(actor="ann", reason="migration")
+    breaker._tell(earlier)  # as a thread does that was interrupted between the change and this
+    assert error_of(lambda: breaker.call(boom)).explain().decisions[0].inputs["actor"] == "ann"  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from resilience_core._machines.bucket import Bucket
 from resilience_core._machines.budget import InFlightRatio, TokenQuota, TokenThrottle, TrafficRatio
 from resilience_core._machines.circuit import Circuit, CircuitRules, CircuitState
 from resilience_core._machines.concurrency import Slots as AdaptiveSlots
-from resilience_core._machines.recovery import RecoveryBackoff
+from resilience_core._machines.recovery import ProbeRate, RecoveryBackoff
 from resilience_core._machines.slots import Slots
 from resilience_core._machines.throttle import Throttle
 from resilience_core._machines.windows import resumed_window
@@ -170,6 +170,18 @@ def test_an_open_time_that_backoff_stretched_stays() -> None:
     assert circuit.open_until == 280.0
     circuit.adopt(CircuitRules(ConsecutiveFailures(1), recovery_timeout=10), 170.0)
     assert circuit.open_until == 280.0
+
+
+def test_a_half_open_circuit_that_is_judged_otherwise_counts_its_probes_anew() -> None:
+    circuit = Circuit(CircuitRules(ConsecutiveFailures(1), recovery_timeout=60))
+    failing(circuit, 1, now=0.0)
+    circuit.settle(circuit.admit(60.0, 60), Verdict.SUCCESS, 60.0)
+    assert (circuit.state, circuit.successes) == (CircuitState.HALF_OPEN, 1)
+    circuit.adopt(CircuitRules(ConsecutiveFailures(1), probe_rate=ProbeRate(2, 0.5)), 61.0)
+    circuit.settle(circuit.admit(61.0, 60), Verdict.SUCCESS, 61.0)
+    assert circuit.state is CircuitState.HALF_OPEN, "one of two probes"
+    circuit.settle(circuit.admit(61.0, 60), Verdict.SUCCESS, 61.0)
+    assert circuit.state is CircuitState.CLOSED
 
 
 def test_a_generation_outlives_the_change_so_calls_in_flight_still_count() -> None:

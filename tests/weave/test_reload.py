@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from attrs import define, field
+from attrs import define, field, frozen
 
 from resilience_core import (
     AIMD,
@@ -193,6 +193,38 @@ def test_a_budget_keeps_what_was_spent_and_its_kind_of_law() -> None:
     with pytest.raises(ConfigurationError, match="law must stay a TokenQuota while it is in use, not become a Traf"):
         budget.reconfigure(law=TrafficRatio())
     assert budget.snapshot()["balance"] == 55
+
+
+@frozen
+class OwnLaw:
+    """Somebody's law, whose account cannot go on under other numbers."""
+
+    tokens: float
+
+    def start(self) -> OwnAccount:
+        return OwnAccount(self.tokens)
+
+
+@define
+class OwnAccount:
+    tokens: float
+
+    def began(self, now: float) -> None: ...
+    def failed(self) -> None: ...
+    def ended(self, success: bool, paid: float, retries: int, counted: bool) -> None: ...
+    def balance(self, now: float) -> float:
+        return self.tokens
+
+    def take(self, now: float, costly: bool) -> float | None:
+        self.tokens -= 1
+        return 1.0
+
+
+def test_an_account_of_somebody_else_that_cannot_go_on_begins_anew() -> None:
+    budget = RetryBudget("own", law=OwnLaw(9))
+    budget.take()
+    budget.reconfigure(law=OwnLaw(5))
+    assert (budget.law, budget._account) == (OwnLaw(5), OwnAccount(5))
 
 
 def test_a_call_ends_in_the_budget_that_it_began_in() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
+from resilience_core._pipeline import Pipeline
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.gate import Gate
 
@@ -49,8 +50,8 @@ class WorstCase:
 def chain_of(policies: Iterable[Policy]) -> Iterator[Policy]:
     """The policies of pipelines in their place, outermost first."""
     for policy in policies:
-        if policy.kind == "pipeline":
-            yield from chain_of(policy)  # type: ignore[arg-type]
+        if isinstance(policy, Pipeline):
+            yield from chain_of(policy)
         else:
             yield policy
 

@@ -9,12 +9,12 @@ question, which reports it once, when it is made. What can never work is an erro
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
-from resilience_core._lint_rules import RULES, Chain, Finding, places
+from resilience_core._lint_rules import RULES, Finding, places
 from resilience_core._pipeline import Pipeline
 from resilience_core._validation import did_you_mean
 from resilience_core._weave.births import CompositionWarning, users_frame
@@ -50,7 +50,8 @@ def lint(composed: Any) -> tuple[Finding, ...]:
 
 def _all_findings(composed: Any) -> list[Finding]:
     chain = list(places(_policies_of(composed), ()))
-    return [finding for rule in RULES.values() for finding in rule(chain)] + list(_unused(composed, chain))
+    findings = [finding for rule in RULES.values() for finding in rule(chain)]
+    return findings + list(_unused(composed, {finding.code for finding in findings}))
 
 
 def _policies_of(composed: Any) -> list[Policy]:
@@ -84,11 +85,10 @@ def _paths(pipeline: Pipeline, above: tuple[Pipeline, ...] = ()) -> Iterator[tup
             yield from _paths(policy, (*above, pipeline))
 
 
-def _unused(composed: Any, chain: Chain) -> Iterator[Finding]:
+def _unused(composed: Any, found: Container[str]) -> Iterator[Finding]:
     """An `allow` that silences nothing hides nothing but its own age."""
     if not isinstance(composed, Pipeline):
         return
-    found = {finding.code for rule in RULES.values() for finding in rule(chain)}
     for code in composed.allow:
         if code not in found and code != "shared-by-strangers":  # the other pipeline may not be there yet
             yield Finding(

@@ -59,7 +59,7 @@ def schema_of(check: object) -> Schema:
 
 
 def _telling(check: Validator, schema: Schema) -> Validator:
-    check.schema = schema  # type: ignore[attr-defined]
+    check.schema = schema  # type: ignore[attr-defined] # functions may have attributes of their own
     return check
 
 

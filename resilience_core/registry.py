@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, Protocol
 from weakref import WeakSet
+
+from resilience_core._fork import renewed_after_fork
 
 _TRIAL: ContextVar[bool] = ContextVar("resilience_trial", default=False)
 
@@ -50,8 +51,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._policies: WeakSet[Any] = WeakSet()
-        self._lock = threading.Lock()  # a set must not change while somebody looks through it
-        os.register_at_fork(after_in_child=self._lock._at_fork_reinit)  # type: ignore[attr-defined]
+        self._lock = renewed_after_fork(threading.Lock())  # a set must not change while somebody looks through it
 
     def add(self, policy: Named) -> None:
         """Note a policy; every policy that was given a name does this itself."""

@@ -24,7 +24,7 @@ LAYERS = {
         "_explain",
         "_machines",
     ),
-    2: ("_clock", "_telemetry", "registry", "_weave"),
+    2: ("_clock", "_fork", "_telemetry", "registry", "_weave"),
     3: ("_policies",),
     4: ("_pipeline", "_describe", "_lint", "_lint_rules", "_standard"),
     5: ("testing", "config"),

@@ -6,7 +6,6 @@ to tell. What a `Keyed` factory makes, and what is made on trial, is meant to be
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import warnings
@@ -17,6 +16,7 @@ from types import FrameType
 from typing import Any
 from weakref import ref
 
+from resilience_core._fork import renewed_after_fork
 from resilience_core.registry import trying
 
 ENOUGH, FEW = 100, 10
@@ -26,8 +26,7 @@ _LINES = 1_000  # of the user's code that are watched at most
 _PACKAGE = __file__.rpartition("_weave")[0]  # with its slash; importing pathlib for that would take 5 ms
 _EXPECTED: ContextVar[bool] = ContextVar("resilience_many_policies", default=False)
 _made: dict[tuple[str, int], list[ref[Any]] | None] = {}  # None once it was told
-_lock = threading.Lock()
-os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined] # whoever held it is not there
+_lock = renewed_after_fork(threading.Lock())
 
 
 class CompositionWarning(UserWarning):

@@ -14,13 +14,13 @@ What must never happen: a call that finds half of a weave (the swap is one assig
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakSet
 
 from resilience_core._errors import ConfigurationError
+from resilience_core._fork import renewed_after_fork
 from resilience_core._validation import did_you_mean
 from resilience_core.registry import on_trial, registry
 
@@ -69,12 +69,11 @@ class Weaver(Protocol):
         ...
 
 
-lock = threading.RLock()
+lock = renewed_after_fork(threading.RLock())
 """Held while weaving and while options change: a function must not be woven in the middle of it."""
 weavers: WeakSet[Any] = WeakSet()
 """All that hold a weave. Added to and looked through under the lock."""
 logger = logging.getLogger("resilience_core.config")
-os.register_at_fork(after_in_child=lock._at_fork_reinit)  # type: ignore[attr-defined] # whoever held it is not in the child
 
 
 class Substitutes(dict[Any, Any]):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from resilience_core._telemetry import measured, measured_async, telemetry
 from resilience_core._verdicts import BadResult
@@ -32,6 +32,8 @@ from resilience_core._weave.streams import async_stream_edge, opening, opening_a
 
 if TYPE_CHECKING:
     from resilience_core._weave.edge import Policy
+
+C = TypeVar("C", Call, AsyncCall)
 
 
 def decorate(policy: Policy, fn: Any) -> Any:
@@ -187,43 +189,36 @@ def _wrap_async(guarded: Guarded) -> Callable[..., Any]:
 
 
 def _wrap_stream(guarded: Guarded) -> Callable[..., Any]:
-    innermost = opening(guarded.inner)
+    return _wrap_opening(guarded, opening(guarded.inner), _woven, stream_edge)
 
-    def weave(policy: Policy) -> Call:
-        return _woven(policy, innermost, guarded.site(policy))
+
+def _wrap_async_stream(guarded: Guarded) -> Callable[..., Any]:
+    return _wrap_opening(guarded, opening_async(guarded.inner), _woven_async, async_stream_edge)
+
+
+def _wrap_opening(
+    guarded: Guarded,
+    innermost: C,
+    woven: Callable[[Policy, C, Site], C],
+    edge: Callable[[C, Callable[[Exception], None] | None], Callable[..., Any]],
+) -> Callable[..., Any]:
+    """A wrapper around the call that opens a stream; both kinds of calls are passed on as they are."""
+
+    def weave(policy: Policy) -> C:
+        return woven(policy, innermost, guarded.site(policy))
 
     call = weave(guarded.policy)
 
-    def swap(woven: Call) -> None:
+    def swap(another: C) -> None:
         nonlocal call
-        call = woven
+        call = another
 
     guarded.weave, guarded.swap = weave, swap
 
     def open_stream(args: Args, kwargs: Kwargs) -> Any:
         return call(args, kwargs)
 
-    return stream_edge(open_stream, guarded.teller())
-
-
-def _wrap_async_stream(guarded: Guarded) -> Callable[..., Any]:
-    innermost = opening_async(guarded.inner)
-
-    def weave(policy: Policy) -> AsyncCall:
-        return _woven_async(policy, innermost, guarded.site(policy))
-
-    call = weave(guarded.policy)
-
-    def swap(woven: AsyncCall) -> None:
-        nonlocal call
-        call = woven
-
-    guarded.weave, guarded.swap = weave, swap
-
-    def open_stream(args: Args, kwargs: Kwargs) -> Awaitable[Any]:
-        return call(args, kwargs)
-
-    return async_stream_edge(open_stream, guarded.teller())
+    return edge(cast("C", open_stream), guarded.teller())
 
 
 def _woven(policy: Policy, innermost: Call, site: Site) -> Call:

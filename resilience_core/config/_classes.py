@@ -115,7 +115,7 @@ def options_of(cls: type[Any]) -> dict[str, Option]:
     return _found[cls]
 
 
-_found: dict[type[Any], dict[str, Option]] = {}
+_found: dict[type[Any], dict[str, Option]] = {}  # not `cache`: mypy takes type[Any] for unhashable
 
 
 def _expressible_options(cls: type[Any]) -> dict[str, Option]:

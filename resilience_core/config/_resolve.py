@@ -98,7 +98,9 @@ class _Resolver:
         self._named(path)
         table = self._table(self._merged.budgets[name], path)
         options, problems = section_options(RetryBudget, table, path)
-        self.problems += [self._sourced(problem, path) for problem in problems]
+        for problem in problems:
+            source = self._merged.source_of((*path, _option_of(problem, path)))
+            self.problems.append(evolve(problem, source=source))
         return options
 
     # --- stacks ----------------------------------------------------------------------------------------------------
@@ -202,10 +204,10 @@ class _Resolver:
         options, problems = section_options(SECTIONS[section], raw, path)
         bad = set()
         for problem in problems:
-            option = problem.path.removeprefix(".".join(path) + ".").split(".")[0].split("[")[0]
+            option = _option_of(problem, path)
             bad.add(option)
             source = written[option][1] if option in written else self._merged.source_of(path)
-            self.problems.append(Problem(problem.path, problem.message, problem.fix, source))
+            self.problems.append(evolve(problem, source=source))
         if bad:  # what is good of it is looked at all the same: whoever mends one thing wants to know of the next
             good = {name: value for name, value in raw.items() if name not in bad}
             options = section_options(SECTIONS[section], good, path)[0]
@@ -275,6 +277,7 @@ class _Resolver:
         self.problems.append(not_a_table(path, value, self._merged.source_of(path)))
         return {}
 
-    def _sourced(self, problem: Problem, path: tuple[str, ...]) -> Problem:
-        option = problem.path.removeprefix(".".join(path) + ".").split(".")[0]
-        return Problem(problem.path, problem.message, problem.fix, self._merged.source_of((*path, option)))
+
+def _option_of(problem: Problem, path: tuple[str, ...]) -> str:
+    """The option of the table at `path` that a problem is about."""
+    return problem.path.removeprefix(".".join(path) + ".").split(".")[0].split("[")[0]

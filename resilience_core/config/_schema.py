@@ -18,9 +18,10 @@ from resilience_core._policies.retry_budget import RetryBudget
 from resilience_core._validation import schema_of
 from resilience_core.config._classes import SECTIONS, Option, classes_of, options_of
 from resilience_core.config._layers import BUILT_IN, PRESETS
+from resilience_core.config._values import UNITS
 
 FILE = Path(__file__).with_name("schema.json")
-_DURATION = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d)$"}
+_DURATION = {"type": "string", "pattern": rf"^[0-9]+(\.[0-9]+)?\s*({'|'.join(UNITS)})$"}
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
 
 

@@ -13,7 +13,7 @@ import attrs
 
 from resilience_core._machines.trip_rules import AnyOf
 from resilience_core._policies.retry_budget import RetryBudget
-from resilience_core.config._classes import SECTIONS, Option, options_of
+from resilience_core.config._classes import SECTIONS, options_of
 from resilience_core.config._configuration import Configuration, Stack
 
 _TIMES = (date, datetime, time)
@@ -101,7 +101,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, AnyOf):
         return _toml(value.rules)
     if attrs.has(type(value)):
-        fields = {name: getattr(value, option.attribute.name) for name, option in _own_options(value).items()}
+        fields = {name: getattr(value, option.attribute.name) for name, option in options_of(type(value)).items()}
         return _toml({"type": type(value).__name__, **fields})
     if isinstance(value, Mapping):
         pairs = [f"{_key(str(name))} = {_toml(each)}" for name, each in value.items() if each is not None]
@@ -109,7 +109,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_toml(each) for each in value)}]"
     return value.isoformat() if isinstance(value, _TIMES) else _quoted(str(value))
-
-
-def _own_options(value: Any) -> dict[str, Option]:
-    return options_of(type(value))

@@ -50,14 +50,14 @@ def too_long(value: object) -> bool:
     return isinstance(value, int) and not -LARGEST - 1 <= value <= LARGEST
 
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)})", re.ASCII)
 
 
 def seconds_in(text: str) -> float | None:
     """The seconds that a text such as "250ms", "1.5s", "2m", "24h" or "1d" stands for; None for any other text."""
     match = _DURATION.fullmatch(text.strip())
-    return None if match is None else float(match[1]) * _UNITS[match[2]]
+    return None if match is None else float(match[1]) * UNITS[match[2]]
 
 
 def _from_text(option: Option, text: EnvironmentText) -> Any:
@@ -151,7 +151,7 @@ def _each(raw: list[Any], make: Callable[[Any], Any]) -> tuple[Any, ...]:
             error.add_note(IterableValidationNote(f"item {index}", index, list))
             errors.append(error)
     if errors:
-        raise IterableValidationError("items", errors, list)  # pyright: ignore[reportCallIssue]
+        raise IterableValidationError("items", errors, list)  # pyright: ignore[reportCallIssue] # its __new__ is an ExceptionGroup's
     return tuple(made)
 
 

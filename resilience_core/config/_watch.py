@@ -9,13 +9,13 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from weakref import WeakSet
 
 from resilience_core import _validation as check
 from resilience_core._clock import SYSTEM
 from resilience_core._config_events import ConfigurationRefused, ConfigurationReloaded
 from resilience_core._errors import ConfigurationError
 from resilience_core._events import everywhere
+from resilience_core._fork import renewed_after_fork
 from resilience_core._telemetry import telemetry
 from resilience_core._validation import Seconds
 from resilience_core.config._load import LARGEST_FILE, load
@@ -23,19 +23,6 @@ from resilience_core.registry import Registry
 from resilience_core.registry import registry as whole_registry
 
 logger = logging.getLogger("resilience_core.config")
-
-
-_watchers: WeakSet[Watcher] = WeakSet()
-
-
-def _after_fork() -> None:
-    """In a child of a fork: the threads are not there, and nobody would let go of what they held."""
-    for watcher in _watchers:
-        watcher._lock = threading.Lock()
-        watcher._thread = None
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 class Watcher:
@@ -68,10 +55,9 @@ class Watcher:
         self._interval = check.seconds("Watcher: interval", interval)
         self._registry = registry
         self._seen: bytes | None = None  # of the content that was looked at last
-        self._lock = threading.Lock()
+        self._lock = renewed_after_fork(threading.Lock())
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        _watchers.add(self)
         self.error: ConfigurationError | None = None
         """Why the file as it is now was refused; None for a good one."""
 

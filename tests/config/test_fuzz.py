@@ -109,7 +109,7 @@ def comes_out(read: Any, *given: Any, **options: Any) -> config.Configuration | 
         assert all(str(problem) in str(found) for problem in found.problems[:50])
         assert pickle.loads(pickle.dumps(found)).problems == found.problems
     assert len(list(registry)) <= before
-    return found  # type: ignore[no-any-return]
+    return found  # type: ignore[no-any-return] # `read` is one of several
 
 
 @fuzz

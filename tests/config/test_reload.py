@@ -6,8 +6,7 @@ import logging
 import os
 import signal
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -511,40 +510,51 @@ def test_a_watcher_survives_what_it_cannot_foresee(
     assert "RuntimeError" in caplog.text
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # that is what is tried here
+def in_a_fork(check: Callable[[], bool]) -> bool:
+    """What `check` answers in a child of a fork; False for a child that hangs."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # ends a child that waits for a lock for ever
+        os._exit(0 if check() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+forks = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # that is what is tried here
+
+
+@needs_fork
+@forks
 def test_a_child_of_a_fork_can_look_for_itself(tmp_path: Path) -> None:
     path = tmp_path / "resilience.toml"
     path.write_text("[policies.forked.rate_limiter]\nrate = 5\n")
     limiter = RateLimiter("forked", rate=1)
     watcher = config.Watcher(path)
-    with watcher._lock, reload.lock, births._lock:  # a look is under way when the process forks
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if watcher.poll() and limiter.rate == 5 and watcher._thread is None else 1)
-        deadline = time.monotonic() + 60  # of a child that hangs
-        ended, status = os.waitpid(child, os.WNOHANG)
-        while not ended and time.monotonic() < deadline:
-            time.sleep(0.01)  # for a process, which has no virtual time
-            ended, status = os.waitpid(child, os.WNOHANG)
-        if not ended:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-    assert (ended, os.waitstatus_to_exitcode(status)) == (child, 0)
+    with watcher._lock, reload.lock, births._lock, registry._lock:  # a look is under way when the process forks
+        assert in_a_fork(lambda: watcher.poll() and limiter.rate == 5 and watcher._thread is None)
     assert limiter.rate == 1
 
 
-def test_after_a_fork_a_watcher_has_a_lock_that_nobody_holds_and_no_thread(tmp_path: Path) -> None:
+@needs_fork
+@forks
+def test_a_thread_that_a_fork_left_behind_can_be_started_anew_and_closed(tmp_path: Path) -> None:
     watcher = config.Watcher(tmp_path / "resilience.toml", interval=60)
+
+    def again() -> bool:
+        watcher.close()  # of a thread that is not here: nothing to wait for
+        watcher.start()
+        anew = watcher._thread is not thread and watcher._thread is not None and watcher._thread.is_alive()
+        watcher.close()
+        return anew
+
     with watcher:
         thread = watcher._thread
         with watcher._lock:
-            _watch._after_fork()
-            assert not watcher._lock.locked()
-            assert watcher._thread is None
-        watcher._stop.set()
+            assert in_a_fork(again)
+            assert watcher._lock.locked(), "in the parent all is as it was"
+        assert watcher._thread is thread
     assert thread is not None
-    thread.join()
+    assert not thread.is_alive()
 
 
 def test_a_name_that_no_file_can_have_is_a_file_that_is_not_there() -> None:

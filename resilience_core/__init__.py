@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from resilience_core._config_events import ConfigurationRefused, ConfigurationReloaded
     from resilience_core._describe import WorstCase
     from resilience_core._explain import Decision, Explanation, explain
+    from resilience_core._fleet_events import RecordIgnored, StoreDegraded, StoreRecovered
     from resilience_core._lint import lint
     from resilience_core._lint_rules import Finding
     from resilience_core._machines.budget import InFlightRatio, TokenQuota, TokenThrottle, TrafficRatio
@@ -140,6 +141,7 @@ __all__ = [
     "RateLimitedError",
     "RateLimiter",
     "Reconfigured",
+    "RecordIgnored",
     "RecoveryBackoff",
     "Rejection",
     "RejectionReason",
@@ -155,6 +157,8 @@ __all__ = [
     "StaleCache",
     "StaleServed",
     "Steady",
+    "StoreDegraded",
+    "StoreRecovered",
     "TimeWindow",
     "Timeout",
     "TimeoutExceeded",
@@ -207,11 +211,14 @@ _LAZY = {
     "Keyed": "_policies.keyed",
     "ProbeRate": "_machines.recovery",
     "RampStep": "_machines.recovery",
+    "RecordIgnored": "_fleet_events",
     "RecoveryBackoff": "_machines.recovery",
     "RetryBudget": "_policies.retry_budget",
     "SlowCallRate": "_machines.rates",
     "StaleCache": "_policies.stale_cache",
     "Steady": "_machines.concurrency",
+    "StoreDegraded": "_fleet_events",
+    "StoreRecovered": "_fleet_events",
     "TimeWindow": "_machines.windows",
     "TokenQuota": "_machines.budget",
     "TokenThrottle": "_machines.budget",

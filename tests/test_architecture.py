@@ -20,6 +20,7 @@ LAYERS = {
         "_verdicts",
         "_events",
         "_config_events",
+        "_fleet_events",
         "_story",
         "_explain",
         "_machines",
@@ -27,7 +28,8 @@ LAYERS = {
     2: ("_clock", "_fork", "_telemetry", "registry", "_weave"),
     3: ("_policies",),
     4: ("_pipeline", "_describe", "_lint", "_lint_rules", "_standard"),
-    5: ("testing", "config"),
+    5: ("testing", "config", "fleet"),
+    6: ("redis",),
 }
 FORBIDDEN_IN_MACHINES = {"time", "threading", "asyncio", "logging", "random", "contextvars", "socket"}
 
@@ -69,7 +71,8 @@ def test_imports_of_the_core_point_down(path: Path) -> None:
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     own = layer_of(module)
     for imported in imports_of(path):
-        assert not imported.startswith(("resilience_http", "resilience_whatsapp", "aiohttp", "redis"))
+        assert not imported.startswith(("resilience_http", "resilience_whatsapp", "aiohttp"))
+        assert not imported.startswith("redis") or own == layer_of("redis")
         assert not imported.startswith("opentelemetry.sdk")
         if own is None or not imported.startswith("resilience_core."):
             continue

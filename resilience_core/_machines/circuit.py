@@ -51,6 +51,7 @@ class CircuitState(StrEnum):
     SHADOW = "shadow"
 
 
+_FOR_EVER = float("inf")
 _NOTHING_TOLD = (None, None, None)
 _HALF_OPEN = CircuitState.HALF_OPEN
 _OPEN = CircuitState.OPEN  # looked up on an Enum class, a member costs more than the rest of a rejection
@@ -108,6 +109,7 @@ class Circuit:
         "opened_at",
         "openings",
         "passing",
+        "probe_until",
         "probes",
         "quiet",
         "ramp_credit",
@@ -117,6 +119,7 @@ class Circuit:
         "state",
         "successes",
         "trials_failed",
+        "watched",
     )
 
     def __init__(self, rules: CircuitRules) -> None:
@@ -132,6 +135,8 @@ class Circuit:
         self.probes: dict[int, float] | None = None  # permit -> when its lease ends; only while half open
         self.opened_at = 0.0
         self.open_until = 0.0
+        self.probe_until = _FOR_EVER  # in a fleet: while its lease lasts
+        self.watched = False
         self.openings = 0  # since the circuit was last closed for good
         self.ramp_since: float | None = None
         self.ramp_credit = 0.0
@@ -150,11 +155,11 @@ class Circuit:
         if self.forced is not None and self.forced.until is not None and now >= self.forced.until:
             self._become(CircuitState.CLOSED, "forced_expired", now)
         if self.state is CircuitState.OPEN:
-            if now < self.open_until:
+            if now < self.open_until or now >= self.probe_until:
                 return 0
             self._become(CircuitState.HALF_OPEN, "wait_elapsed", now)
         if self.state is CircuitState.HALF_OPEN:
-            return self._admit_probe(now, lease)
+            return self._admit_probe(now, lease) if now < self.probe_until else 0
         if self.state is CircuitState.FORCED_OPEN or (self.ramp_since is not None and not self._ramp_admits(now)):
             return 0
         return self.generation
@@ -242,10 +247,8 @@ class Circuit:
             self._open("probe_failed", now, retry_after, random)
         elif closes:
             self._become(CircuitState.CLOSED, "probe_succeeded", now)
-            if self.rules.ramp:
-                self.ramp_since, self.ramp_credit = now, 1.0
-                self._open_door()
-            else:
+            self.start_ramp(now)
+            if not self.rules.ramp:
                 self.openings = 0
 
     def _probes_say(self) -> bool | None:
@@ -297,6 +300,7 @@ class Circuit:
             seconds = max(seconds, min(retry_after, rules.max_retry_after))
         self.opened_at = now
         self.open_until = now + seconds
+        self.probe_until = _FOR_EVER
 
     def _become(self, state: CircuitState, reason: str, now: float, forced: Forced | None = None) -> None:
         self.last_transition = Transition(self.state, state, reason, now, forced)
@@ -312,7 +316,7 @@ class Circuit:
     def _open_door(self) -> None:
         """Set what is read without the lock: whether calls may pass without asking."""
         ends = self.forced is not None and self.forced.until is not None
-        admits_all = self.state in _ADMITTING and self.ramp_since is None and not ends
+        admits_all = self.state in _ADMITTING and self.ramp_since is None and not ends and not self.watched
         learns = self.state is not CircuitState.DISABLED
         self.quiet = self.generation if admits_all and (self.memory.quiet or not learns) else 0
         windowed = admits_all and learns and hasattr(self.memory, "pass_good")
@@ -332,6 +336,40 @@ class Circuit:
         if abs(self.open_until - self.opened_at - old.recovery_timeout) < 1e-6:
             self.open_until = self.opened_at + rules.recovery_timeout
         self._open_door()
+
+    # --- in a fleet ------------------------------------------------------------------------------------------------
+
+    def watch(self, watched: bool) -> None:
+        """Whether every call must ask at the door, and every result be learnt from, though nothing is counted here."""
+        if watched is not self.watched:
+            self.watched = watched
+            self._open_door()
+
+    def enter(self, state: CircuitState, now: float, reason: str, forced: Forced | None) -> None:
+        """Be in the state that the fleet is in; results of calls from before count no more.
+
+        An open circuit gives no probe before `open_until` nor from `probe_until` on, which the fleet's record tells.
+        """
+        last = self.last_transition
+        unchanged = state is self.state
+        self._become(state, reason, now, forced)
+        if unchanged:
+            self.last_transition = last  # nothing that anybody would have to be told
+        if state is CircuitState.OPEN:
+            self.opened_at = now
+            self.probe_until = float("-inf")
+
+    def begin_era(self) -> None:
+        """Stay closed, but forget what was counted; results of calls from before count no more."""
+        self.generation += 1
+        self.memory = self.rules.trip.start()
+        self._open_door()
+
+    def start_ramp(self, now: float) -> None:
+        """The circuit was closed by the probes of another member: admit as after one's own."""
+        if self.rules.ramp:
+            self.ramp_since, self.ramp_credit = now, 1.0
+            self._open_door()
 
     # --- saving ----------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from resilience_core._verdicts import (
 )
 from resilience_core._weave.gate import DONE, Gate, stream_gate, stream_gate_async
 from resilience_core._weave.results import judging_results, judging_results_async
+from resilience_core._weave.sharing import Fleet
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _REASONS = {
     CircuitState.FORCED_OPEN: RejectionReason.CIRCUIT_FORCED_OPEN,
 }
 _NO_FACTS: dict[str, Any] = {}  # of a circuit that never changed its state; replaced, never written to
+_SOON = 0.1  # seconds after which it is worth asking again, where another member of the fleet has the probe
 DEFAULT_LEASE = 60.0
 """Seconds after which a probe that never reported makes room, where no time-out tells better."""
 STATE_VERSION = 1
@@ -94,6 +96,9 @@ class CircuitBreaker(Gate):
         chance: where the jitter of `recovery_backoff` comes from.
         enforce: share of the rejections that are carried out (shadow mode below 1); those of a circuit that was opened
             by hand always are.
+        fleet: shares the circuit with all processes that have one of this name in the same fleet (a `RedisFleet`):
+            failures count together, an opening is everybody's, and of all of them one probes.
+        quorum: members of the fleet that must see trouble before it opens for all, at most 64.
 
     Raises:
         CircuitOpenError: from the guarded call, which was not made. `retry_after` is the time until the next probe.
@@ -132,13 +137,21 @@ class CircuitBreaker(Gate):
     chance: Chance = field(
         default=CHANCE, kw_only=True, repr=False, validator=check.instance_of(Chance, "a resilience_core.Chance")
     )
+    fleet: Fleet | None = field(
+        default=None, kw_only=True, repr=False, validator=check.optional(check.has("share_circuit", "a RedisFleet"))
+    )
+    quorum: int = field(default=1, kw_only=True, validator=check.count_from(1, 64))
     spares_itself: ClassVar[bool] = True
+    fixed: ClassVar[frozenset[str]] = Gate.fixed | {"fleet"}
     _circuit: Circuit = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _last_failure: LastFailure | None = field(init=False, repr=False, default=None, on_setattr=setters.NO_OP)
     _facts: dict[str, Any] = field(init=False, repr=False, default=_NO_FACTS, on_setattr=setters.NO_OP)
+    _shared: Any = field(init=False, repr=False, default=None, on_setattr=setters.NO_OP)
 
     def _validate(self) -> None:
+        if self.quorum > 1 and self.fleet is None:
+            raise ConfigurationError("CircuitBreaker: quorum is a number of members of a fleet: give fleet=, too")
         if self.trip is not None and self.failure_threshold != 5:
             raise ConfigurationError("CircuitBreaker: failure_threshold and trip exclude each other; keep trip")
         if self.probe_rate is not None and self.success_threshold != 2:
@@ -168,6 +181,9 @@ class CircuitBreaker(Gate):
         except TypeError:  # a rule of somebody else that cannot be hashed
             self._circuit = Circuit(CircuitRules(*rules))
         self.judge_by(self.on, self.classify)
+        if self.fleet is not None:
+            self._shared = self.fleet.share_circuit(self)
+            self._circuit.watch(True)  # until the first call, which joins
 
     def _adopt(self, other: CircuitBreaker, changed: frozenset[str]) -> None:
         Gate._adopt(self, other, changed)
@@ -279,6 +295,10 @@ class CircuitBreaker(Gate):
         with self._lock:
             self._circuit.force(state, now, Forced(actor, reason, until), self.chance.random)
             change = self._circuit.last_transition
+            if self._shared is not None:
+                self._shared.forced(change, now)
+        if self._shared is not None:
+            self._shared.join()
         self._tell(change)
 
     def export_state(self) -> dict[str, Any]:
@@ -321,10 +341,15 @@ class CircuitBreaker(Gate):
         now = self.clock.now()
         if circuit.rejects(now):
             return self._reject(now, operation)
+        shared = self._shared
+        if shared is not None:
+            shared.join()
         with self._lock:
             before = circuit.last_transition
             permit = circuit.admit(now, lease)
             change = circuit.last_transition
+            if permit and shared is not None:
+                shared.admitted(circuit, now, lease)
         if change is not before:
             self._tell(change)
         return permit or self._reject(now, operation)
@@ -337,11 +362,13 @@ class CircuitBreaker(Gate):
         with self._lock:
             if judgement.verdict in FAILURES:
                 self._last_failure = LastFailure(judgement.reason or judgement.verdict.value, now)
-            before = circuit.last_transition
+            before, state = circuit.last_transition, circuit.state
             current = circuit.knows(permit)
             circuit.settle(permit, judgement.verdict, now, now - started, judgement.retry_after, self.chance.random)
             change = circuit.last_transition
             count = circuit.told()
+            if current and self._shared is not None:
+                self._shared.learnt(state, circuit, judgement.verdict, now, change is not before)
         if change is not before:
             self._tell(change)
         if error is not None and current:
@@ -363,8 +390,12 @@ class CircuitBreaker(Gate):
         """Raise `CircuitOpenError`, or answer 0, the permit that teaches nothing, where shadow mode spares the call."""
         circuit = self._circuit
         reason, retry_after = _CIRCUIT_OPEN, None
+        if self._shared is not None:
+            self._shared.rejected(circuit)
         if circuit.state is _OPEN:
             retry_after = circuit.open_until - now
+            if retry_after <= 0.0:
+                retry_after = _SOON
         else:
             reason = _REASONS.get(circuit.state, reason)
         if self.enforce != 1.0:

@@ -1,0 +1,50 @@
+"""What time it is on a server, told from its answers: never before `earliest`, never after `latest`.
+
+    the server read its clock between `sent` and `received`, so at the local time t its clock shows
+        at least   server + (t - received)        at most   server + (t - sent)
+
+Local times are monotonic seconds, the server's whole microseconds; how wrong the local wall clock is does not matter.
+The most precise answer of late is kept: one that took longer replaces it only when that has become old, because clocks
+drift apart.
+"""
+
+from __future__ import annotations
+
+_DRIFT = 200e-6  # of a second in each second: twice what a quartz clock is allowed
+_JUMP = 1.0  # seconds by which a server's clock must differ from what was expected, to count as set anew
+
+
+class ServerClock:
+    """Maps local time to a server's and back."""
+
+    __slots__ = ("_at", "_error", "_server", "known")
+
+    def __init__(self) -> None:
+        self.known: bool = False
+        self._server = 0.0  # microseconds at the local time `_at`, at least
+        self._at = 0.0
+        self._error = 0.0  # seconds by which it may be more
+
+    def observe(self, server: int, sent: float, received: float) -> None:
+        """Learn from an answer with the server's time."""
+        error = received - sent
+        old = self._error + _DRIFT * (received - self._at)
+        jumped = self.known and abs(self.earliest(received) - server) > (_JUMP + error + old) * 1e6
+        if not self.known or jumped or error <= old:
+            self.known, self._server, self._at, self._error = True, float(server), received, error
+
+    def earliest(self, now: float) -> int:
+        """The server's time at the local time `now`, in microseconds, at least."""
+        return round(self._server + (now - self._at) * 1e6)
+
+    def latest(self, now: float) -> int:
+        """The same, at most."""
+        return self.earliest(now) + round((self._error + _DRIFT * max(0.0, now - self._at)) * 1e6)
+
+    def surely_at(self, moment: int, now: float) -> float:
+        """The local time from which on the server surely shows `moment` or later."""
+        return now + (moment - self.earliest(now)) / 1e6
+
+    def surely_before(self, moment: int, now: float) -> float:
+        """The local time until which the server surely shows less than `moment`."""
+        return now + (moment - self.latest(now)) / 1e6

@@ -1,0 +1,313 @@
+"""The agent: one thread per fleet and process, which alone talks to the store.
+
+    callers --(wake)--> agent --(requests of all items, one round trip)--> store
+                          ^-------------------(news)-----------------------'
+
+Callers leave word with an item (a shared circuit, limiter, ...) and go on; the agent asks every item what is due, sends
+that as one batch, and hands the answers back. It is the one place where the store can fail: any error closes the
+connections, tells the items that they are on their own, and is retried with a growing pause. No caller ever sees it.
+
+Started with the first need, again in the child of a fork; a daemon, ended at exit or by `close()`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+from weakref import ref
+
+from resilience_core._clock import CHANCE
+from resilience_core.fleet._link import Link, OpenLink, Request
+
+logger = logging.getLogger("resilience_core.store")
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect
+NEVER = float("inf")
+
+
+class Item(ABC):
+    """What one shared policy has to do with the store. Methods are the agent's, unless they say otherwise."""
+
+    channels: tuple[str, ...] = ()
+
+    @abstractmethod
+    def due(self, now: float) -> float:
+        """When it next wants to ask something (the agent's seconds)."""
+
+    @abstractmethod
+    def requests(self, now: float) -> list[Request]:
+        """What it wants to ask now."""
+
+    def heard(self, channel: str, content: bytes, now: float) -> None:  # noqa: B027 - not everybody listens
+        """News came."""
+
+    @abstractmethod
+    def lost(self, now: float) -> None:
+        """The store cannot be reached: decide without it."""
+
+    @abstractmethod
+    def found(self, now: float) -> None:
+        """It can be again: whatever was known may be outdated."""
+
+    @abstractmethod
+    def after_fork(self) -> None:
+        """In the child: no lock is held, nothing is under way, and no agent runs."""
+
+    def goodbye(self, now: float) -> list[Request]:
+        """What is to be said before leaving; nothing is answered to it."""
+        return []
+
+
+class Agent:
+    """The thread and its items."""
+
+    def __init__(
+        self,
+        open_link: OpenLink,
+        on_lost: Callable[[BaseException], None],
+        on_found: Callable[[float], None],
+        bound: float,
+    ) -> None:
+        self._open_link = open_link
+        self._on_lost = on_lost
+        self._on_found = on_found
+        self._bound = bound
+        self.connected: bool = False
+        self.closed: bool = False
+        self.commands: int = 0  # sent to the store so far
+        self.losses: int = 0
+        self._inherited: list[Any] = []  # of the parent: never used, never collected
+        self._reset()
+
+    def _reset(self) -> None:
+        self._items: dict[int, ref[Item]] = {}
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._thread: threading.Thread | None = None
+        self._link: Link | None = None
+        self._turns = 0
+        self._pause = SHORTEST_PAUSE
+        self._retry_at = 0.0
+        self._lost_at: float | None = None
+        self._stopping = False
+        self._woken = False
+        self._pipe: tuple[int, int] | None = None
+        self.connected = False
+
+    # --- for everybody ---------------------------------------------------------------------------------------------
+
+    def attach(self, item: Item) -> bool:
+        """Work for this item from now on; False where no thread can be had any more."""
+        with self._lock:
+            if self.closed:
+                return False
+            self._items[id(item)] = ref(item, self._forget(id(item)))
+            started = self._start()
+        self.wake()
+        return started
+
+    def _forget(self, key: int) -> Callable[[Any], None]:
+        items = self._items
+
+        def forget(_: Any) -> None:
+            items.pop(key, None)
+
+        return forget
+
+    def _start(self) -> bool:
+        if self._thread is not None:
+            return True
+        self._pipe = os.pipe()
+        for end in self._pipe:
+            os.set_blocking(end, False)
+        thread = threading.Thread(target=self._run, name="resilience-fleet", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending, or no thread can be had: local verdicts go on
+            return False
+        self._thread = thread
+        return True
+
+    def wake(self) -> None:
+        """Let the agent look at its items now. Never waits; safe in any thread and under any lock."""
+        if self._woken or self._pipe is None:
+            return
+        self._woken = True
+        try:
+            os.write(self._pipe[1], b"!")
+        except OSError:  # full, or closed: it is awake, or gone
+            pass
+
+    def wait_connected(self, timeout: float) -> bool:
+        """Wait until the store has answered for all items; False when it has not within `timeout` seconds."""
+        with self._lock:
+            return self._changed.wait_for(lambda: self.connected, timeout)
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until nothing is left to be written; False when there is after `timeout` seconds."""
+        end = time.monotonic() + timeout
+        while True:
+            with self._lock:
+                turns = self._turns
+            now = time.monotonic()
+            if self.connected and all(item.due(now) > now for item in self._all()):
+                return True
+            if now >= end:
+                return False
+            self.wake()
+            with self._lock:
+                self._changed.wait_for(lambda turns=turns: self._turns > turns, min(0.05, end - now))  # type: ignore[misc]
+
+    def close(self, timeout: float) -> None:
+        """End: say what is to be said, and let go of the connections. Waits `timeout` seconds at most."""
+        with self._lock:
+            self.closed = self._stopping = True
+            thread = self._thread
+        self._woken = False
+        self.wake()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def after_fork(self) -> None:
+        """In the child: nothing of the parent's is used, and the first need starts another thread."""
+        link, pipe, items = self._link, self._pipe, self._all()
+        self._inherited.append((link, self._lock, self._changed, self._items))
+        if link is not None:
+            link.abandon()
+        for end in pipe or ():
+            os.close(end)
+        self._reset()
+        for item in items:
+            item.after_fork()
+
+    # --- the thread ------------------------------------------------------------------------------------------------
+
+    def _all(self) -> list[Item]:
+        items = [held() for held in list(self._items.values())]
+        return [item for item in items if item is not None]
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._turn()
+            except Exception as error:
+                self._lose(error)
+            with self._lock:
+                self._turns += 1
+                self._changed.notify_all()
+        self._leave()
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        link = self._link
+        if link is None:
+            if now < self._retry_at:
+                self._wait(self._retry_at - now, ())
+                return
+            link = self._link = self._open_link()
+        if not self.connected:
+            for item in self._all():
+                item.found(now)
+        items = self._all()
+        link.listen(channel for item in items for channel in item.channels)
+        self._ask(link, items)
+        if not self.connected and items:
+            self._find()
+        self._hear(link, items)
+        if link.descriptors():
+            soonest = min((item.due(time.monotonic()) for item in self._all()), default=NEVER)
+        else:  # news must be asked for
+            soonest = now + 0.05
+        self._wait(soonest - time.monotonic(), link.descriptors())
+        self._hear(link, self._all())
+
+    def _ask(self, link: Link, items: Iterable[Item]) -> None:
+        now = time.monotonic()
+        requests = [request for item in items if item.due(now) <= now for request in item.requests(now)]
+        if not requests:
+            return
+        self.commands += len(requests)
+        sent = time.monotonic()
+        replies = link.run(requests)
+        received = time.monotonic()
+        failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        for request, reply in zip(requests, replies, strict=True):
+            if not isinstance(reply, Exception):
+                request.answer(reply, sent, received)
+        if failed is not None:
+            raise failed
+
+    def _hear(self, link: Link, items: Iterable[Item]) -> None:
+        news = link.news()
+        now = time.monotonic()
+        for channel, content in news:
+            for item in items:
+                if channel in item.channels:
+                    item.heard(channel, content, now)
+
+    def _wait(self, seconds: float, descriptors: Iterable[int]) -> None:
+        assert self._pipe is not None
+        if seconds > 0:
+            poll = select.poll()  # not select(): a process may have more than 1,024 files open
+            for descriptor in (self._pipe[0], *descriptors):
+                poll.register(descriptor, select.POLLIN)
+            poll.poll(min(seconds, 60.0) * 1000 + 1)
+        try:
+            os.read(self._pipe[0], 4096)
+        except BlockingIOError:
+            pass
+        self._woken = False  # after the read, before the look at the items: whoever comes later wakes again
+
+    def _find(self) -> None:
+        lost_at, self._lost_at = self._lost_at, None
+        self._pause = SHORTEST_PAUSE
+        with self._lock:
+            self.connected = True
+            self._changed.notify_all()
+        if lost_at is not None:
+            self._on_found(time.monotonic() - lost_at)
+
+    def _lose(self, error: Exception) -> None:
+        now = time.monotonic()
+        link, self._link = self._link, None
+        with self._lock:
+            self.connected = False
+        self._retry_at = now + self._pause * (0.5 + CHANCE.random())
+        self._pause = min(LONGEST_PAUSE, 2 * self._pause)
+        if link is not None:
+            _quietly(link.close)
+        for item in self._all():
+            _quietly(lambda item=item: item.lost(now))  # type: ignore[misc]
+        if self._lost_at is None:
+            self._lost_at = now
+            self.losses += 1
+            self._on_lost(error)
+
+    def _leave(self) -> None:
+        link = self._link
+        now = time.monotonic()
+        if link is not None:
+            said = [request for item in self._all() for request in item.goodbye(now)]
+            if said:
+                _quietly(lambda: link.run(said))
+            _quietly(link.close)
+        with self._lock:
+            self.connected = False
+        for item in self._all():
+            _quietly(lambda item=item: item.lost(now))  # type: ignore[misc]
+        pipe, self._pipe = self._pipe, None
+        for end in pipe or ():
+            os.close(end)
+
+
+def _quietly(act: Callable[[], Any]) -> None:
+    try:
+        act()
+    except Exception:
+        logger.debug("The store, or what shares it, failed once more", exc_info=True)

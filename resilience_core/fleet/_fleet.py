@@ -1,0 +1,204 @@
+"""What all fleets have in common: a member, its keys, its agent, and how it ends."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+import sys
+import time
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakMethod, WeakSet
+
+from resilience_core import _validation as check
+from resilience_core._errors import ConfigurationError
+from resilience_core._events import Bus, Listener
+from resilience_core._fleet_events import RecordIgnored, StoreDegraded, StoreRecovered
+from resilience_core._validation import Seconds
+from resilience_core.fleet._agent import Agent
+from resilience_core.fleet._circuit import SharedCircuit, draw
+from resilience_core.fleet._link import Link
+from resilience_core.fleet._names import Keys
+
+if TYPE_CHECKING:
+    from resilience_core._policies.bulkhead import Bulkhead
+    from resilience_core._policies.circuit_breaker import CircuitBreaker
+    from resilience_core._policies.rate_limiter import RateLimiter
+    from resilience_core._policies.retry_budget import RetryBudget
+
+logger = logging.getLogger("resilience_core.store")
+_fleets: WeakSet[BaseFleet] = WeakSet()
+
+
+class BaseFleet:
+    """One process's membership in a fleet. Cheap to make: the agent starts with the first call that needs it."""
+
+    store_type = "memory"
+    """The value of the telemetry attribute `resilience.store.type`."""
+
+    def __init__(
+        self,
+        *,
+        name: Any,
+        prefix: Any,
+        member: Any,
+        secret: Any,
+        timeout: Seconds,
+        poll_interval: Seconds,
+        ttl: Seconds,
+    ) -> None:
+        kind = type(self).__name__
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"{kind}: name must be a non-empty string, not {name!r}")
+        if member is not None and (not isinstance(member, str) or not 0 < len(member) <= 200):
+            raise ConfigurationError(f"{kind}: member must be a string of 1 to 200 characters, not {member!r}")
+        self.name: str = name
+        self.keys: Keys = Keys(prefix, secret)
+        self.timeout: float = check.seconds(f"{kind}: timeout", timeout)
+        self.poll_interval: float = check.seconds(f"{kind}: poll_interval", poll_interval)
+        self.ttl: float = check.seconds(f"{kind}: ttl", ttl)
+        if self.ttl < 10 * self.poll_interval:
+            raise ConfigurationError(
+                f"{kind}: ttl ({self.ttl:g} s) must be at least ten times poll_interval ({self.poll_interval:g} s), or "
+                "records lapse between two looks at them"
+            )
+        self._given_member = member
+        self.member: str = self._member_id()
+        self.bus: Bus = Bus()
+        self.agent: Agent = Agent(self.open_link, self._on_lost, self._on_found, self.timeout)
+        _fleets.add(self)
+        _at_exit(self)
+
+    def _member_id(self) -> str:
+        name = self._given_member or socket.gethostname()[:64]
+        return f"{name}-{os.getpid()}-{draw()[:6]}"
+
+    @abstractmethod
+    def open_link(self) -> Link:
+        """Connect; called by the agent."""
+
+    # --- for users -------------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether state is shared right now; else every policy decides by itself."""
+        return self.agent.connected
+
+    def wait_ready(self, timeout: Seconds = 1.0) -> bool:
+        """Wait until the store has answered for every policy that was called; False after `timeout` seconds.
+
+        For start-up and tests: calls never need it. Blocks the thread.
+        """
+        return self.agent.wait_connected(check.seconds("wait_ready: timeout", timeout))
+
+    def flush(self, timeout: Seconds = 1.0) -> bool:
+        """Wait until everything that was to be reported has been written; False after `timeout` seconds."""
+        return self.agent.settle(check.seconds("flush: timeout", timeout))
+
+    def close(self) -> None:
+        """Leave the fleet: report what is left, give leases back, end the thread.
+
+        Waits a few time-outs at most. Policies go on by themselves; there is no way back. Also done at exit.
+        """
+        self.agent.close(4 * self.timeout)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Tell `listener` of `StoreDegraded`, `StoreRecovered` and `RecordIgnored`; call what is returned to stop.
+
+        It is called in the agent's thread, as listeners of policies are for what the fleet did.
+        """
+        return self.bus.subscribe(listener)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Whether the store is there, how often it was lost, and how many commands were sent to it."""
+        agent = self.agent
+        return {
+            "member": self.member,
+            "store": self.store_type,
+            "state": "connected" if agent.connected else "degraded",
+            "losses": agent.losses,
+            "commands": agent.commands,
+        }
+
+    def __repr__(self) -> str:
+        # Without the address, which may have a password in it.
+        return f"{type(self).__name__}(name={self.name!r}, member={self.member!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} is one process's membership and cannot be pickled: make one in each")
+
+    # --- for policies ----------------------------------------------------------------------------------------------
+
+    def share_circuit(self, breaker: CircuitBreaker) -> SharedCircuit:
+        """The share of a circuit breaker in this fleet."""
+        return SharedCircuit(self, breaker)
+
+    def share_limiter(self, limiter: RateLimiter) -> Any:
+        """That of a rate limiter."""
+        raise self._cannot("RateLimiter", limiter.name)
+
+    def share_bulkhead(self, bulkhead: Bulkhead) -> Any:
+        """That of a bulkhead."""
+        raise self._cannot("Bulkhead", bulkhead.name)
+
+    def share_budget(self, budget: RetryBudget) -> Any:
+        """That of a retry budget."""
+        raise self._cannot("RetryBudget", budget.name)
+
+    def _cannot(self, kind: str, name: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{kind} {name!r}: a {type(self).__name__} shares circuits only, because its store cannot count for all at "
+            "once: use a RedisFleet"
+        )
+
+    def ignored(self, policy: str, problem: str) -> None:
+        """Something in the store could not be understood and counts as missing."""
+        logger.warning("What the store holds for %r is not understood and is ignored: %s", policy, problem)
+        if self.bus.heard:
+            self.bus.emit(RecordIgnored(policy, time.monotonic(), problem))
+
+    def _on_lost(self, error: BaseException) -> None:
+        reason = type(error).__name__  # not its text: that may tell an address
+        logger.warning("The store of fleet %r is lost (%s): every process decides by itself", self.name, reason)
+        if self.bus.heard:
+            self.bus.emit(StoreDegraded(self.name, time.monotonic(), reason))
+
+    def _on_found(self, seconds: float) -> None:
+        logger.info("The store of fleet %r is back after %.1f s", self.name, seconds)
+        if self.bus.heard:
+            self.bus.emit(StoreRecovered(self.name, time.monotonic(), seconds))
+
+    def after_fork(self) -> None:
+        """In the child of a fork: another member, with an agent of its own."""
+        self.member = self._member_id()
+        self.agent.after_fork()
+        _at_exit(self)
+
+
+def _at_exit(fleet: BaseFleet) -> None:
+    """Have the fleet closed when the process ends: before the modules are taken down, after the user's own code."""
+    closing = WeakMethod(fleet.close)
+
+    def close() -> None:
+        method = closing()
+        if method is not None:
+            method()
+
+    processes = sys.modules.get("multiprocessing.process")
+    if processes is not None and processes.parent_process() is not None:
+        from multiprocessing.util import Finalize  # such a child ends without a look at atexit
+
+        Finalize(None, close, exitpriority=0)
+    else:
+        atexit.register(close)
+
+
+def _after_fork() -> None:
+    for fleet in list(_fleets):
+        fleet.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -14,6 +14,8 @@ that pushes later ones back for good (it is given back as far as nobody reserved
 
 from __future__ import annotations
 
+ASK = float("-inf")
+"""What `take` answers where the permits are kept elsewhere, and none is at hand: ask there."""
 _A_NANOSECOND = 1e-9  # sums of floats miss an exact boundary by far less, and no clock tells a finer time
 
 
@@ -46,6 +48,14 @@ class Bucket:
             return -1.0 - wait
         self.tat = tat + self.interval
         return wait
+
+    def mark(self) -> float:
+        """What `give_back` needs to know of the permit that was reserved last."""
+        return self.tat
+
+    def at_rest(self, now: float) -> bool:
+        """Whether all permits are there."""
+        return self.tat <= now and self.closed_until <= now
 
     def give_back(self, reserved_tat: float) -> None:
         """Return a permit reserved when `tat` became `reserved_tat`, unless somebody reserved after it."""

@@ -10,16 +10,17 @@ from typing import Any, ClassVar, NoReturn
 from attrs import define, field, setters
 
 from resilience_core import _validation as check
-from resilience_core._errors import RateLimitedError, RejectionReason
+from resilience_core._errors import ConfigurationError, RateLimitedError, RejectionReason
 from resilience_core._events import Rejection
-from resilience_core._machines.bucket import Bucket
+from resilience_core._machines.bucket import ASK, Bucket
 from resilience_core._story import note
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import Classifier, Judge, Judgement, Verdict
 from resilience_core._weave.deadline import within_deadline
 from resilience_core._weave.gate import Gate, stream_gate, stream_gate_async
+from resilience_core._weave.sharing import Fleet
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
-from resilience_core._weave.waiting import pause, pause_async
+from resilience_core._weave.waiting import ThreadWaiter, async_waiter, pause, pause_async
 
 
 @define(eq=False, on_setattr=setters.frozen)
@@ -40,6 +41,10 @@ class RateLimiter(Gate):
         classify: judges exceptions, to learn of throttling; default the pipeline's classifier.
         enforce: share of the limit's effect (shadow mode below 1): a call without a permit that is spared neither
             waits nor takes one.
+        fleet: the limit is one for all processes that have a limiter of this name in the same fleet (a `RedisFleet`).
+        strict: every permit is fetched from the fleet's store by itself: exact, and a round trip for each call. Else
+            permits are fetched in batches.
+        fail_closed: reject while the store cannot be reached; else each process limits itself meanwhile.
 
     Raises:
         RateLimitedError: from the guarded call, which was not made; `retry_after` is the time to its turn.
@@ -55,36 +60,58 @@ class RateLimiter(Gate):
     max_keys: int = field(default=10_000, kw_only=True, validator=check.count_from(1))
     max_wait: float = field(default=0.0, kw_only=True, converter=to_seconds, validator=check.non_negative_seconds)
     classify: Classifier | None = field(default=None, kw_only=True, validator=check.optional(check.function))
+    fleet: Fleet | None = field(
+        default=None, kw_only=True, repr=False, validator=check.optional(check.has("share_limiter", "a RedisFleet"))
+    )
+    strict: bool = field(default=False, kw_only=True, validator=check.boolean)
+    fail_closed: bool = field(default=False, kw_only=True, validator=check.boolean)
     spares_itself: ClassVar[bool] = True
+    fixed: ClassVar[frozenset[str]] = Gate.fixed | {"fleet", "strict", "fail_closed"}
     _bucket: Bucket = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _keyed: OrderedDict[Hashable, Bucket] = field(init=False, repr=False, factory=OrderedDict)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
+    _shared: Any = field(init=False, repr=False, default=None, on_setattr=setters.NO_OP)
+
+    def _validate(self) -> None:
+        if self.fleet is None and (self.strict or self.fail_closed):
+            raise ConfigurationError("RateLimiter: strict and fail_closed tell how a limit is shared: give fleet=, too")
 
     def _build(self) -> None:
+        if self.fleet is not None:
+            self._shared = self.fleet.share_limiter(self)
         self._bucket = self._new_bucket()
         self.judge_by(None, self.classify)
 
     def _adopt(self, other: RateLimiter, changed: frozenset[str]) -> None:
         Gate._adopt(self, other, changed)
-        now, interval, burst = self.clock.now(), self.per / self.rate, self._burst()
+        now, interval, burst = self.clock.now(), self.per / self.rate, self.most_at_once()
         with self._lock:
             while len(self._keyed) > self.max_keys:
                 self._keyed.popitem(last=False)
             for bucket in (self._bucket, *self._keyed.values()):
                 bucket.retune(interval, burst, now)
 
-    def _new_bucket(self) -> Bucket:
-        return Bucket(self.per / self.rate, self._burst())
+    def _new_bucket(self, key: Hashable = None) -> Bucket:
+        if self._shared is not None:
+            shared: Bucket = self._shared.bucket(key)
+            return shared
+        return Bucket(self.per / self.rate, self.most_at_once())
 
-    def _burst(self) -> int:
+    def most_at_once(self) -> int:
+        """Calls that may start at once after a rest."""
         return max(1, int(self.rate)) if self.burst is None else self.burst
+
+    def all_buckets(self) -> list[Any]:
+        """Those of all keys, and the one that stands for none."""
+        with self._lock:
+            return [self._bucket, *self._keyed.values()]
 
     def at_rest(self) -> bool:
         """Whether all permits are there."""
         now = self.clock.now()
         buckets = [self._bucket, *self._keyed.values()]
-        return all(bucket.tat <= now and bucket.closed_until <= now for bucket in buckets)
+        return all(bucket.at_rest(now) for bucket in buckets)
 
     def snapshot(self) -> dict[str, Any]:
         """Permits at hand (without `key`), keys remembered, rejections so far."""
@@ -99,9 +126,8 @@ class RateLimiter(Gate):
     def _sentence(self) -> str:
         keyed = " for each key" if self.key is not None else ""
         waits = f", waits up to {self.max_wait:g} s" if self.max_wait else ""
-        return (
-            f"rate limiter {self.name!r}: {self.rate:g} calls per {self.per:g} s{keyed}, burst {self._burst()}{waits}"
-        )
+        burst = self.most_at_once()
+        return f"rate limiter {self.name!r}: {self.rate:g} calls per {self.per:g} s{keyed}, burst {burst}{waits}"
 
     # --- the gate ----------------------------------------------------------------------------------------------
 
@@ -133,7 +159,7 @@ class RateLimiter(Gate):
         with self._lock:
             bucket = keyed.get(key)
             if bucket is None:
-                bucket = keyed[key] = self._new_bucket()
+                bucket = keyed[key] = self._new_bucket(key)
                 if len(keyed) > self.max_keys:
                     keyed.popitem(last=False)
             else:
@@ -141,6 +167,16 @@ class RateLimiter(Gate):
         return bucket
 
     def _wait(self, bucket: Bucket, wait: float, operation: str) -> None:
+        if wait == ASK:
+            asking = self._ask(bucket, ThreadWaiter())
+            try:
+                asking.waiter.wait(asking.patience, True)
+            except BaseException:
+                asking.abandon()
+                raise
+            wait = asking.answer(self.clock.now(), self.max_wait)
+            if not wait:
+                return
         reserved = self._reservation(bucket, wait, operation)
         if reserved is None:
             return
@@ -151,6 +187,16 @@ class RateLimiter(Gate):
             raise
 
     async def _wait_async(self, bucket: Bucket, wait: float, operation: str) -> None:
+        if wait == ASK:
+            asking = self._ask(bucket, async_waiter())
+            try:
+                await asking.waiter.wait(asking.patience, True)
+            except BaseException:
+                asking.abandon()
+                raise
+            wait = asking.answer(self.clock.now(), self.max_wait)
+            if not wait:
+                return
         reserved = self._reservation(bucket, wait, operation)
         if reserved is None:
             return
@@ -160,12 +206,16 @@ class RateLimiter(Gate):
             bucket.give_back(reserved)
             raise
 
+    def _ask(self, bucket: Any, waiter: Any) -> Any:
+        """Put a question to the fleet's store; the answer is for the waiter."""
+        return bucket.ask(waiter)
+
     def _reservation(self, bucket: Bucket, wait: float, operation: str) -> float | None:
         """The mark of a reservation that is to be waited for; None where shadow mode lets the call go without one.
 
         Rejects where there is neither a permit nor time to wait for one.
         """
-        reserved = None if wait < 0 else bucket.tat
+        reserved = None if wait < 0 else bucket.mark()
         needed = -1.0 - wait if wait < 0 else wait
         spared = self.spares(RejectionReason.RATE_LIMITED, operation, needed)
         if reserved is not None and not spared and within_deadline(wait) >= wait:
@@ -185,7 +235,7 @@ class RateLimiter(Gate):
             "kind": self.kind,
             "rate": self.rate,
             "per": self.per,
-            "burst": self._burst(),
+            "burst": self.most_at_once(),
             "wait": retry_after,
             "patience": within_deadline(self.max_wait),
             "closed_for": max(0.0, bucket.closed_until - self.clock.now()),

@@ -242,6 +242,8 @@ class Agent:
                 request.answer(reply, sent, received)
         if failed is not None:
             raise failed
+        if received - sent > 3 * self._bound:  # a byte now and then keeps a time-out from ending
+            raise TimeoutError("the store answers, but too slowly")
 
     def _hear(self, link: Link, items: Iterable[Item]) -> None:
         news = link.news()

@@ -8,9 +8,9 @@ import os
 import socket
 import sys
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from weakref import WeakMethod, WeakSet
 
 from resilience_core import _validation as check
@@ -33,10 +33,10 @@ logger = logging.getLogger("resilience_core.store")
 _fleets: WeakSet[BaseFleet] = WeakSet()
 
 
-class BaseFleet:
+class BaseFleet(ABC):
     """One process's membership in a fleet. Cheap to make: the agent starts with the first call that needs it."""
 
-    store_type = "memory"
+    store_type: ClassVar[str] = "memory"
     """The value of the telemetry attribute `resilience.store.type`."""
 
     def __init__(

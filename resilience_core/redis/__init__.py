@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from resilience_core._errors import ConfigurationError
 from resilience_core._validation import Seconds
 from resilience_core.fleet import BaseFleet
+from resilience_core.fleet._limiter import SharedLimiter
 from resilience_core.fleet._link import Link
 
 if TYPE_CHECKING:
     import redis as redis_py
+
+    from resilience_core._policies.rate_limiter import RateLimiter
 
 __all__ = ["RedisFleet"]
 
@@ -41,7 +44,7 @@ class RedisFleet(BaseFleet):
         ConfigurationError: an option cannot be.
     """
 
-    store_type = "redis"
+    store_type: ClassVar[str] = "redis"
 
     def __init__(
         self,
@@ -73,6 +76,10 @@ class RedisFleet(BaseFleet):
             poll_interval=poll_interval,
             ttl=ttl,
         )
+
+    def share_limiter(self, limiter: RateLimiter) -> SharedLimiter:
+        """The share of a rate limiter in this fleet."""
+        return SharedLimiter(self, limiter)
 
     def open_link(self) -> Link:
         """Connect."""

@@ -32,11 +32,12 @@ W = TypeVar("W", bound=Wakeable)
 class Ticket(Generic[W]):
     """A place in the queue."""
 
-    __slots__ = ("granted", "waiter")
+    __slots__ = ("granted", "hopeful", "waiter")
 
-    def __init__(self, waiter: W) -> None:
+    def __init__(self, waiter: W, hopeful: bool = False) -> None:
         self.waiter = waiter
         self.granted = False
+        self.hopeful = hopeful  # beyond the queue's length, because more slots may come from elsewhere
 
 
 class _Collector:
@@ -97,14 +98,27 @@ class Slots:
         self.waiting.move_to_end(ticket, last=False)
         self.debt += 1
 
-    def queue(self, waiter: Wakeable) -> Ticket[Wakeable] | None:
+    def queue(self, waiter: Wakeable, hopeful: bool = False) -> Ticket[Wakeable] | None:
         """Join the queue; None when it is full. The ticket may be granted at once."""
-        if self.callers >= self.max_queue and not (self.free and not self.waiting):
+        full = self.callers >= self.max_queue and not (self.free and not self.waiting)
+        if full and not hopeful:
             return None
-        ticket = Ticket(waiter)
+        ticket = Ticket(waiter, full)
         self.waiting[ticket] = None
         self.hand_over()
         return ticket
+
+    def dismiss(self) -> None:
+        """There will be no more slots: wake those who had no place in the queue but hoped."""
+        for ticket in [ticket for ticket in self.waiting if ticket.hopeful]:
+            del self.waiting[ticket]
+            ticket.waiter.wake()
+
+    def start_over(self, size: int) -> None:
+        """As new; whoever held a slot or waited for one is not there any more."""
+        self.size, self.debt = size, 0
+        self.waiting.clear()
+        self.free[:] = [None] * size
 
     def hand_over(self) -> None:
         """Give free slots to those who wait, in order; whoever cannot be woken is passed over."""

@@ -15,6 +15,7 @@ from resilience_core._validation import to_optional_seconds
 from resilience_core._verdicts import Judgement
 from resilience_core._weave.deadline import within_deadline
 from resilience_core._weave.gate import Gate, stream_gate, stream_gate_async
+from resilience_core._weave.sharing import Fleet
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core._weave.waiting import ThreadWaiter, async_waiter
 
@@ -30,6 +31,9 @@ class Bulkhead(Gate):
         max_wait: seconds (or timedelta) that a call may wait; needed with a queue. A nearer deadline shortens it.
         enforce: share of the limit's effect (shadow mode below 1): a call that finds no slot and is spared neither
             waits nor takes one.
+        fleet: the slots are those of all processes that have a bulkhead of this name in the same fleet (a
+            `RedisFleet`); each leases as many as it uses.
+        fail_closed: reject while the store cannot be reached; else each process has `max_concurrent` slots meanwhile.
 
     Raises:
         BulkheadFullError: from the guarded call, which was not made.
@@ -45,21 +49,35 @@ class Bulkhead(Gate):
     max_wait: float | None = field(
         default=None, kw_only=True, converter=to_optional_seconds, validator=check.optional(check.positive_seconds)
     )
+    fleet: Fleet | None = field(
+        default=None, kw_only=True, repr=False, validator=check.optional(check.has("share_bulkhead", "a RedisFleet"))
+    )
+    fail_closed: bool = field(default=False, kw_only=True, validator=check.boolean)
     spares_itself: ClassVar[bool] = True
+    fixed: ClassVar[frozenset[str]] = Gate.fixed | {"fleet", "fail_closed"}
     _slots: Slots = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
+    _shared: Any = field(init=False, repr=False, default=None, on_setattr=setters.NO_OP)
 
     def _validate(self) -> None:
+        if self.fail_closed and self.fleet is None:
+            raise ConfigurationError("Bulkhead: fail_closed tells what to do without a fleet's store: give fleet=, too")
         if self.max_queue and self.max_wait is None:
             raise ConfigurationError("Bulkhead: max_queue needs max_wait, or a queued call could wait for ever")
 
     def _build(self) -> None:
-        self._slots = Slots(self.max_concurrent, self.max_queue)
+        self._slots = Slots(self.max_concurrent if self.fleet is None else 0, self.max_queue)
+        if self.fleet is not None:
+            self._shared = self.fleet.share_bulkhead(self)
 
     def _adopt(self, other: Bulkhead, changed: frozenset[str]) -> None:
         with self._lock:
-            self._slots.resize(self.max_concurrent, self.max_queue)
+            if self._shared is None:
+                self._slots.resize(self.max_concurrent, self.max_queue)
+            else:
+                self._slots.max_queue = self.max_queue
+                self._shared.resized()
 
     @property
     def in_flight(self) -> int:
@@ -131,7 +149,7 @@ class Bulkhead(Gate):
         waiter = ThreadWaiter()
         ticket = self._queue(waiter, operation)
         try:
-            patience = self._patience()
+            patience = self._patience(ticket)
             waiter.wait(patience, patience == self.max_wait)
         except BaseException:
             self._abandon(ticket)
@@ -146,7 +164,7 @@ class Bulkhead(Gate):
         waiter = async_waiter()
         ticket = self._queue(waiter, operation)
         try:
-            patience = self._patience()
+            patience = self._patience(ticket)
             await waiter.wait(patience, patience == self.max_wait)
         except BaseException:
             self._abandon(ticket)
@@ -154,12 +172,12 @@ class Bulkhead(Gate):
         self._leave(ticket, operation, patience)
         return True
 
-    def _patience(self) -> float:
-        return within_deadline(self.max_wait or 0.0)
+    def _patience(self, ticket: Ticket[Wakeable]) -> float:
+        return within_deadline(self._shared.patience if ticket.hopeful else self.max_wait or 0.0)
 
     def _queue(self, waiter: Wakeable, operation: str) -> Ticket[Wakeable]:
         with self._lock:
-            ticket = self._slots.queue(waiter)
+            ticket = self._slots.queue(waiter, self._shared is not None and self._shared.more())
         if ticket is None:
             raise self._rejection(RejectionReason.BULKHEAD_FULL, operation)
         return ticket
@@ -168,7 +186,8 @@ class Bulkhead(Gate):
         with self._lock:
             granted = self._slots.leave(ticket)
         if not granted:
-            raise self._rejection(RejectionReason.BULKHEAD_WAIT_TIMEOUT, operation, patience)
+            waited = RejectionReason.BULKHEAD_FULL if ticket.hopeful else RejectionReason.BULKHEAD_WAIT_TIMEOUT
+            raise self._rejection(waited, operation, patience)
 
     def _abandon(self, ticket: Ticket[Wakeable]) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from resilience_core._errors import ConfigurationError
 from resilience_core._events import Reconfigured, everywhere
 from resilience_core._machines.budget import Account, Law, TrafficRatio
 from resilience_core._weave.reload import Changes, reconfigure, refuse_fixed
+from resilience_core._weave.sharing import Fleet
 from resilience_core.registry import registry
 
 
@@ -28,6 +29,8 @@ class RetryBudget:
         name: identifies the budget in errors, events and metrics.
         law: `TrafficRatio` (default), `InFlightRatio`, `TokenQuota` or `TokenThrottle`.
         clock: where the time comes from.
+        fleet: the budget is one for all processes that have one of this name in the same fleet (a `RedisFleet`).
+            Tokens are fetched in batches; a retry never waits for them, it is refused. Not with `InFlightRatio`.
     """
 
     kind: ClassVar[str] = "retry_budget"
@@ -37,13 +40,16 @@ class RetryBudget:
     clock: Clock = field(
         default=SYSTEM, kw_only=True, repr=False, validator=check.instance_of(Clock, "a resilience_core.Clock")
     )
+    fleet: Fleet | None = field(
+        default=None, kw_only=True, repr=False, validator=check.optional(check.has("share_budget", "a RedisFleet"))
+    )
     _account: Account = field(init=False, repr=False, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _granted: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
     _refused: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
 
     def __attrs_post_init__(self) -> None:
-        self._account = self.law.start()
+        self._account = self.law.start() if self.fleet is None else self.fleet.share_budget(self).account
         registry.add(self)
 
     def reconfigure(self, *, law: Law) -> None:
@@ -56,7 +62,7 @@ class RetryBudget:
 
     def altered(self, options: Mapping[str, Any]) -> RetryBudget:
         """A new budget that is set as this one, but for `options`."""
-        refuse_fixed(self, options, ("law",), ("name", "clock"))
+        refuse_fixed(self, options, ("law",), ("name", "clock", "fleet"))
         other = evolve(self, **options)
         if type(other.law) is not type(self.law):
             raise ConfigurationError(

@@ -1,3 +1,7 @@
-"""Policies shared by many processes, whatever keeps the state: `resilience_core.redis.RedisFleet`, or a plain store."""
+"""Policies shared by many processes. With Redis: `resilience_core.redis.RedisFleet`; with any other store, here."""
 
 from resilience_core.fleet._fleet import BaseFleet as BaseFleet
+from resilience_core.fleet._plain import StateStore as StateStore
+from resilience_core.fleet._plain import StoreFleet as StoreFleet
+
+__all__ = ["BaseFleet", "StateStore", "StoreFleet"]

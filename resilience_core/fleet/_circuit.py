@@ -45,10 +45,11 @@ from resilience_core._machines.shared_circuit import (
     new_record,
     to_text,
 )
-from resilience_core._machines.trip_rules import ConsecutiveFailures
+from resilience_core._machines.trip_rules import AnyOf, ConsecutiveFailures
 from resilience_core._verdicts import FAILURES, Verdict
 from resilience_core.fleet._agent import NEVER, Item
 from resilience_core.fleet._link import Request
+from resilience_core.fleet._windows import SharedWindows
 
 if TYPE_CHECKING:
     from resilience_core._policies.circuit_breaker import CircuitBreaker
@@ -78,6 +79,7 @@ class SharedCircuit(Item):
         self._breaker = breaker
         self.key: str = fleet.keys.circuit(breaker.name)
         self.channels = (fleet.keys.sister(self.key, "changes"),)
+        self._windows = SharedWindows(fleet, breaker, self.key, self._rate_reached)
         self._clear()
 
     def _clear(self) -> None:
@@ -111,6 +113,7 @@ class SharedCircuit(Item):
         self._conflicts = 0
         self._number = 0
         self._used_at = 0.0
+        self._windows.clear()
         self.dropped = 0
         """Results of another era, which count no more."""
 
@@ -141,6 +144,9 @@ class SharedCircuit(Item):
         """A result was counted by the machine, which was in state `before`."""
         failed = verdict in FAILURES
         if before is _CLOSED:
+            if not isinstance(circuit.rules.trip, ConsecutiveFailures) and self.era:
+                self._windows.dirty = True
+                self._fleet.agent.wake()
             if failed:
                 self._failed(now)
                 if changed:
@@ -173,9 +179,22 @@ class SharedCircuit(Item):
                 self._early, self._early_at = 0, now
             self._early += 1
             return
+        threshold = self._threshold()
+        if threshold is not None:
+            self._say(lambda: Failures(era, 1, self.holder, threshold, self._opening()))
+
+    def _threshold(self) -> int | None:
+        """Failures in a row that open the circuit; None where another rule decides."""
         rule = self._breaker._circuit.rules.trip
-        threshold = rule.threshold if isinstance(rule, ConsecutiveFailures) else None
-        self._say(lambda: Failures(era, 1, self.holder, threshold, self._opening()))
+        rules = rule.rules if isinstance(rule, AnyOf) else (rule,)
+        return next((each.threshold for each in rules if isinstance(each, ConsecutiveFailures)), None)
+
+    def _rate_reached(self, reason: str) -> None:
+        """The fleet's rate is what the rule asks for, though perhaps no member's own is."""
+        breaker = self._breaker
+        with breaker._lock:
+            seconds = self._opening().seconds(breaker._circuit.openings + 1)
+            self._vote(reason, seconds)
 
     def _tripped(self, circuit: Circuit, now: float) -> None:
         self.own_opening = True
@@ -233,7 +252,7 @@ class SharedCircuit(Item):
             return 0.0
         if self._words or self._changes:
             return self._retry_at
-        return min(self._poll_at, self._lease_due(now))
+        return min(self._poll_at, self._lease_due(now), self._windows.due(now) if self.era else NEVER)
 
     def _lease_due(self, now: float) -> float:
         """When something is to be done about the lease."""
@@ -270,9 +289,8 @@ class SharedCircuit(Item):
         self._see_to_the_lease(now)
         if self._changes:
             return self._writing(now)
-        if now >= self._poll_at:
-            return [self._reading()]
-        return []
+        asked = self._windows.requests(self.holder, self.era, now) if self.era and self._windows.due(now) <= now else []
+        return [*asked, self._reading()] if now >= self._poll_at else asked
 
     def _reading(self) -> Request:
         return Request("read", self.key, (), self._read)
@@ -384,6 +402,9 @@ class SharedCircuit(Item):
 
     def heard(self, channel: str, content: bytes, now: float) -> None:
         if not self._fresh:  # it will be asked for
+            return
+        if content == b"window":
+            self._windows.heard(now)
             return
         record = from_text(content.decode("utf-8", "replace"))
         known = self._record
@@ -499,6 +520,7 @@ class SharedCircuit(Item):
         self._changes = [change for change in [*self._sent, *self._changes] if isinstance(change, Force)]
         self._sent = []
         self.era = ""
+        self._windows.clear()
         if self._record is not None and not self._record.forced:
             self._record = None
         breaker = self._breaker

@@ -154,6 +154,11 @@ class BaseFleet(ABC):
             "once: use a RedisFleet"
         )
 
+    @staticmethod
+    def host_time() -> int:
+        """Microseconds since the epoch on this host: for stores that do not tell theirs, and for nothing else."""
+        return time.time_ns() // 1000
+
     def ignored(self, policy: str, problem: str) -> None:
         """Something in the store could not be understood and counts as missing."""
         logger.warning("What the store holds for %r is not understood and is ignored: %s", policy, problem)

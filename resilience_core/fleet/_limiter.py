@@ -277,7 +277,7 @@ class SharedLimiter(Item):
             extra,
             returned,
             max(0, math.ceil(close_for * _NS)),
-            time.time_ns() // 1000,
+            self._fleet.host_time(),
         )
 
         def answer(reply: Any, sent: float, received: float) -> None:

@@ -48,31 +48,47 @@ class Keys:
             )
         if secret is not None and (not isinstance(secret, (str, bytes)) or len(secret) < 16):
             raise ConfigurationError("secret must be text or bytes of 16 or more, the same in all members of the fleet")
-        self._prefix = prefix
+        self.prefix: str = prefix
         self._secret = secret.encode() if isinstance(secret, str) else secret
 
     def circuit(self, name: str) -> str:
         """Where the record of a circuit is kept."""
-        return f"{self._prefix}circuit_breaker:{encoded(name)}"
+        return f"{self.prefix}circuit_breaker:{encoded(name)}"
 
     def sister(self, key: str, what: str) -> str:
         """Another key of the object that `key` belongs to."""
-        return f"{self._prefix}rc:{{{key}}}:{what}"
+        return f"{self.prefix}rc:{{{key}}}:{what}"
 
     def other(self, kind: str, name: str) -> str:
         """Where an object of another kind is kept."""
-        return f"{self._prefix}rc:{{{self._prefix}{kind}:{encoded(name)}}}"
+        return f"{self.prefix}rc:{{{self.prefix}{kind}:{encoded(name)}}}"
 
-    def personal(self, name: str, key: object) -> str:
-        """Where the share of one user is kept: nobody learns from the key who that is, nor can find out by trying.
-
-        Raises:
-            ConfigurationError: the fleet has no secret.
-        """
+    def check_personal(self, name: str) -> None:
+        """Refuse a limit for each key where there is no secret to hide the keys with."""
         if self._secret is None:
             raise ConfigurationError(
                 f"RateLimiter {name!r}: a limit for each key needs RedisFleet(secret=...), because keys are kept in "
                 "Redis as HMACs of it: give all members the same one"
             )
+
+    def personal(self, name: str, key: object) -> str:
+        """Where the share of one user is kept: nobody learns from the key who that is, nor can find out by trying.
+
+        Raises:
+            ConfigurationError: the fleet has no secret, or the key is of a kind that not all processes write alike.
+        """
+        self.check_personal(name)
+        if not _same_everywhere(key):
+            raise ConfigurationError(
+                f"RateLimiter {name!r}: where a fleet shares the limit, key must answer text, bytes, a number or a tuple "
+                f"of them, which all processes write alike; not a {type(key).__name__}"
+            )
+        assert self._secret is not None
         digest = hmac.new(self._secret, f"{name}\0{key!r}".encode("utf-8", "surrogatepass"), "sha256")
         return f"{self.other('rate_limiter', name)}:{digest.hexdigest()[:32]}"
+
+
+def _same_everywhere(key: object) -> bool:
+    if isinstance(key, tuple):
+        return all(map(_same_everywhere, key))
+    return key is None or type(key) in (str, bytes, int, float, bool)

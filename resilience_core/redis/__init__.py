@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from resilience_core._errors import ConfigurationError
 from resilience_core._validation import Seconds
 from resilience_core.fleet import BaseFleet
+from resilience_core.fleet._budget import SharedBudget
+from resilience_core.fleet._bulkhead import SharedBulkhead
 from resilience_core.fleet._limiter import SharedLimiter
 from resilience_core.fleet._link import Link
 
 if TYPE_CHECKING:
     import redis as redis_py
 
+    from resilience_core._policies.bulkhead import Bulkhead
     from resilience_core._policies.rate_limiter import RateLimiter
+    from resilience_core._policies.retry_budget import RetryBudget
 
 __all__ = ["RedisFleet"]
 
@@ -79,7 +83,17 @@ class RedisFleet(BaseFleet):
 
     def share_limiter(self, limiter: RateLimiter) -> SharedLimiter:
         """The share of a rate limiter in this fleet."""
+        if limiter.key is not None:
+            self.keys.check_personal(limiter.name)
         return SharedLimiter(self, limiter)
+
+    def share_bulkhead(self, bulkhead: Bulkhead) -> SharedBulkhead:
+        """That of a bulkhead."""
+        return SharedBulkhead(self, bulkhead)
+
+    def share_budget(self, budget: RetryBudget) -> SharedBudget:
+        """That of a retry budget."""
+        return SharedBudget(self, budget)
 
     def open_link(self) -> Link:
         """Connect."""

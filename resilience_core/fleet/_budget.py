@@ -229,12 +229,13 @@ class SharedBudget(Item):
 
     def goodbye(self, now: float) -> list[Request]:
         with self._budget._lock:
-            self.account.earned += self.account.hand
-            self.account.hand = 0.0
-            self.account.wanting = False
-            worth_it = self.account.known and self.account.earned != 0
-        return self.requests(now) if worth_it else []
+            account = self.account
+            account.earned += account.hand
+            account.hand = 0.0
+            account.wanting = False
+            nothing = not account.known or account.earned == 0
+        return [] if nothing else self.requests(now)
 
 
-def _decimal(value: float) -> str:
+def _decimal(value: object) -> str:
     return f"{value:.6f}" if isinstance(value, float) else str(value)

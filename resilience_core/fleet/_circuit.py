@@ -94,7 +94,6 @@ class SharedCircuit(Item):
         """Whether the fleet has counted failures, so that a success matters."""
         self.own_opening = False
         """Whether the circuit has opened by its own rule, which the fleet has not taken up (yet)."""
-        self._lease_lasts = 60.0
         self._clock = ServerClock()
         self._record: Record | None = None
         self._text: bytes | None = None  # as it is in the store; None for none
@@ -106,7 +105,7 @@ class SharedCircuit(Item):
         self._fresh = False  # whether the record was read since the store was found
         self._interested = False
         self._takeover_at = 0.0
-        self._asked_for = ""  # the lease that this member has asked for in vain
+        self._synced_at = 0.0
         self._success_at = 0.0
         self._poll_at = 0.0
         self._retry_at = 0.0  # after a lost race
@@ -133,7 +132,6 @@ class SharedCircuit(Item):
         """A permit was given; matters for probes."""
         if circuit.state is not _HALF_OPEN:
             return
-        self._lease_lasts = lasts
         held = self.lease
         if held is not None:
             circuit.probe_until = max(circuit.probe_until, now + lasts)
@@ -444,6 +442,7 @@ class SharedCircuit(Item):
             self.alert = record.state is _CLOSED and record.failures > 0
             breaker._circuit.watch(self.alert)
             change = breaker._circuit.last_transition
+        self._synced_at = now
         if change is not before:
             breaker._tell(change)
 
@@ -453,12 +452,15 @@ class SharedCircuit(Item):
         longest = (record.open_until - record.since) / SECOND  # if the server's clock was set back
         opens = min(clock.surely_at(record.open_until, now), now + longest)
         if record.epoch != self.era or first or circuit.state not in (_OPEN, _HALF_OPEN):
-            self.era = self._last_era = record.epoch
+            self._begin(record.epoch)
             self._interested = False
             self.own_opening = False
+            was_open = circuit.state is _OPEN
             circuit.enter(_OPEN, now + ahead, "remote", _forced(record, clock, now, ahead))
             circuit.openings = record.openings
-            circuit.open_until = max(opens, now) + ahead
+            # A failed probe that the store has not heard of: the circuit stays open for longer.
+            latest = circuit.open_until if first and was_open else 0.0
+            circuit.open_until = max(latest, max(opens, now) + ahead)
         if held.holder == self.holder:
             if self.lease is None or self.lease.id != held.id:
                 self.lease = held
@@ -479,12 +481,15 @@ class SharedCircuit(Item):
         self.lease = None
         if record.epoch == self.era and not first and record.state is circuit.state:
             return
-        known, self.era = self._last_era, record.epoch
-        self._last_era = record.epoch
+        known = self._last_era
+        self._begin(record.epoch)
         forced = _forced(record, clock, now, ahead)
+        if record.state is _CLOSED and record.reason == "created" and circuit.state is _OPEN:
+            # The record was lost, and somebody began anew. What it said stays true here, and is said again.
+            self.own_opening = self.own_opening or now - self._synced_at < self._fleet.ttl
         if record.state is _CLOSED and self.own_opening and record.reason != "manual":
             if circuit.state is _OPEN and (record.epoch != known or first):  # it is still true: said again
-                self._vote("consecutive_failures", circuit.open_until - now - ahead)
+                self._vote("lost", max(0.0, circuit.open_until - now - ahead))
         elif record.state is not circuit.state or not _alike(forced, circuit.forced):
             self.own_opening = False
             circuit.enter(record.state, now + ahead, "remote", forced)
@@ -494,6 +499,11 @@ class SharedCircuit(Item):
         elif known and known != record.epoch:
             circuit.begin_era()
         self._count_early(record, now, ahead)
+
+    def _begin(self, era: str) -> None:
+        if era != self._last_era:
+            self._windows.clear()
+        self.era = self._last_era = era
 
     def _count_early(self, record: Record, now: float, ahead: float) -> None:
         """Failures that were seen before the store first answered: they count, if they are of this era, and fresh."""
@@ -516,8 +526,10 @@ class SharedCircuit(Item):
         self._take_words()
         self._early = sum(change.count for change in self._changes if isinstance(change, Failures))
         self._early_at = self._breaker.clock.now()
-        # What a person decided is not lost. Of what was sent, nobody knows whether it counts: it is not counted twice.
-        self._changes = [change for change in [*self._sent, *self._changes] if isinstance(change, Force)]
+        # What a person or a probe has decided is not lost. Of failures that were sent, nobody knows whether they count:
+        # they are not counted twice.
+        kept = (Force, ProbeFailed, ProbesSucceeded)
+        self._changes = [change for change in [*self._sent, *self._changes] if isinstance(change, kept)]
         self._sent = []
         self.era = ""
         self._windows.clear()

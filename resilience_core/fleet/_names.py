@@ -80,8 +80,8 @@ class Keys:
         self.check_personal(name)
         if not _same_everywhere(key):
             raise ConfigurationError(
-                f"RateLimiter {name!r}: where a fleet shares the limit, key must answer text, bytes, a number or a tuple "
-                f"of them, which all processes write alike; not a {type(key).__name__}"
+                f"RateLimiter {name!r}: where a fleet shares the limit, key must answer text, bytes, a number or a "
+                f"tuple of them, which all processes write alike; not a {type(key).__name__}"
             )
         assert self._secret is not None
         digest = hmac.new(self._secret, f"{name}\0{key!r}".encode("utf-8", "surrogatepass"), "sha256")

@@ -61,7 +61,7 @@ def checked(program: str) -> Path:
         raise RedisServerMissing(f"{path} --version failed: {done.stdout.strip()[:200]}")
     if (int(version[1]), int(version[2])) < OLDEST:
         raise RedisServerMissing(f"{path} is too old: {done.stdout.strip()[:40]}")
-    return Path(path).resolve()
+    return Path(path).absolute()  # not resolved: a redis-server behind a link tells by its name what it is to be
 
 
 def from_wheel() -> Path:

@@ -84,7 +84,7 @@ venv-base:
 	@$(BOOTSTRAP) base
 venv-test:
 	@$(BOOTSTRAP) base test
-	@$(BIN)/python tools/redis_server.py >/dev/null || true  # without one, the tests that need it fail and say so
+	@$(BIN)/python tools/redis_server.py --all >/dev/null || true  # without one, the tests that need it fail and say so
 venv-lint:
 	@$(BOOTSTRAP) base lint
 venv-all:

@@ -107,7 +107,7 @@ def test_the_locks_satisfy_what_the_projects_ask_for() -> None:
         groups["base"] += project["dependencies"]
         for extra in project.get("optional-dependencies", {}).values():
             groups["base"] += extra
-    assert {lock.stem for lock in LOCKS} == {*groups, "redis-server"}
+    assert {lock.stem for lock in LOCKS} == {*groups, "redis-server", "valkey-server"}
     for group, asked in groups.items():
         locked = [Requirement(line.split("--hash")[0]) for line in pins(ROOT / "requirements" / f"{group}.txt")]
         for wanted in map(Requirement, asked):

@@ -1,8 +1,9 @@
-"""For tests of guarded code: virtual time, recorded events, forced states, repeatable chance.
+"""For tests of guarded code: virtual time, recorded events, forced states, repeatable chance, broken networks.
 
 Nothing here is loaded by `import resilience_core`.
 """
 
+from resilience_core.testing._fault_proxy import FaultProxy
 from resilience_core.testing._forced import forced_state, seeded
 from resilience_core.testing._loop import Deadlock, run_virtual, run_virtual_trio
 from resilience_core.testing._recorder import EventRecorder, record_events
@@ -11,6 +12,7 @@ from resilience_core.testing._virtual import VirtualClock, virtual_time
 __all__ = [
     "Deadlock",
     "EventRecorder",
+    "FaultProxy",
     "VirtualClock",
     "forced_state",
     "record_events",

@@ -81,17 +81,17 @@ class RedisFleet(BaseFleet):
             ttl=ttl,
         )
 
-    def share_limiter(self, limiter: RateLimiter) -> SharedLimiter:
+    def share_limiter(self, limiter: RateLimiter) -> Any:
         """The share of a rate limiter in this fleet."""
         if limiter.key is not None:
             self.keys.check_personal(limiter.name)
         return SharedLimiter(self, limiter)
 
-    def share_bulkhead(self, bulkhead: Bulkhead) -> SharedBulkhead:
+    def share_bulkhead(self, bulkhead: Bulkhead) -> Any:
         """That of a bulkhead."""
         return SharedBulkhead(self, bulkhead)
 
-    def share_budget(self, budget: RetryBudget) -> SharedBudget:
+    def share_budget(self, budget: RetryBudget) -> Any:
         """That of a retry budget."""
         return SharedBudget(self, budget)
 

@@ -1,0 +1,3 @@
+"""Fixtures of the tests about fleets."""
+
+from tests.fleet.members import fleets as fleets

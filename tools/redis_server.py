@@ -61,7 +61,8 @@ def checked(program: str) -> Path:
         raise RedisServerMissing(f"{path} --version failed: {done.stdout.strip()[:200]}")
     if (int(version[1]), int(version[2])) < OLDEST:
         raise RedisServerMissing(f"{path} is too old: {done.stdout.strip()[:40]}")
-    return Path(path).resolve()
+    # A link is kept as it is: Debian's redis-server is one to a program that looks at the name it was called by.
+    return Path(path).absolute()
 
 
 def from_wheel() -> Path:

@@ -21,7 +21,7 @@ WORKERS = -n $(JOBS) --maxprocesses 8 --dist loadfile# the blocks of a page shar
 PYTEST = -m pytest -q $(WORKERS)
 CORE_TESTS = tests --ignore=tests/adapters --ignore=tests/http --ignore=tests/whatsapp
 
-.PHONY: help setup demo test schema docs lint format types coverage other-pythons check bench requirements dist
+.PHONY: help setup demo test prove-long schema docs lint format types coverage other-pythons check bench requirements dist
 .PHONY: clean venv-base venv-test venv-lint venv-all venv-bench venv-others types-mypy types-pyright types-public
 
 help: ## what can be made
@@ -34,6 +34,9 @@ demo: venv-base ## messages sent through an API that fails: the story on the ter
 
 test: venv-test ## all tests, and the code of README and docs
 	@$(BIN)/python $(PYTEST) $(ARGS)
+
+prove-long: venv-test ## all tests, the long ones in full: 3 times the fuzzing, 5 times the load (tests/_cost.py)
+	@PROVE_LONG=1 $(BIN)/python $(PYTEST) $(ARGS)
 
 schema: venv-base ## write the JSON Schema of the configuration anew, after a change of options
 	@$(BIN)/python -m resilience_core.config._schema

@@ -19,7 +19,9 @@ BOOTSTRAP = $(if $(PYTHON),$(PYTHON) tools/bootstrap.py,\
 	echo 'No Python 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1;)
 WORKERS = -n $(JOBS) --maxprocesses 8 --dist loadfile# the blocks of a page share their names
 PYTEST = -m pytest -q $(WORKERS)
-CORE_TESTS = tests --ignore=tests/adapters --ignore=tests/http --ignore=tests/whatsapp
+# What runs on the other CPythons: the core's tests, without those whose answer is the same on each: they read the files of
+# this tree (test_repository, test_twins) or see to it that the benchmarks still start.
+CORE_TESTS = tests $(addprefix --ignore=tests/,http whatsapp test_benchmarks.py test_repository.py test_twins.py)
 
 .PHONY: help setup demo test prove-long schema docs lint format types coverage other-pythons check bench requirements dist
 .PHONY: clean venv-base venv-test venv-lint venv-all venv-bench venv-others types-mypy types-pyright types-public

@@ -1,12 +1,12 @@
 # One command to set up, one to test: each target makes what it needs first (tools/bootstrap.py; 0.1 s when all is there).
 #
 #   make test ARGS="-k breaker -x"     ARGS goes to what the target runs
-#   make test JOBS=2                   with so many test processes
+#   make test JOBS=0                   in one process, as a debugger needs it; otherwise one for each core
 #   make PYTHON=/path/to/python3.12    another interpreter
 
 .DEFAULT_GOAL := help
 ARGS =
-JOBS = 0
+JOBS = auto
 
 # The first interpreter that runs and is new enough.
 ifndef PYTHON
@@ -17,11 +17,14 @@ endif
 BIN = .venv/bin
 BOOTSTRAP = $(if $(PYTHON),$(PYTHON) tools/bootstrap.py,\
 	echo 'No Python 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1;)
-PYTEST = -m pytest -q -n $(JOBS) --dist loadfile # the blocks of a page share their names
-CORE_TESTS = tests --ignore=tests/adapters --ignore=tests/http --ignore=tests/whatsapp
+WORKERS = -n $(JOBS) --maxprocesses 8 --dist loadfile# the blocks of a page share their names
+PYTEST = -m pytest -q $(WORKERS)
+# What runs on the other CPythons: the core's tests, without those whose answer is the same on each: they read the files of
+# this tree (test_repository, test_twins) or see to it that the benchmarks still start.
+CORE_TESTS = tests $(addprefix --ignore=tests/,http whatsapp test_benchmarks.py test_repository.py test_twins.py)
 
-.PHONY: help setup demo test schema docs lint format types coverage other-pythons check bench requirements dist clean
-.PHONY: venv-base venv-test venv-lint venv-all venv-bench
+.PHONY: help setup demo test prove-long schema docs lint format types coverage other-pythons check bench requirements dist
+.PHONY: clean venv-base venv-test venv-lint venv-all venv-bench venv-others types-mypy types-pyright types-public
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +36,9 @@ demo: venv-base ## messages sent through an API that fails: the story on the ter
 
 test: venv-test ## all tests, and the code of README and docs
 	@$(BIN)/python $(PYTEST) $(ARGS)
+
+prove-long: venv-test ## all tests, the long ones in full: 3 times the fuzzing, 5 times the load (tests/_cost.py)
+	@PROVE_LONG=1 $(BIN)/python $(PYTEST) $(ARGS)
 
 schema: venv-base ## write the JSON Schema of the configuration anew, after a change of options
 	@$(BIN)/python -m resilience_core.config._schema
@@ -49,8 +55,13 @@ format: venv-lint ## let ruff repair what it can
 	@$(BIN)/ruff format --quiet
 
 types: venv-all ## mypy --strict, pyright, and every public symbol typed
+	@$(MAKE) --no-print-directory -j3 types-mypy types-pyright types-public # each of them uses one core
+
+types-mypy:
 	@$(BIN)/mypy --strict
+types-pyright:
 	@$(BIN)/pyright
+types-public:
 	@$(BIN)/python tools/verify_types.py resilience_core
 
 coverage: venv-test ## all tests under coverage: every branch of the core, 95 % of the adapters
@@ -61,9 +72,11 @@ coverage: venv-test ## all tests under coverage: every branch of the core, 95 % 
 	@$(BIN)/coverage report --include='adapters/*' --fail-under=95
 
 other-pythons: venv-test ## the core's tests on the other CPythons of this machine
-	@$(BIN)/python tools/other_pythons.py -q -n $(JOBS) $(CORE_TESTS)
+	@$(BIN)/python tools/other_pythons.py -q $(WORKERS) $(CORE_TESTS)
 
-check: lint types coverage other-pythons ## all that must be green before a change lands
+check: ## all that must be green before a change lands
+	@$(MAKE) --no-print-directory -j2 venv-all venv-others # a set-up uses one core
+	@$(MAKE) --no-print-directory lint types coverage other-pythons
 
 bench: venv-bench ## benchmarks against hand-written code and other libraries
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -89,5 +102,7 @@ venv-lint:
 	@$(BOOTSTRAP) base lint
 venv-all:
 	@$(BOOTSTRAP) base test lint
+venv-others:
+	@$(if $(PYTHON),$(PYTHON) tools/other_pythons.py --set-up,$(BOOTSTRAP))
 venv-bench:
 	@$(BOOTSTRAP) base test bench

@@ -7,7 +7,7 @@ Laws:
 * A venv is whole or made anew. Its stamp (`resilience-bootstrap.json`) is removed before packages are installed and
   written after, so one that was interrupted has none. Changed pins or another interpreter also mean a new venv.
 * Nothing to do costs one comparison of hashes.
-* Two runs at once (`make -j`, two terminals) take turns.
+* Two runs at once for one venv (`make -j`, two terminals) take turns.
 * What fails is told in a few lines, with what to do about it.
 """
 
@@ -51,7 +51,7 @@ def main() -> int:
     try:
         check_interpreter()
         groups = check_groups(options.groups)
-        with one_at_a_time():
+        with one_at_a_time(options.venv):
             update(options.venv, groups)
     except SetupError as error:
         print(f"\nset-up failed: {error}", file=sys.stderr)
@@ -79,10 +79,10 @@ def check_groups(names: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def one_at_a_time() -> Generator[None]:
+def one_at_a_time(venv: Path) -> Generator[None]:
     cache = ROOT / ".cache"
     cache.mkdir(exist_ok=True)
-    with (cache / "bootstrap.lock").open("w") as lock:
+    with (cache / f"bootstrap-{venv.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, however this process ends
         yield
 

@@ -1,5 +1,7 @@
 """Runs pytest with the arguments given on every other supported CPython that this machine has. Standard library only.
 
+With `--set-up` alone it only makes their environments.
+
 "Other" than the one that runs this script. Each gets an environment of its own, `.venv-3.12` and so on. An interpreter
 counts when it really runs: version managers put names on PATH that do not.
 """
@@ -10,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,27 +46,33 @@ def find(version: tuple[int, int]) -> str | None:
     return None
 
 
-def test_on(interpreter: str, version: tuple[int, int], arguments: list[str]) -> bool:
-    venv = ROOT / f".venv-{version[0]}.{version[1]}"
-    setup = [interpreter, str(ROOT / "tools" / "bootstrap.py"), "--venv", str(venv), "base", "test"]
-    if subprocess.run(setup, cwd=ROOT, check=False).returncode != 0:
-        return False
-    pytest = [str(venv / "bin" / "python"), "-m", "pytest", *arguments]
+def venv_of(version: tuple[int, int]) -> Path:
+    return ROOT / f".venv-{version[0]}.{version[1]}"
+
+
+def set_up(interpreter: str, version: tuple[int, int]) -> bool:
+    command = [interpreter, str(ROOT / "tools" / "bootstrap.py"), "--venv", str(venv_of(version)), "base", "test"]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def test_on(version: tuple[int, int], arguments: list[str]) -> bool:
+    pytest = [str(venv_of(version) / "bin" / "python"), "-m", "pytest", *arguments]
     return subprocess.run(pytest, cwd=ROOT, check=False).returncode == 0
 
 
 def main() -> int:
+    arguments = sys.argv[1:]
+    only_set_up = arguments == ["--set-up"]
+    others = [version for version in SUPPORTED if version != sys.version_info[:2]]
+    found = {version: path for version in others if (path := find(version)) is not None}
+    with ThreadPoolExecutor(len(others)) as side_by_side:  # each set-up uses one core
+        done = dict(zip(found, side_by_side.map(set_up, found.values(), found), strict=True))
     failed: list[str] = []
-    for version in SUPPORTED:
-        if version == sys.version_info[:2]:
-            continue
+    for version in others:
         label = f"CPython {version[0]}.{version[1]}"
-        interpreter = find(version)
-        if interpreter is None:
-            print(f"{label}: not on this machine", flush=True)
-            continue
-        print(f"{label}:", flush=True)
-        if not test_on(interpreter, version, sys.argv[1:]):
+        if not only_set_up:
+            print(f"{label}:" if version in found else f"{label}: not on this machine", flush=True)
+        if version in found and not (done[version] and (only_set_up or test_on(version, arguments))):
             failed.append(label)
     if failed:
         print(f"failed on {', '.join(failed)}")

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from resilience_core import config, registry
 from resilience_core._policies.retry_budget import RetryBudget
 from resilience_core.config._classes import SECTIONS, Option, from_code, options_of
+from tests._cost import size
 
-fuzz = settings(deadline=datetime.timedelta(seconds=5), max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+fuzz = settings(deadline=datetime.timedelta(seconds=5), max_examples=size(300, 100))
 """The deadline is for one configuration, and far above what the slowest takes: it is there for what never ends."""
 
 # --- what is handed in -----------------------------------------------------------------------------------------------

@@ -173,8 +173,8 @@ class Keyed(Policy):
             if any(getattr(part, "fleet", None) is not None for part in policy.parts()):
                 raise ConfigurationError(
                     f"Keyed {self.name!r}: factory must not make policies that a fleet shares: they are shared by "
-                    "name, and with one name for all, all keys would be one; give each shard a policy with a name of its "
-                    "own, or limit by RateLimiter(key=...)"
+                    "name, and with one name for all, all keys would be one; give each shard a policy with a name "
+                    "of its own, or limit by RateLimiter(key=...)"
                 )
             names = tuple(part.name for part in policy.parts())
             if self._names is None:

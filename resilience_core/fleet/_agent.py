@@ -44,6 +44,10 @@ class Item(ABC):
     def requests(self, now: float) -> list[Request]:
         """What it wants to ask now."""
 
+    def pending(self) -> bool:
+        """Whether something is left to be said."""
+        return self.due(0.0) <= 0.0
+
     def heard(self, channel: str, content: bytes, now: float) -> None:  # noqa: B027 - not everybody listens
         """News came."""
 
@@ -96,6 +100,7 @@ class Agent:
         self._retry_at = 0.0
         self._lost_at: float | None = None
         self._stopping = False
+        self._asking = False
         self._woken = False
         self._pipe: tuple[int, int] | None = None
         self.connected = False
@@ -155,9 +160,10 @@ class Agent:
         while True:
             with self._lock:
                 turns = self._turns
-            now = time.monotonic()
-            if self.connected and all(item.due(now) > now for item in self._all()):
+            pending = any(item.pending() for item in self._all())
+            if self.connected and not pending and not self._asking:  # in this order: first it asks, then it takes words
                 return True
+            now = time.monotonic()
             if now >= end:
                 return False
             self.wake()
@@ -228,6 +234,13 @@ class Agent:
         self._hear(link, self._all())
 
     def _ask(self, link: Link, items: Iterable[Item]) -> None:
+        self._asking = True
+        try:
+            self._exchange(link, items)
+        finally:
+            self._asking = False
+
+    def _exchange(self, link: Link, items: Iterable[Item]) -> None:
         now = time.monotonic()
         requests = [request for item in items if item.due(now) <= now for request in item.requests(now)]
         if not requests:

@@ -252,6 +252,9 @@ class SharedCircuit(Item):
             return self._retry_at
         return min(self._poll_at, self._lease_due(now), self._windows.due(now) if self.era else NEVER)
 
+    def pending(self) -> bool:
+        return not self._fresh or bool(self._words or self._changes)
+
     def _lease_due(self, now: float) -> float:
         """When something is to be done about the lease."""
         record = self._record
@@ -464,6 +467,7 @@ class SharedCircuit(Item):
         if held.holder == self.holder:
             if self.lease is None or self.lease.id != held.id:
                 self.lease = held
+                self._interested = False  # until a call is rejected again
             until = held.expires - MARGIN if held.used else held.use_by
             circuit.probe_until = max(circuit.probe_until, clock.surely_before(until, now) + ahead)
         else:
@@ -511,8 +515,8 @@ class SharedCircuit(Item):
         if not early or record.state is not _CLOSED or now - at > NEWBORN:
             self.dropped += early
             return
-        mine = record.by.startswith(f"{self.holder}:")
-        if mine or self._clock.latest(at) >= record.since:
+        # An era that began because there was no record began for them, too: nothing had changed before.
+        if record.reason == "created" or self._clock.latest(at) >= record.since:
             for _ in range(early):
                 self._failed(now + ahead)
         else:

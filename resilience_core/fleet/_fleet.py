@@ -132,7 +132,7 @@ class BaseFleet(ABC):
 
     # --- for policies ----------------------------------------------------------------------------------------------
 
-    def share_circuit(self, breaker: CircuitBreaker) -> SharedCircuit:
+    def share_circuit(self, breaker: CircuitBreaker) -> Any:
         """The share of a circuit breaker in this fleet."""
         return SharedCircuit(self, breaker)
 

@@ -132,6 +132,7 @@ class SharedCircuit(Item):
         """A permit was given; matters for probes."""
         if circuit.state is not _HALF_OPEN:
             return
+        self._interested = False
         held = self.lease
         if held is not None:
             circuit.probe_until = max(circuit.probe_until, now + lasts)

@@ -144,7 +144,7 @@ class Bulkhead(Gate):
 
     def _wait(self, operation: str) -> bool:
         """Whether a slot was had in the end; False where shadow mode lets the call go without."""
-        if self.spares(RejectionReason.BULKHEAD_FULL, operation):
+        if self._spared(operation):
             return False
         waiter = ThreadWaiter()
         ticket = self._queue(waiter, operation)
@@ -159,7 +159,7 @@ class Bulkhead(Gate):
 
     async def _wait_async(self, operation: str) -> bool:
         """Whether a slot was had in the end; False where shadow mode lets the call go without."""
-        if self.spares(RejectionReason.BULKHEAD_FULL, operation):
+        if self._spared(operation):
             return False
         waiter = async_waiter()
         ticket = self._queue(waiter, operation)
@@ -170,6 +170,14 @@ class Bulkhead(Gate):
             self._abandon(ticket)
             raise
         self._leave(ticket, operation, patience)
+        return True
+
+    def _spared(self, operation: str) -> bool:
+        if not self.spares(RejectionReason.BULKHEAD_FULL, operation):
+            return False
+        if self._shared is not None:  # it goes without a slot, but the next ones would like to have some
+            with self._lock:
+                self._shared.more()
         return True
 
     def _patience(self, ticket: Ticket[Wakeable]) -> float:

@@ -186,6 +186,10 @@ class SharedBudget(Item):
         idle = account.hand > 0
         return max(self._report_at, account.filled_at + EARNED_EVERY) if enough or idle else NEVER
 
+    def pending(self) -> bool:
+        account = self.account
+        return not account.known or account.wanting or account.earned < 0
+
     def requests(self, now: float) -> list[Request]:
         account, terms = self.account, self.account.terms
         with self._budget._lock:

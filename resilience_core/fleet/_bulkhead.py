@@ -26,8 +26,8 @@ LEASE = 6.0
 """Seconds for which slots are leased."""
 IDLE = 1.0
 """Seconds after which half of the unused slots are given back."""
-REFUSED_FOR = 0.05
-"""Seconds for which the store's word holds that there are no more."""
+REFUSED_FOR, LONGEST_REFUSAL = 0.05, 0.4
+"""Seconds for which the store's word holds that there are no more: at first, and when it says so again and again."""
 
 
 class SharedBulkhead(Item):
@@ -48,6 +48,7 @@ class SharedBulkhead(Item):
         self._token = draw()
         self._wanting = False
         self._refused_until = 0.0
+        self._refusal = REFUSED_FOR / 2
         self._renew_at = NEVER
         self._look_at = NEVER
         self._shared_out = False  # somebody else wants slots
@@ -82,18 +83,21 @@ class SharedBulkhead(Item):
     # --- by the agent ----------------------------------------------------------------------------------------------
 
     def due(self, now: float) -> float:
-        return 0.0 if self._wanting or self._shared_out else min(self._renew_at, self._look_at)
+        if self._wanting or self._shared_out:
+            return 0.0
+        waits = not self.alone and self._bulkhead._slots.callers > 0
+        return min(self._renew_at, self._look_at, self._refused_until if waits else NEVER)
 
     def requests(self, now: float) -> list[Request]:
         bulkhead = self._bulkhead
         with bulkhead._lock:
-            wanting, self._wanting = self._wanting, False
+            wanting, self._wanting = self._wanting or bulkhead._slots.callers > 0, False
             crowded, self._shared_out = self._shared_out, False
             slots = bulkhead._slots
             used = slots.taken + slots.callers
             want = slots.size + slots.debt
             if wanting:
-                want = max(want, used + min(slots.size // 4, bulkhead.max_concurrent // 16))
+                want = max(want, used + min(slots.size // 4, bulkhead.max_concurrent // 16), 1)
             elif crowded or now >= self._look_at:
                 spare = max(0, want - used)
                 slots.resize(used + (0 if crowded else spare // 2), bulkhead.max_queue)
@@ -124,8 +128,11 @@ class SharedBulkhead(Item):
             slots = bulkhead._slots
             slots.resize(leased, bulkhead.max_queue)
             if leased < want:
-                self._refused_until = received + REFUSED_FOR
+                self._refusal = min(LONGEST_REFUSAL, 2 * self._refusal)
+                self._refused_until = received + self._refusal
                 slots.dismiss()
+            else:
+                self._refusal = REFUSED_FOR / 2
             used = slots.taken
         self._renew_at = sent + LEASE / 3 if leased else NEVER
         self._look_at = received + IDLE if leased > used else NEVER

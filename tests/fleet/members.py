@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import pytest
 import redis
+import trio
 
 from resilience_core import CircuitBreaker, CircuitOpenError
 from resilience_core.redis import RedisFleet
 from tests._redis import RedisServer
+from tests.worlds import World, drive
 
 _prefixes = (f"t{number}:" for number in itertools.count())
 PATIENCE = 15.0
@@ -28,6 +31,13 @@ def wait_until(met: Callable[[], Any], what: str = "") -> Any:
             return found
         time.sleep(0.002)
     raise AssertionError(f"it did not happen within {PATIENCE} s: {what or met}")
+
+
+def run_in(world: World, story: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run the story in real time: another thread and another process take part in it."""
+    if world.name == "asyncio":
+        return asyncio.run(story())
+    return trio.run(story) if world.name == "trio" else drive(story())
 
 
 class Fleets:
@@ -66,7 +76,7 @@ class Fleets:
         found = self.client.get(f"{self.prefix}circuit_breaker:{name}")
         return "" if found is None else str(found)
 
-    def keys(self) -> list[str]:
+    def written(self) -> list[str]:
         return sorted(self.client.keys(f"{self.prefix}*"))
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from resilience_core import (
     Verdict,
     explain,
 )
-from tests.fleet.members import PATIENCE, Fleets, fail, ok, wait_until
+from tests.fleet.members import PATIENCE, Fleets, fail, ok, run_in, wait_until
 from tests.worlds import World
 
 OPEN, CLOSED = CircuitState.OPEN, CircuitState.CLOSED
@@ -403,8 +403,8 @@ def test_a_record_with_fields_of_a_newer_library_is_followed_and_they_are_kept(f
 
 def test_the_record_has_a_name_and_a_life(fleets: Fleets) -> None:
     (first,) = fleets.breakers(1, fleet_options={"ttl": 300.0})
-    assert fleets.keys() == [f"{fleets.prefix}circuit_breaker:graph"]
-    assert 290_000 < fleets.client.pttl(fleets.keys()[0]) <= 300_000
+    assert fleets.written() == [f"{fleets.prefix}circuit_breaker:graph"]
+    assert 290_000 < fleets.client.pttl(fleets.written()[0]) <= 300_000
     (patient,) = fleets.breakers(1, "patient", recovery_timeout=1_000, fleet_options={"ttl": 300.0})
     fail(patient, 5)
     flushed(patient)
@@ -431,7 +431,7 @@ def test_all_worlds_share_one_circuit(fleets: Fleets, world: World) -> None:
         with pytest.raises(CircuitOpenError):
             await guarded()
 
-    world.run(story)
+    run_in(world, story)
     wait_until(lambda: second.state is OPEN)
 
 

@@ -61,7 +61,7 @@ def checked(program: str) -> Path:
         raise RedisServerMissing(f"{path} --version failed: {done.stdout.strip()[:200]}")
     if (int(version[1]), int(version[2])) < OLDEST:
         raise RedisServerMissing(f"{path} is too old: {done.stdout.strip()[:40]}")
-    return Path(path).resolve()
+    return Path(path).absolute()  # links are kept: Debian's redis-server is one, and knows by its name what to be
 
 
 def from_wheel() -> Path:

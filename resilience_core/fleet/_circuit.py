@@ -350,6 +350,7 @@ class SharedCircuit(Item):
                 kept.append(change)
         self._changes = []
         if not kept:
+            self._poll_at = now  # what was said was not to be: see what is
             return []
         self._number += 1
         written = max(server, 0 if before is None else before.written + 1)
@@ -455,6 +456,8 @@ class SharedCircuit(Item):
         assert held is not None
         longest = (record.open_until - record.since) / SECOND  # if the server's clock was set back
         opens = min(clock.surely_at(record.open_until, now), now + longest)
+        if record.epoch == self.era and not first and circuit.state not in (_OPEN, _HALF_OPEN) and self._ahead():
+            return  # the record is of before: it would open again what has just been closed here
         if record.epoch != self.era or first or circuit.state not in (_OPEN, _HALF_OPEN):
             self._begin(record.epoch)
             self._interested = False
@@ -480,6 +483,11 @@ class SharedCircuit(Item):
             longest = (held.takeover_at - record.since) / SECOND
             spread = SPREAD * CHANCE.random()
             self._takeover_at = min(clock.surely_at(held.takeover_at, now), now + max(0.0, longest)) + spread
+
+    def _ahead(self) -> bool:
+        """Whether this member has left the state that the record is in, and has not written that yet."""
+        said = (*self._changes, *self._sent)
+        return bool(self._words) or any(isinstance(change, (ProbesSucceeded, Force)) for change in said)
 
     def _follow_other(self, record: Record, clock: ServerClock, now: float, ahead: float, first: bool) -> None:
         circuit = self._breaker._circuit

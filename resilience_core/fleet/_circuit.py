@@ -156,7 +156,9 @@ class SharedCircuit(Item):
                     self._success_at = now
                     era = self.era
                     self._say(lambda: Success(era))
-        elif before is _HALF_OPEN and changed:
+        elif before is _HALF_OPEN and not changed:
+            self._fleet.agent.wake()  # the probe has ended: if it told nothing, the lease may be passed on
+        elif before is _HALF_OPEN:
             held = self.lease
             if circuit.state is _OPEN:
                 if held is None:

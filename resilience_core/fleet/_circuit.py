@@ -413,9 +413,9 @@ class SharedCircuit(Item):
             return
         record = from_text(content.decode("utf-8", "replace"))
         known = self._record
-        if record is None:
-            self._poll_at = now
-        elif known is None or record.written > known.written:  # else an older copy that comes late
+        if record is None:  # left to the next poll: members of two versions would outdo each other without a pause
+            return
+        if known is None or record.written > known.written:  # else an older copy that comes late
             self._follow(record, content, now)
 
     def _miss(self, now: float) -> None:

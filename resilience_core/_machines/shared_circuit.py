@@ -40,12 +40,13 @@ MARGIN = 1 * SECOND
 """How late the word that a lease is in use may reach the store."""
 LONGEST = 400 * 24 * 3600 * SECOND
 """What a record holds ends within this time after it was written: a poisoned one must not hold a fleet for years."""
-LONGEST_TEXT = 65_536
-"""Twice what the names and votes of as many members as are kept can take."""
 DEEPEST = 16
 """Levels of what a newer library added: whoever can read more of them may not be able to write them again."""
+LONGEST_WORD = 1_000
 MOST_VOTES = 64
 """Members whose votes are kept; a quorum cannot ask for more."""
+LONGEST_TEXT = 131_072
+"""Room for twice so many members with the longest names, and for words of which each letter is an escape."""
 
 Draw: TypeAlias = Callable[[], str]
 """Draws a new epoch: random, never used before."""
@@ -149,7 +150,7 @@ class Opening:
             state=CircuitState.OPEN,
             epoch=draw(),
             since=now,
-            reason=reason,
+            reason=reason[:LONGEST_WORD] or "tripped",
             open_until=until,
             openings=openings,
             votes=(),
@@ -498,7 +499,7 @@ def _shallow(value: Any, levels: int = DEEPEST) -> Any:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 1_000:
+    if not isinstance(value, str) or len(value) > LONGEST_WORD:
         raise TypeError
     return value
 

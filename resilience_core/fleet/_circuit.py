@@ -22,6 +22,8 @@ from resilience_core._clock import CHANCE
 from resilience_core._machines.circuit import Circuit, CircuitState, Forced, Transition
 from resilience_core._machines.server_clock import ServerClock
 from resilience_core._machines.shared_circuit import (
+    LONGEST,
+    LONGEST_WORD,
     MARGIN,
     SECOND,
     AskForLease,
@@ -49,6 +51,7 @@ from resilience_core._machines.trip_rules import AnyOf, ConsecutiveFailures
 from resilience_core._verdicts import FAILURES, Verdict
 from resilience_core.fleet._agent import NEVER, Item
 from resilience_core.fleet._link import Request
+from resilience_core.fleet._names import encoded
 from resilience_core.fleet._windows import SharedWindows
 
 if TYPE_CHECKING:
@@ -84,7 +87,10 @@ class SharedCircuit(Item):
 
     def _clear(self) -> None:
         self.joined = False
-        self.holder = f"{self._fleet.member}/{draw()[:4]}"
+        member = self._fleet.member
+        if not (member.isascii() and member.isprintable()):  # as escapes it would fill the record
+            member = encoded(member)
+        self.holder = f"{member}/{draw()[:4]}"
         self.era = ""
         """The epoch that this member's calls belong to; empty without the store."""
         self._last_era = ""
@@ -224,8 +230,8 @@ class SharedCircuit(Item):
         self._say(lambda: self._force(change.state, by, lasts))
 
     def _force(self, state: CircuitState, by: Forced, lasts: float | None) -> Force:
-        until = None if lasts is None else self._server_now() + round(lasts * SECOND)
-        return Force(state, Control(by.actor, by.reason, until), self._opening())
+        until = None if lasts is None else self._server_now() + min(round(lasts * SECOND), LONGEST - SECOND)
+        return Force(state, Control(_short(by.actor), _short(by.reason), until), self._opening())
 
     def _say(self, word: Callable[[], Change]) -> None:
         self._words.append(word)
@@ -582,6 +588,11 @@ class SharedCircuit(Item):
         if held is not None and self._give_up(held):
             self._changes.append(PassLease(held.id))
         return self._writing(now) if self._changes else []
+
+
+def _short(text: str | None) -> str | None:
+    """What was said by hand, so that others accept it in a record."""
+    return None if text is None else text[:LONGEST_WORD]
 
 
 def _forced(record: Record, clock: ServerClock, now: float, ahead: float) -> Forced | None:

@@ -337,7 +337,8 @@ class SharedLimiter(Item):
             self._holding = set()
 
     def found(self, now: float) -> None:
-        # A connection is not an answer: a server that hangs accepts them, and each attempt would cost callers a time-out.
+        # A connection is not an answer: a server that hangs accepts them, and each attempt would cost callers a
+        # time-out.
         self._greeting = True
 
     def _buckets(self) -> list[SharedBucket]:

@@ -92,7 +92,7 @@ class SharedCircuit(Item):
             member = encoded(member)
         self.holder = f"{member}/{draw()[:4]}"
         self.era = ""
-        """The epoch that this member's calls belong to; empty without the store."""
+        """The epoch that this member's calls belong to; empty without the store, and until it knows of the next one."""
         self._last_era = ""
         self.lease: Lease | None = None
         """The lease, while it is this member's."""
@@ -174,6 +174,7 @@ class SharedCircuit(Item):
                     self._say(lambda: ProbeFailed(held.id, opening))
             elif held is not None:
                 ramp = circuit.ramp_since is not None
+                self.era = ""
                 self._say(lambda: ProbesSucceeded(held.id, ramp))
             else:
                 self.own_opening = False
@@ -227,6 +228,7 @@ class SharedCircuit(Item):
         by = change.forced or Forced()
         lasts = None if by.until is None else by.until - now
         self.own_opening = False
+        self.era = ""
         self._say(lambda: self._force(change.state, by, lasts))
 
     def _force(self, state: CircuitState, by: Forced, lasts: float | None) -> Force:
@@ -447,6 +449,8 @@ class SharedCircuit(Item):
         ahead = breaker.clock.now() - now  # from the agent's seconds to the breaker's
         self._takeover_at = now
         with breaker._lock:
+            if record.epoch == self._last_era and not first and self._ahead():
+                return  # the record is of before: it would undo what has just been done here
             before = breaker._circuit.last_transition
             if record.state is _OPEN:
                 self._follow_open(record, now, ahead, first)
@@ -464,9 +468,7 @@ class SharedCircuit(Item):
         assert held is not None
         longest = (record.open_until - record.since) / SECOND  # if the server's clock was set back
         opens = min(clock.surely_at(record.open_until, now), now + longest)
-        if record.epoch == self.era and not first and circuit.state not in (_OPEN, _HALF_OPEN) and self._ahead():
-            return  # the record is of before: it would open again what has just been closed here
-        if record.epoch != self.era or first or circuit.state not in (_OPEN, _HALF_OPEN):
+        if record.epoch != self._last_era or first or circuit.state not in (_OPEN, _HALF_OPEN):
             self._begin(record.epoch)
             self._interested = False
             self.own_opening = False
@@ -493,9 +495,8 @@ class SharedCircuit(Item):
             self._takeover_at = min(clock.surely_at(held.takeover_at, now), now + max(0.0, longest)) + spread
 
     def _ahead(self) -> bool:
-        """Whether this member has left the state that the record is in, and has not written that yet."""
-        said = (*self._changes, *self._sent)
-        return bool(self._words) or any(isinstance(change, (ProbesSucceeded, Force)) for change in said)
+        """Whether this member has left the era that the record is of, and has not written that yet."""
+        return not self.era and bool(self._last_era) and bool(self._words or self._changes or self._sent)
 
     def _follow_other(self, record: Record, clock: ServerClock, now: float, ahead: float, first: bool) -> None:
         circuit = self._breaker._circuit
@@ -517,9 +518,13 @@ class SharedCircuit(Item):
             circuit.openings = record.openings
             if record.state is _CLOSED and record.reason == "probe_succeeded":
                 circuit.start_ramp(now + ahead)
-        elif known and known != record.epoch:
+        elif known and known != record.epoch and not self._wrote(record):
             circuit.begin_era()
         self._count_early(record, now, ahead)
+
+    def _wrote(self, record: Record) -> bool:
+        """Whether the record is this member's own work: then its circuit went ahead, and counts since."""
+        return record.by.startswith(f"{self.holder}:")
 
     def _begin(self, era: str) -> None:
         if era != self._last_era:
@@ -533,7 +538,7 @@ class SharedCircuit(Item):
             self.dropped += early
             return
         # An era that began because there was no record began for them, too: nothing had changed before.
-        if record.reason == "created" or self._clock.latest(at) >= record.since:
+        if record.reason == "created" or self._wrote(record) or self._clock.latest(at) >= record.since:
             for _ in range(early):
                 self._failed(now + ahead)
         else:

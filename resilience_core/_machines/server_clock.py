@@ -1,11 +1,11 @@
 """What time it is on a server, told from its answers: never before `earliest`, never after `latest`.
 
     the server read its clock between `sent` and `received`, so at the local time t its clock shows
-        at least   server + (t - received)        at most   server + (t - sent)
+        at least   server + (t - received) - drift        at most   server + (t - sent) + drift
 
 Local times are monotonic seconds, the server's whole microseconds; how wrong the local wall clock is does not matter.
 The most precise answer of late is kept: one that took longer replaces it only when that has become old, because clocks
-drift apart.
+drift apart: in an open time of two hours by more than a lease has of margin.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ServerClock:
 
     def observe(self, server: int, sent: float, received: float) -> None:
         """Learn from an answer with the server's time."""
-        error = received - sent
+        error = (received - sent) * (1 + _DRIFT)
         old = self._error + _DRIFT * (received - self._at)
         jumped = self.known and abs(self.earliest(received) - server) > (_JUMP + error + old) * 1e6
         if not self.known or jumped or error <= old:
@@ -35,16 +35,20 @@ class ServerClock:
 
     def earliest(self, now: float) -> int:
         """The server's time at the local time `now`, in microseconds, at least."""
-        return round(self._server + (now - self._at) * 1e6)
+        passed = now - self._at
+        return round(self._server + (passed - _DRIFT * abs(passed)) * 1e6)
 
     def latest(self, now: float) -> int:
         """The same, at most."""
-        return self.earliest(now) + round((self._error + _DRIFT * max(0.0, now - self._at)) * 1e6)
+        passed = now - self._at
+        return round(self._server + (passed + self._error + _DRIFT * abs(passed)) * 1e6)
 
     def surely_at(self, moment: int, now: float) -> float:
         """The local time from which on the server surely shows `moment` or later."""
-        return now + (moment - self.earliest(now)) / 1e6
+        left = (moment - self.earliest(now)) / 1e6
+        return now + left / (1 - _DRIFT if left > 0 else 1 + _DRIFT)
 
     def surely_before(self, moment: int, now: float) -> float:
         """The local time until which the server surely shows less than `moment`."""
-        return now + (moment - self.latest(now)) / 1e6
+        left = (moment - self.latest(now)) / 1e6
+        return now + left / (1 + _DRIFT if left > 0 else 1 - _DRIFT)

@@ -39,10 +39,14 @@ USE_WITHIN = 2 * SECOND
 MARGIN = 1 * SECOND
 """How late the word that a lease is in use may reach the store."""
 LONGEST = 400 * 24 * 3600 * SECOND
-"""No duration in a record may be longer: a poisoned one must not hold a fleet for years."""
-LONGEST_TEXT = 16_384
+"""What a record holds ends within this time after it was written: a poisoned one must not hold a fleet for years."""
+DEEPEST = 16
+"""Levels of what a newer library added: whoever can read more of them may not be able to write them again."""
+LONGEST_WORD = 1_000
 MOST_VOTES = 64
 """Members whose votes are kept; a quorum cannot ask for more."""
+LONGEST_TEXT = 131_072
+"""Room for twice so many members with the longest names, and for words of which each letter is an escape."""
 
 Draw: TypeAlias = Callable[[], str]
 """Draws a new epoch: random, never used before."""
@@ -140,13 +144,13 @@ class Opening:
     def opened(self, record: Record, reason: str, now: int, draw: Draw) -> Record:
         """The record of an open circuit, whose lease is the holder's."""
         openings = record.openings + 1
-        until = now + round(self.seconds(openings) * SECOND)
+        until = now + _at_most_longest(round(self.seconds(openings) * SECOND))
         return evolve(
             record,
             state=CircuitState.OPEN,
             epoch=draw(),
             since=now,
-            reason=reason,
+            reason=reason[:LONGEST_WORD] or "tripped",
             open_until=until,
             openings=openings,
             votes=(),
@@ -217,7 +221,7 @@ class Trip:
         if record.state is not CircuitState.CLOSED or record.epoch != self.epoch:
             return None
         votes = [(member, until) for member, until in record.votes if now < until and member != self.member]
-        votes = [*votes, (self.member, now + self.stands)][-MOST_VOTES:]
+        votes = [*votes, (self.member, now + _at_most_longest(self.stands))][-MOST_VOTES:]
         if len(votes) >= self.opening.quorum:
             return self.opening.opened(record, self.reason, now, draw)
         return evolve(record, votes=tuple(votes))
@@ -247,7 +251,7 @@ class UseLease:
         held = _held(record, self.lease)
         if held is None:
             return None
-        expires = max(held.expires, now + self.lasts + MARGIN)
+        expires = max(held.expires, now + _at_most_longest(self.lasts) + MARGIN)
         return evolve(record, lease=evolve(held, used=True, expires=expires))
 
 
@@ -337,10 +341,13 @@ class Force:
 
     def apply(self, record: Record, now: int, draw: Draw) -> Record | None:
         """Enter it."""
+        control = self.control
+        if control.until is not None:
+            control = evolve(control, until=now + _at_most_longest(control.until - now))
         if self.state is CircuitState.OPEN:
-            return evolve(self.opening.opened(record, "manual", now, draw), control=self.control)
+            return evolve(self.opening.opened(record, "manual", now, draw), control=control)
         entered = Record(self.state, draw(), now, "manual", extra=record.extra)
-        return evolve(entered, control=self.control)
+        return evolve(entered, control=control)
 
 
 @frozen
@@ -355,9 +362,13 @@ class OpenAnew:
             return None
         until = now + USE_WITHIN
         lease = Lease(draw(), self.member, until, until)
-        return evolve(
-            record, state=CircuitState.OPEN, epoch=draw(), reason="lost", open_until=now, openings=1, lease=lease
-        )
+        opened = evolve(record, state=CircuitState.OPEN, epoch=draw(), since=now, reason="lost", lease=lease)
+        return evolve(opened, open_until=now, openings=1)
+
+
+def _at_most_longest(span: int) -> int:
+    """A longer one would make the record one that nobody reads."""
+    return min(span, LONGEST)
 
 
 def _held(record: Record, lease: str) -> Lease | None:
@@ -445,12 +456,13 @@ def _record(content: Mapping[str, Any]) -> Record:
         openings=_count(content["openings"]),
         lease=None if lease is None else _lease(lease),
         control=None if control is None else _control(control),
-        extra=tuple((name, value) for name, value in content.items() if name not in _FIELDS),
+        extra=tuple((name, _shallow(value)) for name, value in content.items() if name not in _FIELDS),
     )
     ends = [record.open_until, *(until for _, until in record.votes)]
     ends += [] if record.lease is None else [record.lease.use_by, record.lease.expires]
     ends += [] if record.control is None or record.control.until is None else [record.control.until]
-    if max(ends) > record.since + LONGEST or (record.state is CircuitState.OPEN) != (record.lease is not None):
+    latest = max(record.since, record.written) + LONGEST + USE_WITHIN
+    if max(ends) > latest or (record.state is CircuitState.OPEN) != (record.lease is not None):
         raise ValueError("out of range")
     return record
 
@@ -477,8 +489,17 @@ def _control(content: Mapping[str, Any]) -> Control:
     )
 
 
+def _shallow(value: Any, levels: int = DEEPEST) -> Any:
+    inner: Any = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if inner and not levels:
+        raise ValueError
+    for each in inner:
+        _shallow(each, levels - 1)
+    return value
+
+
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 1_000:
+    if not isinstance(value, str) or len(value) > LONGEST_WORD:
         raise TypeError
     return value
 

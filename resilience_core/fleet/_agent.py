@@ -76,11 +76,13 @@ class Agent:
         open_link: OpenLink,
         on_lost: Callable[[BaseException], None],
         on_found: Callable[[float], None],
+        on_start: Callable[[], None],
         bound: float,
     ) -> None:
         self._open_link = open_link
         self._on_lost = on_lost
         self._on_found = on_found
+        self._on_start = on_start
         self._bound = bound
         self.connected: bool = False
         self.closed: bool = False
@@ -100,6 +102,7 @@ class Agent:
         self._retry_at = 0.0
         self._lost_at: float | None = None
         self._stopping = False
+        self._end = 0.0  # of the time to say something before the end
         self._asking = False
         self._woken = False
         self._pipe: tuple[int, int] | None = None
@@ -131,6 +134,7 @@ class Agent:
         self._pipe = os.pipe()
         for end in self._pipe:
             os.set_blocking(end, False)
+        self._on_start()
         thread = threading.Thread(target=self._run, name="resilience-fleet", daemon=True)
         try:
             thread.start()
@@ -173,6 +177,7 @@ class Agent:
     def close(self, timeout: float) -> None:
         """End: say what is to be said, and let go of the connections. Waits `timeout` seconds at most."""
         with self._lock:
+            self._end = time.monotonic() + timeout / 2
             self.closed = self._stopping = True
             thread = self._thread
         self._woken = False
@@ -199,7 +204,7 @@ class Agent:
         return [item for item in items if item is not None]
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._stopping or self._something_left():
             try:
                 self._turn()
             except Exception as error:
@@ -209,29 +214,38 @@ class Agent:
                 self._changed.notify_all()
         self._leave()
 
+    def _something_left(self) -> bool:
+        """Whether there is something to be said before the end, and still a chance that it can be."""
+        in_time = time.monotonic() < self._end
+        return in_time and self._lost_at is None and any(item.pending() for item in self._all())
+
     def _turn(self) -> None:
-        now = time.monotonic()
-        link = self._link
-        if link is None:
-            if now < self._retry_at:
-                self._wait(self._retry_at - now, ())
-                return
-            link = self._link = self._open_link()
-        if not self.connected:
-            for item in self._all():
-                item.found(now)
+        # No item is held here during the wait: a policy that nobody uses any more can go.
+        if self._link is None and time.monotonic() < self._retry_at:
+            self._wait(self._retry_at, ())
+            return
+        link = self._link = self._link or self._open_link()
+        self._talk(link)
+        descriptors = link.descriptors()
+        # Where there is nothing to watch, news must be asked for.
+        self._wait(self._soonest() if descriptors else time.monotonic() + 0.05, descriptors)
+        self._hear(link)
+
+    def _talk(self, link: Link) -> None:
         items = self._all()
+        now = time.monotonic()
+        if not self.connected:
+            for item in items:
+                item.found(now)
         link.listen(channel for item in items for channel in item.channels)
         self._ask(link, items)
         if not self.connected and items:
             self._find()
-        self._hear(link, items)
-        if link.descriptors():
-            soonest = min((item.due(time.monotonic()) for item in self._all()), default=NEVER)
-        else:  # news must be asked for
-            soonest = now + 0.05
-        self._wait(soonest - time.monotonic(), link.descriptors())
-        self._hear(link, self._all())
+        self._hear(link)
+
+    def _soonest(self) -> float:
+        now = time.monotonic()
+        return min((item.due(now) for item in self._all()), default=NEVER)
 
     def _ask(self, link: Link, items: Iterable[Item]) -> None:
         self._asking = True
@@ -258,16 +272,17 @@ class Agent:
         if received - sent > 3 * self._bound:  # a byte now and then keeps a time-out from ending
             raise TimeoutError("the store answers, but too slowly")
 
-    def _hear(self, link: Link, items: Iterable[Item]) -> None:
+    def _hear(self, link: Link) -> None:
         news = link.news()
         now = time.monotonic()
         for channel, content in news:
-            for item in items:
+            for item in self._all():
                 if channel in item.channels:
                     item.heard(channel, content, now)
 
-    def _wait(self, seconds: float, descriptors: Iterable[int]) -> None:
+    def _wait(self, until: float, descriptors: Iterable[int]) -> None:
         assert self._pipe is not None
+        seconds = until - time.monotonic()
         if seconds > 0:
             poll = select.poll()  # not select(): a process may have more than 1,024 files open
             for descriptor in (self._pipe[0], *descriptors):
@@ -297,12 +312,18 @@ class Agent:
         self._pause = min(LONGEST_PAUSE, 2 * self._pause)
         if link is not None:
             _quietly(link.close)
-        for item in self._all():
-            _quietly(lambda item=item: item.lost(now))  # type: ignore[misc]
+        self._let_go(now)
         if self._lost_at is None:
             self._lost_at = now
             self.losses += 1
             self._on_lost(error)
+
+    def _let_go(self, now: float) -> None:
+        for item in self._all():
+            try:
+                item.lost(now)
+            except Exception:
+                logger.exception("A policy could not be told that the store is lost")
 
     def _leave(self) -> None:
         link = self._link
@@ -314,8 +335,7 @@ class Agent:
             _quietly(link.close)
         with self._lock:
             self.connected = False
-        for item in self._all():
-            _quietly(lambda item=item: item.lost(now))  # type: ignore[misc]
+        self._let_go(now)
         pipe, self._pipe = self._pipe, None
         for end in pipe or ():
             os.close(end)
@@ -325,4 +345,4 @@ def _quietly(act: Callable[[], Any]) -> None:
     try:
         act()
     except Exception:
-        logger.debug("The store, or what shares it, failed once more", exc_info=True)
+        logger.debug("The store failed once more", exc_info=True)

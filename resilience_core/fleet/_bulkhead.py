@@ -60,6 +60,7 @@ class SharedBulkhead(Item):
         if not self.joined:
             self.joined = True
             if not self._fleet.agent.attach(self):
+                self.alone = True
                 self._go_alone()
         if self.alone or time.monotonic() < self._refused_until:
             return False

@@ -22,6 +22,8 @@ from resilience_core._clock import CHANCE
 from resilience_core._machines.circuit import Circuit, CircuitState, Forced, Transition
 from resilience_core._machines.server_clock import ServerClock
 from resilience_core._machines.shared_circuit import (
+    LONGEST,
+    LONGEST_WORD,
     MARGIN,
     SECOND,
     AskForLease,
@@ -49,6 +51,7 @@ from resilience_core._machines.trip_rules import AnyOf, ConsecutiveFailures
 from resilience_core._verdicts import FAILURES, Verdict
 from resilience_core.fleet._agent import NEVER, Item
 from resilience_core.fleet._link import Request
+from resilience_core.fleet._names import encoded
 from resilience_core.fleet._windows import SharedWindows
 
 if TYPE_CHECKING:
@@ -84,9 +87,12 @@ class SharedCircuit(Item):
 
     def _clear(self) -> None:
         self.joined = False
-        self.holder = f"{self._fleet.member}/{draw()[:4]}"
+        member = self._fleet.member
+        if not (member.isascii() and member.isprintable()):  # as escapes it would fill the record
+            member = encoded(member)
+        self.holder = f"{member}/{draw()[:4]}"
         self.era = ""
-        """The epoch that this member's calls belong to; empty without the store."""
+        """The epoch that this member's calls belong to; empty without the store, and until it knows of the next one."""
         self._last_era = ""
         self.lease: Lease | None = None
         """The lease, while it is this member's."""
@@ -156,7 +162,9 @@ class SharedCircuit(Item):
                     self._success_at = now
                     era = self.era
                     self._say(lambda: Success(era))
-        elif before is _HALF_OPEN and changed:
+        elif before is _HALF_OPEN and not changed:
+            self._fleet.agent.wake()  # the probe has ended: if it told nothing, the lease may be passed on
+        elif before is _HALF_OPEN:
             held = self.lease
             if circuit.state is _OPEN:
                 if held is None:
@@ -166,6 +174,7 @@ class SharedCircuit(Item):
                     self._say(lambda: ProbeFailed(held.id, opening))
             elif held is not None:
                 ramp = circuit.ramp_since is not None
+                self.era = ""
                 self._say(lambda: ProbesSucceeded(held.id, ramp))
             else:
                 self.own_opening = False
@@ -219,11 +228,12 @@ class SharedCircuit(Item):
         by = change.forced or Forced()
         lasts = None if by.until is None else by.until - now
         self.own_opening = False
+        self.era = ""
         self._say(lambda: self._force(change.state, by, lasts))
 
     def _force(self, state: CircuitState, by: Forced, lasts: float | None) -> Force:
-        until = None if lasts is None else self._server_now() + round(lasts * SECOND)
-        return Force(state, Control(by.actor, by.reason, until), self._opening())
+        until = None if lasts is None else self._server_now() + min(round(lasts * SECOND), LONGEST - SECOND)
+        return Force(state, Control(_short(by.actor), _short(by.reason), until), self._opening())
 
     def _say(self, word: Callable[[], Change]) -> None:
         self._words.append(word)
@@ -350,6 +360,7 @@ class SharedCircuit(Item):
                 kept.append(change)
         self._changes = []
         if not kept:
+            self._poll_at = now  # what was said was not to be: see what is
             return []
         self._number += 1
         written = max(server, 0 if before is None else before.written + 1)
@@ -410,9 +421,9 @@ class SharedCircuit(Item):
             return
         record = from_text(content.decode("utf-8", "replace"))
         known = self._record
-        if record is None:
-            self._poll_at = now
-        elif known is None or record.written > known.written:  # else an older copy that comes late
+        if record is None:  # left to the next poll: members of two versions would outdo each other without a pause
+            return
+        if known is None or record.written > known.written:  # else an older copy that comes late
             self._follow(record, content, now)
 
     def _miss(self, now: float) -> None:
@@ -438,6 +449,8 @@ class SharedCircuit(Item):
         ahead = breaker.clock.now() - now  # from the agent's seconds to the breaker's
         self._takeover_at = now
         with breaker._lock:
+            if record.epoch == self._last_era and not first and self._ahead():
+                return  # the record is of before: it would undo what has just been done here
             before = breaker._circuit.last_transition
             if record.state is _OPEN:
                 self._follow_open(record, now, ahead, first)
@@ -455,7 +468,7 @@ class SharedCircuit(Item):
         assert held is not None
         longest = (record.open_until - record.since) / SECOND  # if the server's clock was set back
         opens = min(clock.surely_at(record.open_until, now), now + longest)
-        if record.epoch != self.era or first or circuit.state not in (_OPEN, _HALF_OPEN):
+        if record.epoch != self._last_era or first or circuit.state not in (_OPEN, _HALF_OPEN):
             self._begin(record.epoch)
             self._interested = False
             self.own_opening = False
@@ -481,6 +494,10 @@ class SharedCircuit(Item):
             spread = SPREAD * CHANCE.random()
             self._takeover_at = min(clock.surely_at(held.takeover_at, now), now + max(0.0, longest)) + spread
 
+    def _ahead(self) -> bool:
+        """Whether this member has left the era that the record is of, and has not written that yet."""
+        return not self.era and bool(self._last_era) and bool(self._words or self._changes or self._sent)
+
     def _follow_other(self, record: Record, clock: ServerClock, now: float, ahead: float, first: bool) -> None:
         circuit = self._breaker._circuit
         self.lease = None
@@ -501,9 +518,13 @@ class SharedCircuit(Item):
             circuit.openings = record.openings
             if record.state is _CLOSED and record.reason == "probe_succeeded":
                 circuit.start_ramp(now + ahead)
-        elif known and known != record.epoch:
+        elif known and known != record.epoch and not self._wrote(record):
             circuit.begin_era()
         self._count_early(record, now, ahead)
+
+    def _wrote(self, record: Record) -> bool:
+        """Whether the record is this member's own work: then its circuit went ahead, and counts since."""
+        return record.by.startswith(f"{self.holder}:")
 
     def _begin(self, era: str) -> None:
         if era != self._last_era:
@@ -517,7 +538,7 @@ class SharedCircuit(Item):
             self.dropped += early
             return
         # An era that began because there was no record began for them, too: nothing had changed before.
-        if record.reason == "created" or self._clock.latest(at) >= record.since:
+        if record.reason == "created" or self._wrote(record) or self._clock.latest(at) >= record.since:
             for _ in range(early):
                 self._failed(now + ahead)
         else:
@@ -572,6 +593,11 @@ class SharedCircuit(Item):
         if held is not None and self._give_up(held):
             self._changes.append(PassLease(held.id))
         return self._writing(now) if self._changes else []
+
+
+def _short(text: str | None) -> str | None:
+    """What was said by hand, so that others accept it in a record."""
+    return None if text is None else text[:LONGEST_WORD]
 
 
 def _forced(record: Record, clock: ServerClock, now: float, ahead: float) -> Forced | None:

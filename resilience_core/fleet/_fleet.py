@@ -68,9 +68,8 @@ class BaseFleet(ABC):
         self._given_member = member
         self.member: str = self._member_id()
         self.bus: Bus = Bus()
-        self.agent: Agent = Agent(self.open_link, self._on_lost, self._on_found, self.timeout)
+        self.agent: Agent = Agent(self.open_link, self._on_lost, self._on_found, self._on_start, self.timeout)
         _fleets.add(self)
-        _at_exit(self)
 
     def _member_id(self) -> str:
         name = self._given_member or socket.gethostname()[:64]
@@ -79,6 +78,10 @@ class BaseFleet(ABC):
     @abstractmethod
     def open_link(self) -> Link:
         """Connect; called by the agent."""
+
+    @abstractmethod
+    def store_errors(self) -> tuple[type[BaseException], ...]:
+        """What a store raises that is away, or not as it should be."""
 
     # --- for users -------------------------------------------------------------------------------------------------
 
@@ -167,7 +170,9 @@ class BaseFleet(ABC):
 
     def _on_lost(self, error: BaseException) -> None:
         reason = type(error).__name__  # not its text: that may tell an address
-        logger.warning("The store of fleet %r is lost (%s): every process decides by itself", self.name, reason)
+        fault = None if isinstance(error, self.store_errors()) else error  # of our own: where it happened matters
+        text = "The store of fleet %r is lost (%s): every process decides by itself"
+        logger.warning(text, self.name, reason, exc_info=fault)
         if self.bus.heard:
             self.bus.emit(StoreDegraded(self.name, time.monotonic(), reason))
 
@@ -180,6 +185,8 @@ class BaseFleet(ABC):
         """In the child of a fork: another member, with an agent of its own."""
         self.member = self._member_id()
         self.agent.after_fork()
+
+    def _on_start(self) -> None:
         _at_exit(self)
 
 

@@ -192,6 +192,7 @@ class SharedLimiter(Item):
         self._holding: set[SharedBucket] = set()  # those with permits at hand
         self._asked: set[Asking] = set()  # whose answers are under way
         self._look_at = NEVER
+        self._greeting = False  # nothing was answered yet since the store was lost
 
     # --- by callers ------------------------------------------------------------------------------------------------
 
@@ -243,7 +244,7 @@ class SharedLimiter(Item):
     # --- by the agent ----------------------------------------------------------------------------------------------
 
     def due(self, now: float) -> float:
-        return 0.0 if self._wanting else self._look_at
+        return 0.0 if self._wanting or self._greeting else self._look_at
 
     def requests(self, now: float) -> list[Request]:
         ahead = self._limiter.clock.now()
@@ -253,7 +254,16 @@ class SharedLimiter(Item):
             self._holding = {bucket for bucket in self._holding if bucket.left > 0}
             self._look_at = now + BATCH_LASTS / 4 if self._holding else NEVER
         found = [self._request(bucket, ahead, bucket in wanting) for bucket in {**wanting, **dict.fromkeys(lapsed)}]
-        return [request for request in found if request is not None]
+        greetings = [Request("read", self._key, (), self._greeted)] if self._greeting else []
+        return [*greetings, *(request for request in found if request is not None)]
+
+    def _greeted(self, reply: Any, sent: float, received: float) -> None:
+        """The store answers: callers may wait for it again."""
+        self._greeting = False
+        with self.lock:
+            self.alone = False
+            for bucket in self._buckets():
+                bucket.alone = False
 
     def _request(self, bucket: SharedBucket, now: float, wanted: bool) -> Request | None:
         limiter = self._limiter
@@ -327,10 +337,9 @@ class SharedLimiter(Item):
             self._holding = set()
 
     def found(self, now: float) -> None:
-        with self.lock:
-            self.alone = False
-            for bucket in self._buckets():
-                bucket.alone = False
+        # A connection is not an answer: a server that hangs accepts them, and each attempt would cost callers a
+        # time-out.
+        self._greeting = True
 
     def _buckets(self) -> list[SharedBucket]:
         return [*self._limiter.all_buckets(), *(bucket for bucket in self._wanting)]

@@ -70,6 +70,10 @@ class StoreFleet(BaseFleet):
             ttl=ttl,
         )
 
+    def store_errors(self) -> tuple[type[BaseException], ...]:
+        """Anything: it is the user's."""
+        return (Exception,)
+
     def open_link(self) -> Link:
         """There is nothing to connect to: the store sees to that."""
         return PlainLink(self._store, self.ttl)

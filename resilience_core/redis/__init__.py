@@ -70,7 +70,10 @@ class RedisFleet(BaseFleet):
                 "RedisFleet: source must be a URL or a client of redis-py for blocking code, not a "
                 f"{type(source).__name__}"
             )
+        from resilience_core.redis._link import RedisLink  # here: redis-py takes half a second to load
+
         self._source: Any = source
+        self._link = RedisLink
         super().__init__(
             name=name,
             prefix=prefix,
@@ -97,6 +100,8 @@ class RedisFleet(BaseFleet):
 
     def open_link(self) -> Link:
         """Connect."""
-        from resilience_core.redis._link import RedisLink  # here: redis-py takes half a second to load
+        return self._link(self._source, self.timeout)
 
-        return RedisLink(self._source, self.timeout)
+    def store_errors(self) -> tuple[type[BaseException], ...]:
+        """What redis-py raises."""
+        return self._link.errors

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -42,6 +42,8 @@ def script(name: str) -> tuple[str, str]:
 
 class RedisLink:
     """Open connections, made from what a user gave: an address or a client."""
+
+    errors: ClassVar[tuple[type[BaseException], ...]] = (redis.RedisError, OSError)
 
     def __init__(self, source: Any, timeout: float) -> None:
         self._client = _client(source, timeout)

@@ -1,0 +1,195 @@
+"""What a member makes of records that come at an awkward moment, turn by turn: the test is agent and store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from resilience_core import CircuitBreaker, CircuitState
+from resilience_core._machines.shared_circuit import MOST_VOTES, Record, from_text, to_text
+from resilience_core.redis import RedisFleet
+
+
+class Broken(Exception):
+    pass
+
+
+def broken() -> None:
+    raise Broken
+
+
+class Store:
+    """Texts of records; answers what is due as the scripts do."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, bytes] = {}
+
+    def turn(self, breaker: CircuitBreaker) -> int:
+        """One turn of the agent; how much was asked."""
+        shared = breaker._shared
+        now = time.monotonic()
+        requests = shared.requests(now) if shared.due(now) <= now else []
+        for request in requests:
+            request.answer(self.answer(request), now, time.monotonic())
+        return len(requests)
+
+    def settle(self, breaker: CircuitBreaker) -> None:
+        """Turns until nothing is due; a lost race is tried again after a pause."""
+        end = time.monotonic() + 5.0
+        shared = breaker._shared
+        while time.monotonic() < end and (shared._changes or shared.due(time.monotonic()) <= time.monotonic()):
+            self.turn(breaker)
+            time.sleep(0.002)
+
+    def answer(self, request: Any) -> Any:
+        micros, text = time.time_ns() // 1000, self.texts.get(request.key)
+        if request.script == "read":
+            return text, micros, 100_000
+        expected, new, _, _ = request.args
+        if (text or b"") != expected:
+            return 0, text, micros
+        self.texts[request.key] = new
+        return 1, None, micros
+
+    def record(self, breaker: CircuitBreaker) -> Record:
+        record = from_text(self.texts[breaker._shared.key].decode())
+        assert record is not None
+        return record
+
+
+def member(store: Store, name: str = "m", **options: Any) -> CircuitBreaker:
+    fleet = RedisFleet("redis://127.0.0.1:1", member=name)
+    fleet.agent.attach = lambda item: True  # type: ignore[method-assign]
+    breaker = CircuitBreaker("c", fleet=fleet, failure_threshold=1, recovery_timeout=0.01, **options)
+    breaker(lambda: 1)()
+    store.turn(breaker)
+    store.turn(breaker)
+    return breaker
+
+
+def opened(store: Store, breaker: CircuitBreaker) -> None:
+    with pytest.raises(Broken):
+        breaker(broken)()
+    store.turn(breaker)
+    assert store.record(breaker).state is CircuitState.OPEN
+    time.sleep(0.02)
+
+
+def test_who_has_closed_it_does_not_open_it_again_for_a_record_of_before() -> None:
+    store = Store()
+    breaker, other = member(store, success_threshold=1), member(store, "other")
+    opened(store, breaker)
+    store.turn(other)
+    changes: list[Any] = []
+    breaker.subscribe(changes.append)
+    breaker(lambda: 1)()  # a good probe: closed here, and about to be written
+    assert breaker.state is CircuitState.CLOSED
+    key = breaker._shared.key
+    store.texts[key] = store.texts[key].replace(b'"wanted": ""', b'"wanted": "other/1"')
+    breaker._shared._follow(store.record(breaker), store.texts[key], time.monotonic())  # another one would probe
+    assert breaker.state is CircuitState.CLOSED
+    store.settle(breaker)
+    assert store.record(breaker).state is breaker.state is CircuitState.CLOSED
+    assert [change.state for change in changes] == ["half_open", "closed"]
+
+
+def test_who_has_closed_it_with_a_lease_that_was_taken_over_follows_the_fleet_again() -> None:
+    store = Store()
+    breaker = member(store, success_threshold=1)
+    opened(store, breaker)
+    breaker(lambda: 1)()
+    key = breaker._shared.key
+    lease = store.record(breaker).lease
+    assert lease is not None
+    taken = store.texts[key].replace(lease.id.encode(), b"another").replace(lease.holder.encode(), b"another/1")
+    store.texts[key] = taken
+    store.settle(breaker)
+    assert store.texts[key] == taken
+    assert breaker.state is CircuitState.OPEN
+
+
+def test_the_lease_of_a_cancelled_probe_is_passed_on_before_it_ends() -> None:
+    store = Store()
+    breaker = member(store)
+    opened(store, breaker)
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(breaker(asyncio.sleep)(60))
+        await asyncio.sleep(0)
+        store.turn(breaker)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    fleet = breaker.fleet
+    assert isinstance(fleet, RedisFleet)
+    asyncio.run(cancelled())
+    woken: list[int] = []
+    fleet.agent.wake = lambda: woken.append(1)  # type: ignore[method-assign]
+
+    async def again() -> None:
+        task = asyncio.ensure_future(breaker(asyncio.sleep)(60))
+        await asyncio.sleep(0)
+        woken.clear()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(again())
+    assert woken, "nobody would look at the lease before the next poll"
+
+
+def test_an_unreadable_message_is_no_reason_to_write_at_once() -> None:
+    """Members of two versions would answer each other without a pause: 600 rounds a second were measured."""
+    store = Store()
+    breaker = member(store)
+    store.settle(breaker)
+    shared = breaker._shared
+    newer = store.texts[shared.key].replace(b'"version": 1', b'"version": 2')
+    store.texts[shared.key] = newer
+    for _ in range(10):
+        shared.heard(shared.channels[0], newer, time.monotonic())
+        assert store.turn(breaker) == 0
+
+
+@pytest.mark.parametrize("reason", ["x" * 5_000, "é" * 5_000, '"\n' * 2_000, ""])
+def test_a_state_forced_with_a_long_reason_is_readable_for_all(reason: str) -> None:
+    store = Store()
+    breaker = member(store)
+    breaker.force_open(reason=reason, actor="a" * 3_000)
+    store.turn(breaker)
+    assert store.record(breaker).state is CircuitState.FORCED_OPEN
+
+
+def test_a_state_forced_for_years_is_readable_for_all() -> None:
+    store = Store()
+    breaker = member(store)
+    breaker.force_open(for_=10 * 365 * 24 * 3600)
+    store.turn(breaker)
+    assert store.record(breaker).state is CircuitState.FORCED_OPEN
+
+
+def test_an_open_time_of_years_is_readable_for_all() -> None:
+    store = Store()
+    fleet = RedisFleet("redis://127.0.0.1:1")
+    fleet.agent.attach = lambda item: True  # type: ignore[method-assign]
+    breaker = CircuitBreaker("c", fleet=fleet, failure_threshold=1, recovery_timeout=2 * 365 * 24 * 3600)
+    breaker(lambda: 1)()
+    store.turn(breaker)
+    store.turn(breaker)
+    with pytest.raises(Broken):
+        breaker(broken)()
+    store.turn(breaker)
+    assert store.record(breaker).state is CircuitState.OPEN
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "é" * 200, "\U0001f600" * 200, '"' * 200, "\udc80" * 10])
+def test_the_record_has_room_for_all_members_whatever_they_are_called(name: str) -> None:
+    store = Store()
+    first = member(store, name)
+    record = store.record(first)
+    holders = [f"{first._shared.holder[:-4]}{number:04d}" for number in range(MOST_VOTES)]
+    votes = tuple((holder, record.since) for holder in holders)
+    full = Record(record.state, record.epoch, record.since, "x" * 1_000, members=tuple(holders), votes=votes)
+    assert from_text(to_text(full)) == full

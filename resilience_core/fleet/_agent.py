@@ -48,6 +48,10 @@ class Item(ABC):
         """Whether something is left to be said."""
         return self.due(0.0) <= 0.0
 
+    def proven(self) -> bool:
+        """Whether the store has answered, and taken what it must take, since it was found."""
+        return True
+
     def heard(self, channel: str, content: bytes, now: float) -> None:  # noqa: B027 - not everybody listens
         """News came."""
 
@@ -143,6 +147,11 @@ class Agent:
         self._thread = thread
         return True
 
+    @property
+    def lost(self) -> bool:
+        """Whether the store was lost and has not been found again; False as long as nobody has looked for it."""
+        return self._lost_at is not None
+
     def wake(self) -> None:
         """Let the agent look at its items now. Never waits; safe in any thread and under any lock."""
         if self._woken or self._pipe is None:
@@ -224,23 +233,28 @@ class Agent:
         if self._link is None and time.monotonic() < self._retry_at:
             self._wait(self._retry_at, ())
             return
-        link = self._link = self._link or self._open_link()
+        link = self._link or self._open()
         self._talk(link)
         descriptors = link.descriptors()
         # Where there is nothing to watch, news must be asked for.
         self._wait(self._soonest() if descriptors else time.monotonic() + 0.05, descriptors)
         self._hear(link)
 
+    def _open(self) -> Link:
+        link = self._link = self._open_link()
+        now = time.monotonic()
+        for item in self._all():
+            item.found(now)
+        return link
+
     def _talk(self, link: Link) -> None:
         items = self._all()
-        now = time.monotonic()
-        if not self.connected:
-            for item in items:
-                item.found(now)
         link.listen(channel for item in items for channel in item.channels)
         self._ask(link, items)
         if not self.connected and items:
-            self._find()
+            self._ask(link, items)  # what the first answers led to: it may answer, but take nothing
+            if all(item.proven() for item in items):
+                self._find()
         self._hear(link)
 
     def _soonest(self) -> float:

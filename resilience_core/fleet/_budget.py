@@ -226,6 +226,9 @@ class SharedBudget(Item):
     def found(self, now: float) -> None:
         self._report_at = now
 
+    def proven(self) -> bool:
+        return self.account.known
+
     def after_fork(self) -> None:
         self._budget._lock._at_fork_reinit()  # type: ignore[attr-defined]
         self.account.clear()

@@ -47,6 +47,7 @@ class SharedBulkhead(Item):
         self.alone = False
         self._token = draw()
         self._wanting = False
+        self._asked_at: float | None = None  # since when nothing was answered
         self._refused_until = 0.0
         self._refusal = REFUSED_FOR / 2
         self._renew_at = NEVER
@@ -59,34 +60,39 @@ class SharedBulkhead(Item):
         """There is no slot at hand: whether it is worth waiting for the store to give some."""
         if not self.joined:
             self.joined = True
-            if not self._fleet.agent.attach(self):
-                self.alone = True
+            if not self._fleet.agent.attach(self) or self._fleet.agent.lost:
                 self._go_alone()
-        if self.alone or time.monotonic() < self._refused_until:
+        now = time.monotonic()
+        if self._asked_at is not None and now - self._asked_at > 3 * self._fleet.timeout:
+            self._go_alone()  # it drips: the agent is busy with an answer that does not end
+        if self.alone or now < self._refused_until:
             return False
         self._wanting = True
         self._fleet.agent.wake()
-        return True
+        if self._asked_at is None:
+            self._asked_at = now
+        return now - self._asked_at <= self.patience  # else somebody has waited in vain already
 
     def resized(self) -> None:
         """The options have changed."""
-        if self.alone or not self.joined:
+        if self.alone:
             self._go_alone()
-        else:
+        elif self.joined:
             self._wanting = True
             self._fleet.agent.wake()
 
     def _go_alone(self) -> None:
+        """Decide without the store, until it answers."""
+        self.alone = True
         bulkhead = self._bulkhead
-        if self.alone:
-            bulkhead._slots.resize(0 if bulkhead.fail_closed else bulkhead.max_concurrent, bulkhead.max_queue)
+        bulkhead._slots.resize(0 if bulkhead.fail_closed else bulkhead.max_concurrent, bulkhead.max_queue)
 
     # --- by the agent ----------------------------------------------------------------------------------------------
 
     def due(self, now: float) -> float:
-        if self._wanting or self._shared_out:
+        if self._wanting or self._shared_out or self.alone:
             return 0.0
-        waits = not self.alone and self._bulkhead._slots.callers > 0
+        waits = self._bulkhead._slots.callers > 0
         return min(self._renew_at, self._look_at, self._refused_until if waits else NEVER)
 
     def requests(self, now: float) -> list[Request]:
@@ -97,7 +103,9 @@ class SharedBulkhead(Item):
             slots = bulkhead._slots
             used = slots.taken + slots.callers
             want = slots.size + slots.debt
-            if wanting:
+            if self.alone:  # what it allowed itself meanwhile is not what it needs of the fleet
+                want = max(used, 1)
+            elif wanting:
                 want = max(want, used + min(slots.size // 4, bulkhead.max_concurrent // 16), 1)
             elif crowded or now >= self._look_at:
                 spare = max(0, want - used)
@@ -126,6 +134,7 @@ class SharedBulkhead(Item):
         bulkhead = self._bulkhead
         with bulkhead._lock:
             self.alone = False
+            self._asked_at = None
             slots = bulkhead._slots
             slots.resize(leased, bulkhead.max_queue)
             if leased < want:
@@ -147,14 +156,17 @@ class SharedBulkhead(Item):
 
     def lost(self, now: float) -> None:
         with self._bulkhead._lock:
-            self.alone = True
             self._wanting = False
+            self._asked_at = None
             self._renew_at = self._look_at = NEVER
             self._go_alone()
             self._bulkhead._slots.dismiss()
 
     def found(self, now: float) -> None:
-        self._wanting = True
+        """The next answer tells."""
+
+    def proven(self) -> bool:
+        return not self.alone
 
     def after_fork(self) -> None:
         self._bulkhead._lock._at_fork_reinit()  # type: ignore[attr-defined]

@@ -109,6 +109,7 @@ class SharedCircuit(Item):
         self._early = 0  # failures before the first answer
         self._early_at = 0.0
         self._fresh = False  # whether the record was read since the store was found
+        self._unproven = False  # whether the store has to take a write before it counts as found
         self._interested = False
         self._takeover_at = 0.0
         self._synced_at = 0.0
@@ -266,6 +267,9 @@ class SharedCircuit(Item):
     def pending(self) -> bool:
         return not self._fresh or bool(self._words or self._changes)
 
+    def proven(self) -> bool:
+        return self._fresh and not self._unproven
+
     def _lease_due(self, now: float) -> float:
         """When something is to be done about the lease."""
         record = self._record
@@ -359,7 +363,7 @@ class SharedCircuit(Item):
                 record = changed
                 kept.append(change)
         self._changes = []
-        if not kept:
+        if not kept and not self._unproven:
             self._poll_at = now  # what was said was not to be: see what is
             return []
         self._number += 1
@@ -381,6 +385,7 @@ class SharedCircuit(Item):
         self._clock.observe(server, sent, received)
         changes, self._sent = self._sent, []
         if done:
+            self._unproven = False
             self._conflicts, self._retry_at = 0, 0.0
             self._plan(received)
             self._follow(record, text, received)
@@ -396,6 +401,10 @@ class SharedCircuit(Item):
         self._plan(received)
         self._see(current, received)
         record = self._record
+        if record is None:
+            self._unproven = bool(self._changes)
+        elif self._unproven:
+            self._changes.append(_Keep())
         if record is not None and record.forced and left < self._fleet.ttl * 500:
             self._changes.append(_Keep())  # it holds until told otherwise, so the record must not lapse
 
@@ -556,6 +565,8 @@ class SharedCircuit(Item):
         # they are not counted twice.
         kept = (Force, ProbeFailed, ProbesSucceeded)
         self._changes = [change for change in [*self._sent, *self._changes] if isinstance(change, kept)]
+        # What refuses writes may well be read: only a write shows that it is over.
+        self._unproven = self._unproven or bool(self._sent)
         self._sent = []
         self.era = ""
         self._windows.clear()

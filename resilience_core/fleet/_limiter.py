@@ -122,7 +122,7 @@ class SharedBucket(Bucket):
             return 0.0
         if now + max_wait < self.denied_until:
             return -1.0 - (self.denied_until - now)
-        return ASK
+        return self.unanswered(now, max_wait) if self._share.overdue() else ASK
 
     def alone_says(self, now: float, max_wait: float) -> float:
         """The verdict without the store."""
@@ -191,8 +191,8 @@ class SharedLimiter(Item):
         self._wanting: dict[SharedBucket, bool] = {}  # buckets for which something is to be asked
         self._holding: set[SharedBucket] = set()  # those with permits at hand
         self._asked: set[Asking] = set()  # whose answers are under way
+        self._asked_at: float | None = None  # since when nothing was answered
         self._look_at = NEVER
-        self._greeting = False  # nothing was answered yet since the store was lost
 
     # --- by callers ------------------------------------------------------------------------------------------------
 
@@ -208,8 +208,15 @@ class SharedLimiter(Item):
         with self.lock:
             bucket.asking.append(asking)
             self._wanting[bucket] = True
+            if self._asked_at is None:
+                self._asked_at = time.monotonic()
         self._join_or_wake()
         return asking
+
+    def overdue(self) -> bool:
+        """Whether somebody has waited in vain already: nobody else does, until the store has answered or is lost."""
+        asked_at = self._asked_at
+        return asked_at is not None and time.monotonic() - asked_at > self.patience
 
     def refill(self, bucket: SharedBucket) -> None:
         """Half of a batch is used: fetch another one in time."""
@@ -238,13 +245,13 @@ class SharedLimiter(Item):
             self._fleet.agent.wake()
         else:
             self.joined = True
-            if not self._fleet.agent.attach(self):
+            if not self._fleet.agent.attach(self) or self._fleet.agent.lost:
                 self.lost(time.monotonic())
 
     # --- by the agent ----------------------------------------------------------------------------------------------
 
     def due(self, now: float) -> float:
-        return 0.0 if self._wanting or self._greeting else self._look_at
+        return 0.0 if self._wanting or self.alone else self._look_at
 
     def requests(self, now: float) -> list[Request]:
         ahead = self._limiter.clock.now()
@@ -254,16 +261,19 @@ class SharedLimiter(Item):
             self._holding = {bucket for bucket in self._holding if bucket.left > 0}
             self._look_at = now + BATCH_LASTS / 4 if self._holding else NEVER
         found = [self._request(bucket, ahead, bucket in wanting) for bucket in {**wanting, **dict.fromkeys(lapsed)}]
-        greetings = [Request("read", self._key, (), self._greeted)] if self._greeting else []
-        return [*greetings, *(request for request in found if request is not None)]
+        proof = [self._proof()] if self.alone else []
+        return proof + [request for request in found if request is not None]
 
-    def _greeted(self, reply: Any, sent: float, received: float) -> None:
-        """The store answers: callers may wait for it again."""
-        self._greeting = False
-        with self.lock:
-            self.alone = False
-            for bucket in self._buckets():
-                bucket.alone = False
+    def _proof(self) -> Request:
+        """Asks for nothing. Only an answer shows that the store is back: until then nobody waits for it."""
+
+        def answer(reply: Any, sent: float, received: float) -> None:
+            with self.lock:
+                self.alone = False
+                for bucket in self._buckets():
+                    bucket.alone = False
+
+        return Request("take", self._key, self._terms(self._limiter.most_at_once()), answer)
 
     def _request(self, bucket: SharedBucket, now: float, wanted: bool) -> Request | None:
         limiter = self._limiter
@@ -279,21 +289,19 @@ class SharedLimiter(Item):
         extra = self._batch(bucket, now) if wanted and not limiter.strict and now >= bucket.closed_until else 0
         if not (asking or extra or returned or close_for > 0):
             return None
-        args = (
-            math.ceil(bucket.interval * _NS),
-            round(bucket.tolerance / bucket.interval) + 1,
-            math.ceil(limiter.max_wait * _NS),
-            len(asking),
-            extra,
-            returned,
-            max(0, math.ceil(close_for * _NS)),
-            self._fleet.host_time(),
-        )
+        burst = round(bucket.tolerance / bucket.interval) + 1
+        args = self._terms(burst, len(asking), extra, returned, max(0, math.ceil(close_for * _NS)))
 
         def answer(reply: Any, sent: float, received: float) -> None:
             self._answered(bucket, asking, reply)
 
         return Request("take", bucket.key, args, answer)
+
+    def _terms(self, burst: int, askers: int = 0, extra: int = 0, returned: int = 0, close: int = 0) -> tuple[int, ...]:
+        limiter = self._limiter
+        interval = math.ceil(limiter.per / limiter.rate * _NS)
+        most = math.ceil(limiter.max_wait * _NS)
+        return interval, burst, most, askers, extra, returned, close, self._fleet.host_time()
 
     def _batch(self, bucket: SharedBucket, now: float) -> int:
         """How many permits to fetch beyond those that are asked for: more where the last ones went quickly."""
@@ -309,6 +317,7 @@ class SharedLimiter(Item):
         now = self._limiter.clock.now()
         spare = extra
         with self.lock:
+            self._asked_at = None
             self._asked.difference_update(asking)
             if soonest and not self.strict:
                 bucket.denied_until = now + soonest / _NS
@@ -333,13 +342,15 @@ class SharedLimiter(Item):
             for asking in self._asked:
                 asking.waiter.wake()  # without an answer: he decides by himself
             self._asked = set()
+            self._asked_at = None
             self._wanting = {}
             self._holding = set()
 
     def found(self, now: float) -> None:
-        # A connection is not an answer: a server that hangs accepts them, and each attempt would cost callers a
-        # time-out.
-        self._greeting = True
+        """The next answer tells."""
+
+    def proven(self) -> bool:
+        return not self.alone
 
     def _buckets(self) -> list[SharedBucket]:
         return [*self._limiter.all_buckets(), *(bucket for bucket in self._wanting)]

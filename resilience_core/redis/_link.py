@@ -48,7 +48,9 @@ class RedisLink:
     def __init__(self, source: Any, timeout: float) -> None:
         self._client = _client(source, timeout)
         self._cluster = hasattr(self._client, "nodes_manager")
+        self._timeout = timeout
         self._news: Any = None
+        self._early: list[Any] = []  # came while a confirmation was waited for
         self._channels: set[str] = set()
 
     def run(self, requests: Sequence[Request]) -> list[Any]:
@@ -83,16 +85,33 @@ class RedisLink:
         if wanted == self._channels:
             return
         if self._news is None:
-            self._news = self._client.pubsub(ignore_subscribe_messages=True)
-        if wanted - self._channels:
-            self._news.subscribe(*sorted(wanted - self._channels))
-        if self._channels - wanted:
-            self._news.unsubscribe(*sorted(self._channels - wanted))
+            self._news = self._client.pubsub()
+        new, old = wanted - self._channels, self._channels - wanted
+        if new:
+            self._news.subscribe(*sorted(new))
+        if old:
+            self._news.unsubscribe(*sorted(old))
+        self._confirmed(len(new) + len(old))
         self._channels = wanted
+        if not wanted:  # nobody reads there any more, so nobody would see it end
+            self._news.close()
+            self._news = None
+
+    def _confirmed(self, count: int) -> None:
+        """Wait for so many confirmations: an ACL may refuse, and what is read before would miss the news until then."""
+        end = time.monotonic() + self._timeout
+        while count:
+            message = self._news.get_message(timeout=max(0.0, end - time.monotonic()))
+            if message is None:
+                raise redis.TimeoutError("a subscription was not confirmed in time")
+            if message["type"] in ("subscribe", "unsubscribe"):
+                count -= 1
+            else:
+                self._early.append(message)
 
     def news(self) -> list[tuple[str, bytes]]:
         """What has arrived."""
-        found = []
+        found, self._early = self._early, []
         while self._news is not None and self._news.subscribed:
             sock = self._news.connection._sock
             if sock is None:
@@ -101,9 +120,13 @@ class RedisLink:
             if message is None:
                 if not self._news.connection.can_read(timeout=0):
                     break
-            elif message["type"] == "message":
-                found.append((message["channel"].decode("utf-8", "replace"), message["data"]))
-        return found
+            else:
+                found.append(message)
+        return [
+            (message["channel"].decode("utf-8", "replace"), message["data"])
+            for message in found
+            if message["type"] == "message"
+        ]
 
     def descriptors(self) -> list[int]:
         """The socket that brings news."""

@@ -14,6 +14,9 @@ if time['err'] then now = tonumber(ARGV[9]) else now = tonumber(time[1]) * 10000
 
 local balance, last = tonumber(ARGV[4]), now
 local found = redis.pcall('GET', KEYS[1])
+if type(found) == 'table' and not string.find(found['err'], 'WRONGTYPE', 1, true) then
+  return found  -- refused: that is not the same as a full budget
+end
 if type(found) == 'string' and #found < 60 then
   local b, l = string.match(found, '^(%d+%.%d+):(%d+)$')
   if b then balance, last = tonumber(b), tonumber(l) end

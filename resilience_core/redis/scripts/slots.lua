@@ -15,7 +15,8 @@ if time['err'] then now = math.floor(tonumber(ARGV[7]) / 1000)
 else now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) end
 
 local found = redis.pcall('HGETALL', KEYS[1])
-if found['err'] then  -- another type
+if found['err'] then
+  if not string.find(found['err'], 'WRONGTYPE', 1, true) then return found end  -- refused: others may have leases
   redis.call('DEL', KEYS[1])
   found = {}
 end

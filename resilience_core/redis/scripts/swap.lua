@@ -2,7 +2,10 @@
 -- KEYS[1] the record.  ARGV: expected text ('' for none), new text, milliseconds to live, channel.
 -- Answers {1 or 0, the text that it was when that is another one, seconds, microseconds}.
 local text = redis.pcall('GET', KEYS[1])
-if type(text) == 'table' then text = '\0' .. (text['err'] or '') end
+if type(text) == 'table' then
+  if not string.find(text['err'], 'WRONGTYPE', 1, true) then return text end
+  text = '\0' .. text['err']
+end
 local time = redis.pcall('TIME')
 if time['err'] then time = {false, false} end
 if (text or '') ~= ARGV[1] then

@@ -20,6 +20,9 @@ end
 
 local anchor, tat, last, closed = seconds, nil, nil, nil
 local found = redis.pcall('GET', KEYS[1])
+if type(found) == 'table' and not string.find(found['err'], 'WRONGTYPE', 1, true) then
+  return found  -- refused: that is not the same as a limit at rest
+end
 if type(found) == 'string' then
   local a, t, l, c = string.match(found, '^(%d+):(-?%d+):(-?%d+):(-?%d+)$')
   if a and #found < 90 then

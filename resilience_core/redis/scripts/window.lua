@@ -20,7 +20,8 @@ local function parts(text)
 end
 
 local said = redis.pcall('HGET', KEYS[1], '=')
-if type(said) == 'table' and said['err'] then  -- another type
+if type(said) == 'table' and said['err'] then
+  if not string.find(said['err'], 'WRONGTYPE', 1, true) then return said end
   redis.call('DEL', KEYS[1])
   said = false
 end

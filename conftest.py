@@ -8,7 +8,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 from sybil.sybil import SybilCollection
 
 from tests._redis import HOST, RedisServer
-from tests._redis import redis_server as redis_server
+from tests._redis import redis_server as redis_server  # noqa: PLC0414 - a fixture for all tests
 
 SHARING = ["README.md", "fleet.md"]
 

@@ -1,6 +1,30 @@
-"""The code blocks of README and docs are tests."""
+"""The code blocks of README and docs are tests. Those that share state find a real Redis in `REDIS_URL`."""
 
+from collections.abc import Generator
+
+import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
+from sybil.sybil import SybilCollection
 
-pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"]).pytest()
+from tests._redis import HOST, RedisServer
+from tests._redis import redis_server as redis_server  # noqa: PLC0414 - a fixture for all tests
+
+SHARING = ["README.md", "fleet.md"]
+
+
+@pytest.fixture(scope="module")
+def redis_for_docs(redis_server: RedisServer) -> Generator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REDIS_URL", redis_server.url)
+        patch.setenv("REDIS_HOST", HOST)
+        patch.setenv("REDIS_PORT", str(redis_server.port))
+        yield
+
+
+pytest_collect_file = SybilCollection(
+    [
+        Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"], excludes=SHARING),
+        Sybil(parsers=[PythonCodeBlockParser()], patterns=SHARING, fixtures=["redis_for_docs"]),
+    ]
+).pytest()

@@ -51,6 +51,7 @@ from resilience_core._weave.deadline import remaining
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.gate import Gate
 from resilience_core._weave.priority import Priority, current_priority, prioritised
+from resilience_core._weave.sharing import Fleet
 from resilience_core._weave.site import AsyncCall, Call, Site
 from resilience_core.registry import registry
 
@@ -120,6 +121,7 @@ __all__ = [
     "Fallback",
     "FallbackUsed",
     "Finding",
+    "Fleet",
     "Freshness",
     "Gate",
     "Gradient2",

@@ -232,8 +232,8 @@ class Circuit:
     def _settle_probe(
         self, permit: int, verdict: Verdict, now: float, duration: float, retry_after: float | None, random: Random
     ) -> None:
-        if self.probes is None or self.probes.pop(permit, None) is None:
-            return
+        if self.probes is None or self.probes.pop(permit, None) is None or now >= self.probe_until:
+            return  # in a fleet, who comes back after his lease has ended is no prober any more
         too_slow = getattr(self.rules.trip, "too_slow", None)
         slow = too_slow is not None and verdict is Verdict.SUCCESS and too_slow(duration)
         if verdict in FAILURES or slow:  # a circuit that opens for slowness must not close for a slow answer

@@ -174,8 +174,25 @@ def _judge_nothing(error: Exception) -> Verdict:
     return Verdict.UNKNOWN
 
 
+class _AnyFleet:
+    """Stands for the fleet that code will give."""
+
+    def share_circuit(self, breaker: Any) -> None:
+        """Nothing is shared by what is tried out."""
+
+    share_limiter = share_bulkhead = share_budget = share_circuit
+
+
+def _a_fleet_if(*names: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """A fleet where any of these options is set, which tell how it shares."""
+    return lambda options: {"fleet": _AnyFleet()} if any(name in options for name in names) else {}
+
+
 _STAND_INS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "fallback": lambda options: {} if "value" in options else {"call": _judge_nothing},
+    "circuit_breaker": _a_fleet_if("quorum"),
+    "bulkhead": _a_fleet_if("fail_closed"),
+    "rate_limiter": _a_fleet_if("strict", "fail_closed"),
     "chaos": lambda options: {"error": Exception} if options.get("error_rate") else {},
     "stale_cache": lambda options: {"file": None} | ({"negative_on": Exception} if options.get("negative_for") else {}),
 }

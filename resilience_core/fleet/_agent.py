@@ -16,10 +16,10 @@ import os
 import select
 import threading
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
-from weakref import ref
 
 from resilience_core._clock import CHANCE
 from resilience_core.fleet._link import Link, OpenLink, Request
@@ -94,7 +94,7 @@ class Agent:
         self._reset()
 
     def _reset(self) -> None:
-        self._items: dict[int, ref[Item]] = {}
+        self._items: dict[int, weakref.ref[Item]] = {}
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
@@ -117,7 +117,7 @@ class Agent:
         with self._lock:
             if self.closed:
                 return False
-            self._items[id(item)] = ref(item, self._forget(id(item)))
+            self._items[id(item)] = weakref.ref(item, self._forget(id(item)))
             started = self._start()
         self.wake()
         return started
@@ -136,6 +136,9 @@ class Agent:
         self._pipe = os.pipe()
         for end in self._pipe:
             os.set_blocking(end, False)
+        # Not closed with the thread: a caller may be about to write, and the number may be another file's by then.
+        self._closing = weakref.finalize(self, _close, self._pipe)
+        self._closing.atexit = False
         self._on_start()
         thread = threading.Thread(target=self._run, name="resilience-fleet", daemon=True)
         try:
@@ -155,10 +158,7 @@ class Agent:
         if self._woken or self._pipe is None:
             return
         self._woken = True
-        try:
-            os.write(self._pipe[1], b"!")
-        except OSError:  # full, or closed: it is awake, or gone
-            pass
+        os.write(self._pipe[1], b"!")
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait until the store has answered for all items; False when it has not within `timeout` seconds."""
@@ -198,8 +198,8 @@ class Agent:
         self._inherited.append((link, self._lock, self._changed, self._items))
         if link is not None:
             link.abandon()
-        for end in pipe or ():
-            os.close(end)
+        if pipe is not None:
+            self._closing()
         self._reset()
         for item in items:
             item.after_fork()
@@ -348,9 +348,11 @@ class Agent:
         with self._lock:
             self.connected = False
         self._let_go(now)
-        pipe, self._pipe = self._pipe, None
-        for end in pipe or ():
-            os.close(end)
+
+
+def _close(pipe: tuple[int, int]) -> None:
+    for end in pipe:
+        os.close(end)
 
 
 def _quietly(act: Callable[[], Any]) -> None:

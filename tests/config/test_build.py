@@ -18,7 +18,9 @@ from resilience_core import (
     standard,
     standard_hedging,
 )
+from resilience_core.redis import RedisFleet
 from resilience_core.testing import virtual_time
+from tests._redis import RedisServer
 from tests.worlds import Script, World
 
 STACK = """
@@ -171,3 +173,35 @@ def test_a_pipeline_from_a_configuration_works(world: World) -> None:
 
     with virtual_time():
         world.run(story)
+
+
+SHARED = """
+[policies.shared]
+extends = "standard"
+[policies.shared.circuit_breaker]
+quorum = 2
+[policies.shared.rate_limiter]
+rate = 100
+burst = 3
+per = "100 s"
+strict = true
+[policies.shared.bulkhead]
+fail_closed = true
+"""
+
+
+def test_a_fleet_comes_from_code_and_how_it_shares_from_the_configuration(redis_server: RedisServer) -> None:
+    configuration = config.from_toml(SHARED)
+    fleet = RedisFleet(redis_server.url, prefix="configured:", timeout=2.0)
+    with pytest.raises(ConfigurationError, match="give fleet="):
+        configuration.build("shared", on=OSError)
+    code = {section: {"fleet": fleet} for section in ("circuit_breaker", "rate_limiter", "bulkhead")}
+    pipeline = configuration.build("shared", on=OSError, code=code)
+    assert [pipeline.call(len, "ab") for _ in range(3)] == [2, 2, 2]
+    with pytest.raises(RateLimitedError):
+        pipeline.call(len, "ab")
+    breaker = registry.get("shared", "circuit_breaker")
+    assert breaker.quorum == 2
+    registry.apply(config.from_toml(SHARED.replace("quorum = 2", "quorum = 3")))
+    assert breaker.quorum == 3
+    fleet.close()

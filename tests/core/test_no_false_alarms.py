@@ -219,6 +219,7 @@ def test_a_pipeline_that_is_refused_is_not_registered() -> None:
     assert refused.value is not None
 
 
+@pytest.mark.usefixtures("redis_for_docs")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_there_is_nothing_to_find_in_the_pipelines_of_the_documentation(
     page: Path, monkeypatch: pytest.MonkeyPatch

@@ -58,6 +58,7 @@ COUNT: list[Any] = [0, -1, 1.0, True, "1", math.nan, None]
 FUNCTION: list[Any] = [5, "f"]
 FLAG: list[Any] = [1, "yes"]
 NAME: list[Any] = ["", 5, None, lambda: None]
+FLEET: list[Any] = ["redis://localhost", 5]
 ON: list[Any] = [5, (), (5,), int, (ValueError, int), "ValueError"]
 ANY = object()  # any value is a good one
 
@@ -105,6 +106,8 @@ REQUIRED: dict[type[Any], dict[str, Any]] = {
 }
 REFUSED: dict[type[Any], dict[str, Any]] = {
     CircuitBreaker: {
+        "fleet": FLEET,
+        "quorum": [*COUNT, 65],
         "name": NAME,
         "failure_threshold": COUNT,
         "success_threshold": COUNT,
@@ -153,6 +156,8 @@ REFUSED: dict[type[Any], dict[str, Any]] = {
     Fallback: {"name": NAME, "value": ANY, "replacement": FUNCTION, "on": ON, "clock": [5]},
     Bulkhead: {
         "name": NAME,
+        "fleet": FLEET,
+        "fail_closed": FLAG,
         "max_concurrent": COUNT,
         "max_queue": [-1, 1.0, True, None],
         "max_wait": POSITIVE[:-1],
@@ -160,6 +165,9 @@ REFUSED: dict[type[Any], dict[str, Any]] = {
         "clock": [5],
     },
     RateLimiter: {
+        "fleet": FLEET,
+        "strict": FLAG,
+        "fail_closed": FLAG,
         "name": NAME,
         "rate": POSITIVE,
         "per": POSITIVE,
@@ -246,7 +254,7 @@ REFUSED: dict[type[Any], dict[str, Any]] = {
         "enforce": SHARE,
         "clock": [5],
     },
-    RetryBudget: {"name": NAME, "law": [5, TrafficRatio], "clock": [5]},
+    RetryBudget: {"name": NAME, "law": [5, TrafficRatio], "clock": [5], "fleet": FLEET},
     TrafficRatio: {"ratio": NUMBER, "minimum_per_second": NUMBER, "ttl": POSITIVE},
     InFlightRatio: {"ratio": SHARE, "minimum": LIMIT[:-1]},
     TokenQuota: {

@@ -219,3 +219,16 @@ class AgainstAPlainModel(RuleBasedStateMachine):
 
 AgainstAPlainModel.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 TestAgainstAPlainModel = AgainstAPlainModel.TestCase
+
+
+def test_in_a_fleet_the_result_of_a_probe_counts_only_while_the_lease_lasts() -> None:
+    """A process that was stopped comes back with a good result, and another one has the lease since."""
+    for verdict in (S, T):
+        made = opened(successes=1)
+        made.open_until, made.probe_until = 1.0, 5.0
+        permit = made.admit(1.0, LEASE)
+        made.settle(permit, verdict, 5.0)
+        assert made.state is CircuitState.HALF_OPEN
+        made.probe_until = float("inf")  # the store is away: it is on its own, and may go on
+        assert call(made, S, 6.0)
+        assert made.state is CircuitState.CLOSED

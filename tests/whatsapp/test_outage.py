@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 import threading
@@ -10,15 +11,18 @@ from typing import Any
 
 import pytest
 
-from resilience_core import CircuitBreaker, CircuitOpenError, CircuitState, Retry
+from resilience_core import CircuitBreaker, CircuitOpenError, CircuitState, Clock, Retry
+from resilience_core.redis import RedisFleet
 from resilience_whatsapp import (
     DEVELOPMENT,
     GraphClient,
     MessageStatus,
     ResilientWhatsAppClient,
+    Settings,
     WhatsAppService,
 )
 from resilience_whatsapp.simulator import Fault, Simulator, SimulatorThread
+from tests._redis import RedisServer
 from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, service_over
 
 
@@ -67,6 +71,30 @@ def test_after_five_failed_sends_of_one_attempt_the_next_fails_at_once() -> None
         assert len(stub.payloads) == 5
 
     asyncio.run(story())
+
+
+def test_failed_sends_of_two_servers_open_the_circuit_of_both(redis_server: RedisServer) -> None:
+    """As the one before, but the five failed sends are those of two servers."""
+    fleets = [RedisFleet(redis_server.url, prefix="outage:", timeout=2.0) for _ in range(2)]
+    stubs = [Stub(ConnectionError("down")), Stub(ConnectionError("down"))]
+    one, other = (
+        service_over(stub, Clock(), breaker=functools.partial(Settings().circuit_breaker, fleet=fleet), max_attempts=1)
+        for stub, fleet in zip(stubs, fleets, strict=True)
+    )
+
+    async def story() -> None:
+        for service, fleet in zip((one, other, one, other, one), (*fleets, *fleets, fleets[0]), strict=True):
+            assert isinstance(await failing_send(service), ConnectionError)
+            assert await asyncio.to_thread(fleet.flush, 10)
+        while other.client.circuit_breaker.state is not CircuitState.OPEN:
+            await asyncio.sleep(0.001)  # the news comes from another thread, over a real connection
+        for service in (one, other):
+            assert isinstance(await failing_send(service), CircuitOpenError)
+        assert [len(stub.payloads) for stub in stubs] == [3, 2]
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+    for fleet in fleets:
+        fleet.close()
 
 
 def test_after_sixty_seconds_the_next_request_probes_and_two_successes_close() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from resilience_core import CircuitBreaker, ConfigurationError, Retry, Timeout
+from resilience_core import CircuitBreaker, ConfigurationError, Fleet, Retry, Timeout
 from resilience_core.config import PRESETS, from_legacy
 
 BREAKER_NAME = "whatsapp_api"
@@ -33,13 +33,14 @@ class Settings:
         if self.total_timeout is not None:
             _total(self.total_timeout)
 
-    def circuit_breaker(self, name: str = BREAKER_NAME) -> CircuitBreaker:
-        """A new breaker with these numbers."""
+    def circuit_breaker(self, name: str = BREAKER_NAME, *, fleet: Fleet | None = None) -> CircuitBreaker:
+        """A new breaker with these numbers; with a `fleet` (a `RedisFleet`) it is one for many servers."""
         return CircuitBreaker(
             name,
             failure_threshold=self.failure_threshold,
             success_threshold=self.success_threshold,
             recovery_timeout=self.recovery_timeout,
+            fleet=fleet,
         )
 
     def retry_policy(self) -> Retry:

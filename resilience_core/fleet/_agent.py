@@ -12,7 +12,6 @@ Started with the first need, again in the child of a fork; a daemon, ended at ex
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import threading
@@ -24,8 +23,7 @@ from typing import Any
 
 from resilience_core._clock import CHANCE
 from resilience_core.fleet._link import Link, OpenLink, Request
-
-logger = logging.getLogger("resilience_core.store")
+from resilience_core.fleet._log import logger
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect
 NEVER = float("inf")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import socket
 import sys
@@ -21,6 +20,7 @@ from resilience_core._validation import Seconds
 from resilience_core.fleet._agent import Agent
 from resilience_core.fleet._circuit import SharedCircuit, draw
 from resilience_core.fleet._link import Link
+from resilience_core.fleet._log import logger
 from resilience_core.fleet._names import Keys
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from resilience_core._policies.rate_limiter import RateLimiter
     from resilience_core._policies.retry_budget import RetryBudget
 
-logger = logging.getLogger("resilience_core.store")
 _fleets: WeakSet[BaseFleet] = WeakSet()
 
 

@@ -84,6 +84,12 @@ class Fleets:
             fleet.close()
         self.client.close()
 
+    def __enter__(self) -> Fleets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 @pytest.fixture
 def fleets(redis_server: RedisServer) -> Generator[Fleets]:

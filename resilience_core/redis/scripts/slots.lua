@@ -23,7 +23,8 @@ end
 local others, mine = 0, -1
 for at = 1, #found, 2 do
   local theirs, slots, expires = string.match(found[at + 1], '^(%x+):(%d+):(%d+)$')
-  local good = theirs and #found[at + 1] < 60 and tonumber(expires) > now and tonumber(expires) < now + 3600000
+  -- No longer than two leases: else a clock that is set back, or a poisoned value, would hold slots of nobody.
+  local good = theirs and #found[at + 1] < 60 and tonumber(expires) > now and tonumber(expires) <= now + 2 * lease
   if good and found[at] ~= member then
     others = others + tonumber(slots)
   elseif good and theirs == token then

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -111,6 +112,8 @@ def test_failures_of_before_a_change_that_a_newcomer_did_not_know_of_count_no_mo
     proxy.refuse()
     newcomer = CircuitBreaker("graph", fleet=through(fleets, proxy))
     fail(newcomer, 2)
+    failed_at = time.monotonic()
+    wait_until(lambda: time.monotonic() > failed_at + 0.2)  # longer than what is uncertain about the server's clock
     first.reset()
     assert first.fleet.flush(PATIENCE)
     proxy.heal()

@@ -14,6 +14,8 @@ that pushes later ones back for good (it is given back as far as nobody reserved
 
 from __future__ import annotations
 
+from typing import Any
+
 ASK = float("-inf")
 """What `take` answers where the permits are kept elsewhere, and none is at hand: ask there."""
 _A_NANOSECOND = 1e-9  # sums of floats miss an exact boundary by far less, and no clock tells a finer time
@@ -49,7 +51,7 @@ class Bucket:
         self.tat = tat + self.interval
         return wait
 
-    def mark(self) -> float:
+    def mark(self) -> Any:
         """What `give_back` needs to know of the permit that was reserved last."""
         return self.tat
 
@@ -57,10 +59,10 @@ class Bucket:
         """Whether all permits are there."""
         return self.tat <= now and self.closed_until <= now
 
-    def give_back(self, reserved_tat: float) -> None:
-        """Return a permit reserved when `tat` became `reserved_tat`, unless somebody reserved after it."""
-        if self.tat == reserved_tat:
-            self.tat = reserved_tat - self.interval
+    def give_back(self, mark: Any) -> None:
+        """Return the permit that `mark` was told of, unless somebody reserved after it."""
+        if self.tat == mark:
+            self.tat -= self.interval
 
     def retune(self, interval: float, burst: int, now: float) -> None:
         """Give permits at another rate from `now` on. Those that were taken stay taken, and no more than those.

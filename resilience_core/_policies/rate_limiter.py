@@ -167,6 +167,7 @@ class RateLimiter(Gate):
         return bucket
 
     def _wait(self, bucket: Bucket, wait: float, operation: str) -> None:
+        mark = None
         if wait == ASK:
             asking = self._ask(bucket, ThreadWaiter())
             try:
@@ -177,7 +178,8 @@ class RateLimiter(Gate):
             wait = asking.answer(self.clock.now(), self.max_wait)
             if not wait:
                 return
-        reserved = self._reservation(bucket, wait, operation)
+            mark = asking.mark
+        reserved = self._reservation(bucket, wait, operation, mark)
         if reserved is None:
             return
         try:
@@ -187,6 +189,7 @@ class RateLimiter(Gate):
             raise
 
     async def _wait_async(self, bucket: Bucket, wait: float, operation: str) -> None:
+        mark = None
         if wait == ASK:
             asking = self._ask(bucket, async_waiter())
             try:
@@ -197,7 +200,8 @@ class RateLimiter(Gate):
             wait = asking.answer(self.clock.now(), self.max_wait)
             if not wait:
                 return
-        reserved = self._reservation(bucket, wait, operation)
+            mark = asking.mark
+        reserved = self._reservation(bucket, wait, operation, mark)
         if reserved is None:
             return
         try:
@@ -210,12 +214,12 @@ class RateLimiter(Gate):
         """Put a question to the fleet's store; the answer is for the waiter."""
         return bucket.ask(waiter)
 
-    def _reservation(self, bucket: Bucket, wait: float, operation: str) -> float | None:
+    def _reservation(self, bucket: Bucket, wait: float, operation: str, mark: Any) -> Any:
         """The mark of a reservation that is to be waited for; None where shadow mode lets the call go without one.
 
         Rejects where there is neither a permit nor time to wait for one.
         """
-        reserved = None if wait < 0 else bucket.mark()
+        reserved = None if wait < 0 else bucket.mark() if mark is None else mark
         needed = -1.0 - wait if wait < 0 else wait
         spared = self.spares(RejectionReason.RATE_LIMITED, operation, needed)
         if reserved is not None and not spared and within_deadline(wait) >= wait:

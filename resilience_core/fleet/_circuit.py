@@ -559,8 +559,10 @@ class SharedCircuit(Item):
         self._fresh = False
         self._conflicts, self._retry_at = 0, 0.0
         self._take_words()
-        self._early = sum(change.count for change in self._changes if isinstance(change, Failures))
-        self._early_at = self._breaker.clock.now()
+        unsaid = sum(change.count for change in self._changes if isinstance(change, Failures))
+        if unsaid:
+            self._early += unsaid
+            self._early_at = self._breaker.clock.now()
         # What a person or a probe has decided is not lost. Of failures that were sent, nobody knows whether they count:
         # they are not counted twice.
         kept = (Force, ProbeFailed, ProbesSucceeded)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 BATCH_LASTS = 1.0
 """Seconds after which permits that were not used are given back."""
 LARGEST_BATCH = 1_000
+MOST_ASKERS = 1_000
+"""Callers that one question speaks for: Lua cannot answer with as many values as it likes."""
 REFUSED_FOR = 1.0
 """Seconds that a rejection asks to wait while the store is away and the limiter fails closed."""
 _NS = 1e9
@@ -41,34 +43,35 @@ class Wakeable(Protocol):
 class Asking:
     """A caller that waits for an answer of the store."""
 
-    __slots__ = ("_bucket", "_gone", "_wait", "patience", "waiter")
+    __slots__ = ("_bucket", "_wait", "gone", "mark", "patience", "waiter")
 
     def __init__(self, bucket: SharedBucket, waiter: Any, patience: float) -> None:
         self._bucket = bucket
         self.waiter: Any = waiter
         self.patience: float = patience
         self._wait: float | None = None
-        self._gone = False
+        self.gone = False
+        self.mark: str | None = None
+        """What gives a reservation back; empty where others have reserved after it, None where nobody answered."""
 
-    def serve(self, wait: float) -> bool:
-        """Give the answer: as `Bucket.take` does. False if nobody is there any more. Under the lock."""
-        if self._gone:
-            return False
+    def serve(self, wait: float, mark: str) -> bool:
+        """Give the answer: as `Bucket.take` does. False if nobody can be woken any more. Under the lock."""
+        self.mark = mark
         self._wait = wait
         return bool(self.waiter.wake())
 
     def answer(self, now: float, max_wait: float) -> float:
         """What came of it; without an answer in time, what the process by itself would say."""
         with self._bucket.lock:
-            self._gone = True
+            self.gone = True
         return self._bucket.unanswered(now, max_wait) if self._wait is None else self._wait
 
     def abandon(self) -> None:
         """The caller was cancelled: a permit that he got meanwhile goes back."""
         with self._bucket.lock:
-            self._gone = True
+            self.gone = True
         if self._wait is not None and self._wait >= 0:
-            self._bucket.give_back(math.inf)
+            self._bucket.give_back(self.mark)
 
 
 class SharedBucket(Bucket):
@@ -88,6 +91,7 @@ class SharedBucket(Bucket):
         "local",
         "lock",
         "low",
+        "owed",
     )
 
     def __init__(self, share: SharedLimiter, key: str, interval: float, burst: int) -> None:
@@ -106,6 +110,7 @@ class SharedBucket(Bucket):
         self.alone: bool = share.alone
         self.asking: deque[Asking] = deque()
         self.close_for: float = 0.0
+        self.owed: tuple[str, int] = ("", 0)  # the mark of the last reservation, and how many are to be given back
 
     def take(self, now: float, max_wait: float) -> float:
         """A permit at hand; else what was known last, or `ASK`."""
@@ -140,16 +145,16 @@ class SharedBucket(Bucket):
         """Have the agent ask for a permit; wait for the answer with the waiter."""
         return self._share.ask(self, waiter)
 
-    def mark(self) -> float:
-        """What `give_back` needs to know: nothing, permits of the store are all alike."""
-        return math.inf if not self.alone else self.local.tat
+    def mark(self) -> Any:
+        """What `give_back` needs to know of the permit that this process has reserved by itself."""
+        return self.local.tat
 
-    def give_back(self, reserved_tat: float) -> None:
-        """Return a permit that was not used."""
-        if reserved_tat != math.inf:
-            self.local.give_back(reserved_tat)
-        elif not self.alone:
-            self._share.return_one(self)
+    def give_back(self, mark: Any) -> None:
+        """Return a permit that was not used: to where it came from."""
+        if isinstance(mark, str):
+            self._share.give_back(self, mark)
+        else:
+            self.local.give_back(mark)
 
     def retune(self, interval: float, burst: int, now: float) -> None:
         """Another rate from now on; the store's schedule is in its own units and goes on."""
@@ -224,14 +229,16 @@ class SharedLimiter(Item):
             self._wanting[bucket] = True
         self._fleet.agent.wake()
 
-    def return_one(self, bucket: SharedBucket) -> None:
-        """A permit was not used: the next caller may have it, or it lapses and goes back."""
+    def give_back(self, bucket: SharedBucket, mark: str) -> None:
+        """Have a reservation given back, if that can be done so that no two permits come at once."""
         with self.lock:
-            bucket.left += 1
-            bucket.lapses = max(bucket.lapses, self._limiter.clock.now() + BATCH_LASTS)
-            self._holding.add(bucket)
-            self._look_at = 0.0
+            self._owe(bucket, mark, 1)
         self._fleet.agent.wake()
+
+    def _owe(self, bucket: SharedBucket, mark: str, count: int) -> None:
+        if mark and count:
+            bucket.owed = mark, count
+            self._wanting[bucket] = True
 
     def close(self, bucket: SharedBucket, moment: float) -> None:
         """Tell the fleet that the dependency asked for a pause."""
@@ -278,30 +285,40 @@ class SharedLimiter(Item):
     def _request(self, bucket: SharedBucket, now: float, wanted: bool) -> Request | None:
         limiter = self._limiter
         with self.lock:
-            asking = list(bucket.asking)
-            bucket.asking.clear()
+            asking = [bucket.asking.popleft() for _ in range(min(MOST_ASKERS, len(bucket.asking)))]
+            if bucket.asking:
+                self._wanting[bucket] = True
             self._asked.update(asking)
             returned = 0
             if bucket.left > 0 and bucket.lapses <= now:  # nobody takes them any more
                 returned, bucket.left = bucket.left, 0
                 bucket.batch //= 2
             close_for, bucket.close_for = bucket.close_for, 0.0
+            owed, bucket.owed = bucket.owed, ("", 0)
         extra = self._batch(bucket, now) if wanted and not limiter.strict and now >= bucket.closed_until else 0
-        if not (asking or extra or returned or close_for > 0):
+        if not (asking or extra or returned or owed[1] or close_for > 0):
             return None
         burst = round(bucket.tolerance / bucket.interval) + 1
-        args = self._terms(burst, len(asking), extra, returned, max(0, math.ceil(close_for * _NS)))
+        args = self._terms(burst, len(asking), extra, returned, max(0, math.ceil(close_for * _NS)), owed)
 
         def answer(reply: Any, sent: float, received: float) -> None:
             self._answered(bucket, asking, reply)
 
         return Request("take", bucket.key, args, answer)
 
-    def _terms(self, burst: int, askers: int = 0, extra: int = 0, returned: int = 0, close: int = 0) -> tuple[int, ...]:
+    def _terms(
+        self,
+        burst: int,
+        askers: int = 0,
+        extra: int = 0,
+        returned: int = 0,
+        close: int = 0,
+        owed: tuple[str, int] = ("", 0),
+    ) -> tuple[int | str, ...]:
         limiter = self._limiter
         interval = math.ceil(limiter.per / limiter.rate * _NS)
         most = math.ceil(limiter.max_wait * _NS)
-        return interval, burst, most, askers, extra, returned, close, self._fleet.host_time()
+        return interval, burst, most, askers, extra, returned, close, self._fleet.host_time(), *owed
 
     def _batch(self, bucket: SharedBucket, now: float) -> int:
         """How many permits to fetch beyond those that are asked for: more where the last ones went quickly."""
@@ -313,7 +330,7 @@ class SharedLimiter(Item):
         return max(0, min(most, bucket.batch) - bucket.left)
 
     def _answered(self, bucket: SharedBucket, asking: list[Asking], reply: Any) -> None:
-        served, extra, soonest, *waits = reply
+        served, extra, soonest, mark, *waits = reply
         now = self._limiter.clock.now()
         spare = extra
         with self.lock:
@@ -321,10 +338,18 @@ class SharedLimiter(Item):
             self._asked.difference_update(asking)
             if soonest and not self.strict:
                 bucket.denied_until = now + soonest / _NS
-            for asker, wait in zip(asking, waits, strict=False):
-                spare += not asker.serve(wait / _NS)
-            for asker in asking[served:]:
-                asker.serve(-1.0 - max(soonest, 1) / _NS)
+            last = mark.decode() if extra == 0 else ""
+            waiting = [asker for asker in asking if not asker.gone]
+            unused = waits[len(waiting) :]  # of those who went away: the last ones, which can be given back
+            for number, (asker, wait) in enumerate(zip(waiting, waits, strict=False), 1):
+                if not asker.serve(wait / _NS, last if number == served else ""):
+                    last, unused = "", [*unused, wait]  # his loop has ended in this moment
+            for asker in waiting[served:]:
+                asker.serve(-1.0 - max(soonest, 1) / _NS, "")
+            if self.strict or any(unused):
+                self._owe(bucket, last, len(unused))
+            else:
+                spare += len(unused)
             if spare:
                 bucket.left = spare + (bucket.left if bucket.lapses > now else 0)
                 bucket.lapses = now + BATCH_LASTS

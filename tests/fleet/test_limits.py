@@ -27,9 +27,11 @@ from resilience_core import (
     TokenThrottle,
     TrafficRatio,
     Verdict,
+    deadline,
 )
 from resilience_core._machines.bucket import Bucket
 from resilience_core.fleet._link import Request
+from resilience_core.redis import RedisFleet
 from resilience_core.redis._link import RedisLink
 from tests.fleet.members import PATIENCE, Fleets, run_in, wait_until
 from tests.worlds import World
@@ -253,12 +255,12 @@ def test_the_lua_law_is_the_machines_law(fleets: Fleets) -> None:
     bucket = Bucket(interval, burst)
     replies: list[Any] = []
     for _ in range(200):
-        args = (round(interval * 1e9), burst, round(most * 1e9), 1, 0, 0, 0, 0)
+        args = (round(interval * 1e9), burst, round(most * 1e9), 1, 0, 0, 0, 0, "", 0)
         (reply,) = link.run([Request("take", key, args, lambda *_: None)])
         anchor, _, last, _ = map(int, fleets.client.get(key).split(":"))
         replies.append((reply, anchor + last / 1e9))
     origin = replies[0][1]
-    for (served, _, soonest, *waits), at in replies:
+    for (served, _, soonest, _, *waits), at in replies:
         wait = bucket.take(at - origin, most)
         if wait >= 0:
             assert served == 1
@@ -277,7 +279,7 @@ def script(fleets: Fleets, name: str, key: str, *args: Any) -> Any:
 
 
 def take(fleets: Fleets, key: str, *, askers: int = 1, extra: int = 0, returned: int = 0, close: int = 0) -> Any:
-    return script(fleets, "take", key, 10**9, 5, 0, askers, extra, returned, close, 0)
+    return script(fleets, "take", key, 10**9, 5, 0, askers, extra, returned, close, 0, "", 0)
 
 
 def test_a_server_whose_clock_is_set_back_locks_nobody_out_and_resets_nothing(fleets: Fleets) -> None:
@@ -568,3 +570,103 @@ def test_what_cannot_be_is_refused_at_construction(fleets: Fleets) -> None:
     ):
         with pytest.raises(ConfigurationError, match="fleet must be a RedisFleet"):
             made()
+
+
+# --- what happens between a question and its answer ----------------------------------------------------------------
+
+
+class Woken:
+    """A waiter that nobody waits with."""
+
+    def wake(self) -> bool:
+        return True
+
+
+def test_a_caller_that_is_cancelled_with_a_permit_in_his_hand_gives_it_back(fleets: Fleets) -> None:
+    (limiter,) = limiters(fleets, 1, strict=True, burst=3)
+    admitted(limiter)
+    asking = limiter._bucket.ask(Woken())
+    wait_until(lambda: asking._wait is not None)
+    asking.abandon()
+    assert limiter.fleet.flush(PATIENCE)
+    assert admitted(limiter, times=5) == 2
+
+
+def test_a_strict_limit_rejects_who_got_no_answer_in_time(fleets: Fleets) -> None:
+    (limiter,) = limiters(fleets, 1, strict=True)
+    admitted(limiter)
+    asking = limiter._bucket.ask(Woken())
+    assert asking.answer(limiter.clock.now(), 0.0) < 0 or asking._wait is not None
+    assert limiter._bucket.unanswered(limiter.clock.now(), 0.0) == -1.0 - limiter._shared.patience
+    (lenient,) = limiters(fleets, 1)
+    admitted(lenient)
+    assert lenient._bucket.unanswered(lenient.clock.now(), 0.0) == 0.0, "batches are not exact, so a local one may help"
+
+
+def test_a_permit_that_a_deadline_leaves_no_time_for_goes_back(fleets: Fleets) -> None:
+    first, second = limiters(fleets, 2, rate=1.0, per=0.5, burst=1, max_wait=5.0, strict=True)
+    admitted(first)
+    with deadline(0.05), pytest.raises(RateLimitedError):
+        first.call(print)
+    assert admitted(second) == 1, "in half a second, not in a whole one"
+    started = time.monotonic()
+    assert admitted(second) == 1
+    assert time.monotonic() - started < 5
+
+
+def test_the_member_that_was_asked_for_a_pause_keeps_it_at_once(fleets: Fleets) -> None:
+    asked = Judgement(Verdict.THROTTLED, retry_after=60.0)
+    (limiter,) = limiters(fleets, 1, strict=True, classify=lambda error: asked)
+
+    def throttled() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        limiter.call(throttled)
+    with pytest.raises(RateLimitedError) as caught:
+        limiter.call(print)
+    assert caught.value.retry_after == pytest.approx(60, abs=5)
+    assert "as the server asked" in str(caught.value.explain())
+
+
+def test_permits_of_a_process_by_itself_go_back_too() -> None:
+    limiter = RateLimiter("sms", rate=1.0, per=0.2, burst=1, max_wait=5.0, fleet=RedisFleet("redis://127.0.0.1:1/0"))
+    wait_until(lambda: admitted(limiter) == 1 and limiter._bucket.alone)
+    with deadline(0.001), pytest.raises(RateLimitedError):
+        limiter.call(print)
+    limiter.fleet.close()
+
+
+def test_blocks_are_guarded_by_a_shared_limit(fleets: Fleets) -> None:
+    first, second = limiters(fleets, 2, strict=True, burst=2)
+    with first.guard():
+        pass
+
+    async def story() -> None:
+        async with second.guard():
+            pass
+
+    asyncio.run(story())
+    with pytest.raises(RateLimitedError), first.guard():
+        raise AssertionError("there were two permits")
+
+
+def test_keys_that_are_forgotten_give_their_permits_back(fleets: Fleets) -> None:
+    first, second = limiters(fleets, 2, burst=64, key=lambda user: user, max_keys=1)
+    used = sum(admitted(first, "ann") for _ in range(20))
+    admitted(first, "bob")
+    wait_until(lambda: not first._shared._holding, "ann's bucket is forgotten here, but not what it holds")
+    assert first.fleet.flush(PATIENCE)
+    assert used + sum(admitted(second, "ann") for _ in range(64)) >= 60
+
+
+def test_many_callers_of_one_loop_are_answered_in_one_batch(fleets: Fleets) -> None:
+    (limiter,) = limiters(fleets, 1, strict=True, burst=10_000)
+    admitted(limiter)
+    before = limiter.fleet.snapshot()["commands"]
+
+    async def story() -> None:
+        await asyncio.gather(*(limiter.acall(asyncio.sleep, 0) for _ in range(3_000)))
+
+    asyncio.run(story())
+    assert limiter.fleet.snapshot()["commands"] - before < 1_500

@@ -1,11 +1,13 @@
 -- A fleet's rate limit: GCRA (ITU-T I.371) on the server's time, the same law as `_machines/bucket.py`.
 --
 -- KEYS[1]  "anchor:tat:last:closed": an anchor in whole seconds, and nanoseconds from there. Doubles hold them exactly.
--- ARGV     interval (ns), burst, longest wait (ns), askers, extra, returned, close for (ns), time of the client (us)
--- Answers  {askers served, extra permits, ns until the next one, wait of each asker (ns) ...}
+-- ARGV     interval (ns), burst, longest wait (ns), askers, extra, returned, close for (ns), time of the client (us),
+--          mark of the last reservation and how many up to it are given back, or '' and 0
+-- Answers  {askers served, extra permits, ns until the next one, mark of the last reservation, wait of each asker (ns) ...}
 --
 -- Askers get a permit each, in order, perhaps one to wait for; extra ones are those at hand after that. Returned ones
--- were taken and not used.
+-- were taken and not used. A reservation can be given back while nobody has reserved after it: else the next one would
+-- come at the same time as the last.
 local interval, burst, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local askers, extra, returned = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local close = tonumber(ARGV[7])
@@ -45,6 +47,8 @@ local window = burst * interval
 tat = math.min(tat, now + window + most)  -- no value, however it came there, closes the limit for longer
 closed = math.min(closed, now + 86400000000000)
 
+local function mark() return string.format('%.0f:%.0f', anchor, tat) end
+if ARGV[9] ~= '' and ARGV[9] == mark() then tat = tat - interval * tonumber(ARGV[10]) end
 tat = tat - returned * interval
 if close > 0 then closed = math.max(closed, now + close) end
 
@@ -68,4 +72,4 @@ local soonest = math.max(0, math.max(tat, now) - tolerance - now, closed - now)
 local text = string.format('%.0f:%.0f:%.0f:%.0f', anchor, tat, now, closed)
 local lives = math.max(1000, math.ceil((2 * window + most) / 1000000), math.ceil((closed - now) / 1000000))
 redis.call('SET', KEYS[1], text, 'PX', string.format('%.0f', lives))
-return {#waits, given, soonest, unpack(waits)}
+return {#waits, given, soonest, mark(), unpack(waits)}

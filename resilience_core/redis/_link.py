@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
-from redis.sentinel import SentinelConnectionPool
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from resilience_core.fleet._link import Request
 
@@ -56,8 +57,10 @@ class RedisLink:
     def run(self, requests: Sequence[Request]) -> list[Any]:
         """One round trip for all of them (in a cluster, one each); a second one where a script is not known."""
         replies = self._send(requests)
-        unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
+        for _ in range(3):  # the scripts may be flushed once more meanwhile
+            unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if not unknown:
+                break
             for name in {requests[at].script for at in unknown}:
                 self._client.script_load(script(name)[0])
             for at, reply in zip(unknown, self._send([requests[at] for at in unknown]), strict=True):
@@ -180,26 +183,63 @@ def _client(source: Any, timeout: float) -> Any:
     }
     once = Retry(NoBackoff(), 0)
     if isinstance(source, str):
-        return redis.Redis.from_url(source, retry=once, **own)
+        # Taken apart first: what the address says of time-outs and the like would win over what it is given beside it.
+        source = redis.Redis.from_url(source)
     if isinstance(source, redis.RedisCluster):
         nodes = source.nodes_manager
-        kwargs = {
-            name: value
-            for name, value in nodes.connection_kwargs.items()
-            if name not in own and name not in ("host", "port", "retry")
-        }
-        startup = list(nodes.startup_nodes.values())
-        return redis.RedisCluster(startup_nodes=startup, retry=Retry(NoBackoff(), 1), **kwargs, **own)
+        kwargs: dict[str, Any] = {**_copied(nodes.connection_kwargs), **own}
+        # That of the client signs in, and so will ours. The user's own comes after that.
+        kwargs["redis_connect_func"] = getattr(source, "user_on_connect_func", None)
+        # New ones: those of the client have its connections.
+        startup = [
+            ClusterNode(node.host, node.port)  # type: ignore[no-untyped-call]
+            for node in nodes.startup_nodes.values()
+        ]
+        remap = getattr(nodes, "address_remap", None)
+        return redis.RedisCluster(startup_nodes=startup, retry=Retry(NoBackoff(), 1), address_remap=remap, **kwargs)
     pool = source.connection_pool
-    kwargs = {name: value for name, value in pool.connection_kwargs.items() if name != "connection_pool"}
-    kwargs |= own | {"retry": once}
+    kwargs = {**_copied(pool.connection_kwargs, "host", "port"), **own, "retry": once}
     if isinstance(pool, SentinelConnectionPool):
         kwargs["connection_class"] = pool.connection_class
         fresh: Any = SentinelConnectionPool(  # type: ignore[no-untyped-call]
-            pool.service_name, pool.sentinel_manager, **kwargs
+            pool.service_name, _sentinel(pool.sentinel_manager, own), **kwargs
         )
     else:
         fresh = redis.ConnectionPool(connection_class=pool.connection_class, **kwargs)
     client = redis.Redis(connection_pool=fresh)
     client.auto_close_connection_pool = True
     return client
+
+
+_OF_THE_CLIENT = (
+    "cache",
+    "cache_config",
+    "connection_pool",
+    "himport_registry",
+    "max_connections",
+    "retry",
+    "host",
+    "port",
+)
+
+
+def _copied(kwargs: dict[str, Any], *also: str) -> dict[str, Any]:
+    """The settings of a client's connections, without what belongs to that client alone."""
+    return {
+        name: value
+        for name, value in kwargs.items()
+        if name in also or (name not in _OF_THE_CLIENT and not name.startswith(("maint_notifications", "orig_")))
+    }
+
+
+def _sentinel(users: Any, own: dict[str, Any]) -> Sentinel:
+    """The same sentinels, asked over connections of our own: one that hangs must not hold up the agent for ever."""
+    kwargs = {**users.sentinel_kwargs, **own, "retry": Retry(NoBackoff(), 0)}
+    addresses = [
+        (each.connection_pool.connection_kwargs["host"], each.connection_pool.connection_kwargs["port"])
+        for each in users.sentinels
+    ]
+    forced = getattr(users, "_force_master_ip", None)
+    return Sentinel(  # type: ignore[no-untyped-call]
+        addresses, users.min_other_sentinels, kwargs, force_master_ip=forced, **users.connection_kwargs
+    )

@@ -605,6 +605,7 @@ def test_lost_scripts_and_lost_keys_are_no_outage(lost: list[str], short_leases:
             rig.server.ask(*lost)
             for one, _ in pairs:
                 one.use()
+            assert all(share.fleet.flush(PATIENCE) for pair in pairs for share in pair)
         for one, other in pairs:
             type(one).shared(one, other)
             assert one.told == other.told == []

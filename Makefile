@@ -23,7 +23,7 @@ PYTEST = -m pytest -q $(WORKERS)
 # this tree (test_repository, test_twins) or see to it that the benchmarks still start.
 CORE_TESTS = tests $(addprefix --ignore=tests/,http whatsapp test_benchmarks.py test_repository.py test_twins.py)
 
-.PHONY: help setup demo test prove-long schema docs lint format types coverage other-pythons check bench requirements dist
+.PHONY: help setup demo test prove-long prove-fleet schema docs lint format types coverage other-pythons check bench requirements dist
 .PHONY: clean venv-base venv-test venv-lint venv-all venv-bench venv-others types-mypy types-pyright types-public
 
 help: ## what can be made
@@ -80,6 +80,9 @@ check: ## all that must be green before a change lands
 
 bench: venv-bench ## benchmarks against hand-written code and other libraries
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+prove-fleet: venv-test ## 64 processes and a real Redis against each promise of a fleet (ARGS="--bars 6,8", --sizing, --help)
+	@$(BIN)/python -m proofs $(ARGS)
 
 requirements: ## resolve and lock anew after a change of dependencies (needs uv)
 	@$(PYTHON) tools/requirements.py

@@ -57,10 +57,8 @@ class RedisLink:
     def run(self, requests: Sequence[Request]) -> list[Any]:
         """One round trip for all of them (in a cluster, one each); a second one where a script is not known."""
         replies = self._send(requests)
-        for _ in range(3):  # the scripts may be flushed once more meanwhile
-            unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-            if not unknown:
-                break
+        unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
             for name in {requests[at].script for at in unknown}:
                 self._client.script_load(script(name)[0])
             for at, reply in zip(unknown, self._send([requests[at] for at in unknown]), strict=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import os
+import signal
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -495,8 +497,37 @@ def test_a_node_of_a_cluster_that_dies(members: Members, own_redis_cluster: Redi
     wait_until(lost)
     fail(breaker, 3)
     assert breaker.state is OPEN
-    node.start()
+    for each in cluster.nodes:  # and then all of them: there is not even one to ask for the others
+        each.kill()
+    wait_until(lambda: one.agent._link is None and one.agent._pause > 0.5)
+    for each in cluster.nodes:
+        each.start()
     cluster.wait_until_ok()
     wait_until(lambda: one.connected)
     share_a_circuit(one, other, "another")
+    client.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from 3.12 on: this process has threads
+def test_a_fork_on_a_cluster(members: Members, cluster: RedisCluster) -> None:
+    """The child has connections of its own, and the parent keeps its own."""
+    client, prefix = cluster_client(cluster), next(_prefixes)
+    fleet = members.member(client, prefix=prefix)
+    breaker = CircuitBreaker("graph", fleet=fleet, failure_threshold=4)
+    fail(breaker, 2)
+    assert fleet.wait_ready(PATIENCE)
+    assert fleet.flush(PATIENCE)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(int(PATIENCE))  # a child that hangs ends with a signal
+        code = 1
+        try:
+            fail(breaker)
+            code = not (fleet.wait_ready(PATIENCE) and fleet.flush(PATIENCE))
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0) == (child, 0)
+    fail(breaker)
+    wait_until(lambda: breaker.state is OPEN, "three of the parent and one of the child")
+    assert members.heard == []
     client.close()

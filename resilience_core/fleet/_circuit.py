@@ -333,18 +333,18 @@ class SharedCircuit(Item):
             self._changes.append(AskForLease(self.holder))
         elif not held.wanted:
             self._changes.append(RenewLease(held.id))
-        elif self._give_up(held):
-            self._changes.append(PassLease(held.id))
+        else:
+            self._changes += self._passed_on(held)
 
-    def _give_up(self, held: Lease) -> bool:
-        """Whether the lease is not in use, so that no call can begin to use it from now on."""
+    def _passed_on(self, held: Lease) -> list[Change]:
+        """Give the lease away, unless it is in use; from then on no call can begin to use it."""
         breaker = self._breaker
         with breaker._lock:
             if breaker._circuit.probes:
-                return False
+                return []
             breaker._circuit.probe_until = float("-inf")
             self.lease = None
-        return True
+        return [PassLease(held.id)]
 
     def _server_now(self) -> int:
         return self._clock.earliest(time.monotonic())
@@ -603,8 +603,8 @@ class SharedCircuit(Item):
             return []
         self._take_words()
         held = self.lease
-        if held is not None and self._give_up(held):
-            self._changes.append(PassLease(held.id))
+        if held is not None:
+            self._changes += self._passed_on(held)
         return self._writing(now) if self._changes else []
 
 

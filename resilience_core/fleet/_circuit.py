@@ -513,6 +513,7 @@ class SharedCircuit(Item):
         if record.epoch == self.era and not first and record.state is circuit.state:
             return
         known = self._last_era
+        decided = not self.era and not first and self._wrote(record)  # here, by a probe or by hand: it counts since
         self._begin(record.epoch)
         forced = _forced(record, clock, now, ahead)
         if record.state is _CLOSED and record.reason == "created" and circuit.state is _OPEN:
@@ -527,12 +528,12 @@ class SharedCircuit(Item):
             circuit.openings = record.openings
             if record.state is _CLOSED and record.reason == "probe_succeeded":
                 circuit.start_ramp(now + ahead)
-        elif known and known != record.epoch and not self._wrote(record):
+        elif known and known != record.epoch and not decided:
             circuit.begin_era()
         self._count_early(record, now, ahead)
 
     def _wrote(self, record: Record) -> bool:
-        """Whether the record is this member's own work: then its circuit went ahead, and counts since."""
+        """Whether the record is this member's own work."""
         return record.by.startswith(f"{self.holder}:")
 
     def _begin(self, era: str) -> None:

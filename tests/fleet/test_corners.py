@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import pytest
+import redis
 
 from resilience_core import (
     Bulkhead,
@@ -238,3 +239,13 @@ def test_an_older_redis_py_has_no_notices_to_turn_off(monkeypatch: pytest.Monkey
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module._notices == {}
+
+
+def test_news_whose_connection_is_gone_are_a_lost_store(fleets: Fleets) -> None:
+    link = _link.RedisLink(fleets.url, 2.0)
+    link.listen([f"{fleets.prefix}rc:news"])
+    assert link.news() == []
+    link._news.connection.disconnect()
+    with pytest.raises(redis.ConnectionError, match="the connection for news was closed"):
+        link.news()
+    link.close()

@@ -27,11 +27,13 @@ from tests.fleet.members import PATIENCE, Fleets, fail, ok, wait_until
 PROGRAM = Path(__file__).with_name("_program.py")
 ROOT = Path(__file__).parent.parent.parent
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from 3.12 on: this process has threads
+
 
 def run(what: str, fleets: Fleets) -> str:
     """The output of a program that shares a circuit."""
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), what, fleets.url, fleets.prefix],
+        [sys.executable, "-W", "ignore::DeprecationWarning", str(PROGRAM), what, fleets.url, fleets.prefix],
         capture_output=True,
         text=True,
         timeout=50,

@@ -23,7 +23,7 @@ from resilience_core import (
     RetryBudget,
     TokenQuota,
 )
-from resilience_core.fleet import _agent
+from resilience_core.fleet import StoreFleet, _agent
 from resilience_core.redis import _link
 from resilience_core.testing import FaultProxy
 from tests._redis import HOST, RedisServer
@@ -212,6 +212,7 @@ def test_a_budget_tells_its_own_balance_until_the_store_has_answered() -> None:
     budget.fleet.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from 3.12 on: this process has threads
 def test_a_fork_with_a_fleet_that_was_never_used(fleets: Fleets) -> None:
     breaker = CircuitBreaker("graph", fleet=fleets.member())
     child = os.fork()
@@ -249,3 +250,42 @@ def test_news_whose_connection_is_gone_are_a_lost_store(fleets: Fleets) -> None:
     with pytest.raises(redis.ConnectionError, match="the connection for news was closed"):
         link.news()
     link.close()
+
+
+def test_slots_are_a_process_s_own_while_an_answer_does_not_end(fleets: Fleets) -> None:
+    bulkhead = Bulkhead("db", max_concurrent=2, fleet=fleets.member())
+    assert bulkhead.call(len, "ab") == 2
+    share = bulkhead._shared
+    share._asked_at = time.monotonic() - 100 * share.patience
+    with bulkhead._lock:
+        assert share.more() is False
+    assert bulkhead.snapshot()["limit"] == 2
+
+
+class Slow:
+    """A store that takes its time."""
+
+    def get_state(self, name: str) -> None:
+        time.sleep(0.1)
+
+    def set_state(self, name: str, state: Any) -> None:
+        raise AssertionError("it is given up before")
+
+
+def test_a_store_that_answers_too_slowly_and_one_that_cannot_be_opened_are_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = StoreFleet(Slow(), poll_interval=0.01, ttl=1.0)
+    breaker = CircuitBreaker("graph", fleet=fleet)
+    ok(breaker)
+    wait_until(lambda: fleet.snapshot()["losses"] == 1)
+
+    def refuse() -> Any:
+        tried.append(1)
+        raise OSError
+
+    tried: list[int] = []
+    monkeypatch.setattr(fleet.agent, "_open_link", refuse)
+    wait_until(lambda: len(tried) > 1)
+    assert ok(breaker) == "ok"
+    fleet.close()

@@ -92,6 +92,7 @@ def test_a_record_whose_time_is_up_counts_as_missing(table: Table) -> None:
     fleet.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from 3.12 on: this process has threads
 def test_a_fork_goes_on_with_a_membership_of_its_own(table: Table, breakers: list[CircuitBreaker]) -> None:
     first, _ = breakers
     child = os.fork()

@@ -10,8 +10,8 @@ from attrs import asdict, field, frozen
 from proofs.crew import Crew, leave
 from proofs.server import Server
 
-NEVER = 99.0
-"""Seconds that stand for what did not happen."""
+NEVER = float("inf")
+"""Stands for what did not happen, in any unit: a finite figure might come to be, on a slow machine."""
 
 
 @frozen

@@ -185,7 +185,8 @@ def test_more_callers_than_one_answer_can_serve(fleets: Fleets, monkeypatch: pyt
     monkeypatch.setattr("resilience_core.fleet._limiter.MOST_ASKERS", 3)
     limiter = RateLimiter("sms", rate=1, per=100, burst=50, fleet=fleets.member(), strict=True)
     limiter.call(len, "")
-    limiter._shared.refill(limiter._bucket)  # nothing to be fetched, and so nothing is sent
+    assert limiter.fleet.flush(PATIENCE)
+    assert limiter._shared._request(limiter._bucket, limiter.clock.now(), True) is None, "nothing is to be fetched"
 
     async def story() -> None:
         await asyncio.gather(*(limiter.acall(asyncio.sleep, 0) for _ in range(40)))

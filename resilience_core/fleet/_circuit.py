@@ -291,7 +291,9 @@ class SharedCircuit(Item):
         return self._clock.surely_before((held.expires if held.used else held.use_by) - SECOND, now)
 
     def _probing(self) -> bool:
-        return bool(self._breaker._circuit.probes)
+        """Whether a probe is out that can still count: one that never ends must not keep its lease for ever."""
+        breaker = self._breaker
+        return bool(breaker._circuit.probes) and breaker.clock.now() < breaker._circuit.probe_until
 
     def _open_and_due(self) -> bool:
         breaker = self._breaker
@@ -340,7 +342,7 @@ class SharedCircuit(Item):
         """Give the lease away, unless it is in use; from then on no call can begin to use it."""
         breaker = self._breaker
         with breaker._lock:
-            if breaker._circuit.probes:
+            if self._probing():
                 return []
             breaker._circuit.probe_until = float("-inf")
             self.lease = None
@@ -448,6 +450,21 @@ class SharedCircuit(Item):
                 return
         if circuit.state is _CLOSED or self.own_opening:
             self._changes.append(_Begin())
+        elif circuit.state is _HALF_OPEN:
+            self._stop_probing()
+
+    def _stop_probing(self) -> None:
+        """Half open with a lease that is over and a record that is lost: open for all, until somebody asks anew."""
+        breaker = self._breaker
+        with breaker._lock:
+            circuit, local = breaker._circuit, breaker.clock.now()
+            if circuit.state is not _HALF_OPEN or local < circuit.probe_until:
+                return
+            circuit.enter(_OPEN, local, "remote", None)
+            circuit.open_until = local
+            self.lease = None
+            change = circuit.last_transition
+        breaker._tell(change)
 
     def _follow(self, seen: Record, text: bytes | None, now: float) -> None:
         """Have the breaker do what the record says."""

@@ -230,6 +230,23 @@ def test_who_probes_alone_in_an_outage_goes_on_when_the_store_comes_back_empty()
     assert breaker.state is CircuitState.CLOSED
 
 
+def test_an_opening_of_before_the_fleet_s_good_probes_is_no_vote() -> None:
+    """A process was stopped when it had opened its circuit: the fleet, which has recovered since, opened for it."""
+    store = Store()
+    late, other = member(store, "late", success_threshold=1), member(store, "other", success_threshold=1)
+    with pytest.raises(Broken):
+        late(broken)()
+    assert late._shared.own_opening
+    opened(store, other)
+    assert other(lambda: "made")() == "made"
+    store.settle(other)
+    good = store.texts[other._shared.key]
+    assert store.record(other).state is CircuitState.CLOSED
+    store.settle(late)
+    assert store.texts[other._shared.key] == good
+    assert late.state is CircuitState.CLOSED
+
+
 def test_an_unreadable_message_is_no_reason_to_write_at_once() -> None:
     """Members of two versions would answer each other without a pause: 600 rounds a second were measured."""
     store = Store()

@@ -251,7 +251,8 @@ class UseLease:
         held = _held(record, self.lease)
         if held is None:
             return None
-        expires = max(held.expires, now + _at_most_longest(self.lasts) + MARGIN)
+        # Not before it could have been taken over unused: until then the word of another probe may still arrive.
+        expires = max(held.takeover_at, now + _at_most_longest(self.lasts) + MARGIN)
         return evolve(record, lease=evolve(held, used=True, expires=expires))
 
 
@@ -461,7 +462,7 @@ def _record(content: Mapping[str, Any]) -> Record:
     ends = [record.open_until, *(until for _, until in record.votes)]
     ends += [] if record.lease is None else [record.lease.use_by, record.lease.expires]
     ends += [] if record.control is None or record.control.until is None else [record.control.until]
-    latest = max(record.since, record.written) + LONGEST + USE_WITHIN
+    latest = max(record.since, record.written) + LONGEST + USE_WITHIN + MARGIN
     if max(ends) > latest or (record.state is CircuitState.OPEN) != (record.lease is not None):
         raise ValueError("out of range")
     return record

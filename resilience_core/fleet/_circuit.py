@@ -291,7 +291,9 @@ class SharedCircuit(Item):
         return self._clock.surely_before((held.expires if held.used else held.use_by) - SECOND, now)
 
     def _probing(self) -> bool:
-        return bool(self._breaker._circuit.probes)
+        """Whether a probe is out that can still count: one that never ends must not keep its lease for ever."""
+        breaker = self._breaker
+        return bool(breaker._circuit.probes) and breaker.clock.now() < breaker._circuit.probe_until
 
     def _open_and_due(self) -> bool:
         breaker = self._breaker
@@ -340,7 +342,7 @@ class SharedCircuit(Item):
         """Give the lease away, unless it is in use; from then on no call can begin to use it."""
         breaker = self._breaker
         with breaker._lock:
-            if breaker._circuit.probes:
+            if self._probing():
                 return []
             breaker._circuit.probe_until = float("-inf")
             self.lease = None
@@ -448,6 +450,21 @@ class SharedCircuit(Item):
                 return
         if circuit.state is _CLOSED or self.own_opening:
             self._changes.append(_Begin())
+        elif circuit.state is _HALF_OPEN:
+            self._stop_probing()
+
+    def _stop_probing(self) -> None:
+        """Half open with a lease that is over and a record that is lost: open for all, until somebody asks anew."""
+        breaker = self._breaker
+        with breaker._lock:
+            circuit, local = breaker._circuit, breaker.clock.now()
+            if circuit.state is not _HALF_OPEN or local < circuit.probe_until:
+                return
+            circuit.enter(_OPEN, local, "remote", None)
+            circuit.open_until = local
+            self.lease = None
+            change = circuit.last_transition
+        breaker._tell(change)
 
     def _follow(self, seen: Record, text: bytes | None, now: float) -> None:
         """Have the breaker do what the record says."""
@@ -519,7 +536,9 @@ class SharedCircuit(Item):
         if record.state is _CLOSED and record.reason == "created" and circuit.state is _OPEN:
             # The record was lost, and somebody began anew. What it said stays true here, and is said again.
             self.own_opening = self.own_opening or now - self._synced_at < self._fleet.ttl
-        if record.state is _CLOSED and self.own_opening and record.reason != "manual":
+        # Good probes of the fleet say more than an opening of before, which whoever was stopped had no time to tell.
+        tested = record.reason == "probe_succeeded" and clock.latest(circuit.opened_at - ahead) < record.since
+        if record.state is _CLOSED and self.own_opening and record.reason != "manual" and not tested:
             if circuit.state is _OPEN and (record.epoch != known or first):  # it is still true: said again
                 self._vote("lost", max(0.0, circuit.open_until - now - ahead))
         elif record.state is not circuit.state or not _alike(forced, circuit.forced):

@@ -245,7 +245,11 @@ class Model:
 
     def open_anew(self, state: State, at: int, draw: Draw) -> State | None:
         """The record was lost, or is the one that somebody began who did not know it: it was open."""
-        if state.record is not None or state.processes[at].view not in ("open", "half_open"):
+        record, process = state.record, state.processes[at]
+        others = record is not None and not record.open and record.why == "created" and not record.failures
+        if process.view not in ("open", "half_open") or (record is not None and not others):
+            return None
+        if others and (record is None or process.epoch == record.epoch):
             return None
         opened = self.opened(state, at, "lost", draw)
         assert opened.record is not None
@@ -418,6 +422,8 @@ class Model:
             made.append(("keep", self.keep(state, at)))
             if state.record.wanted != NOBODY:
                 made.append(("give", self.give(state, at, draw)))
+            if not state.record.open and process.view == "open" and not process.lease:
+                made.append(("open_anew", self.open_anew(state, at, draw)))
         elif process.view in ("new", "closed"):
             made.append(("begin_era", self.begin(state, draw)))
         else:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from resilience_core import CircuitBreaker, CircuitState
-from resilience_core._machines.shared_circuit import MOST_VOTES, Record, from_text, to_text
+from resilience_core import CircuitBreaker, CircuitOpenError, CircuitState, CircuitTransition
+from resilience_core._machines import shared_circuit
+from resilience_core._machines.shared_circuit import MOST_VOTES, SECOND, Record, from_text, to_text
+from resilience_core.fleet import _circuit
 from resilience_core.redis import RedisFleet
 
 
@@ -138,6 +140,111 @@ def test_the_lease_of_a_cancelled_probe_is_passed_on_before_it_ends() -> None:
 
     asyncio.run(again())
     assert woken, "nobody would look at the lease before the next poll"
+
+
+@pytest.fixture
+def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_circuit, "USE_WITHIN", SECOND // 20)
+    monkeypatch.setattr(shared_circuit, "MARGIN", SECOND // 2)
+    monkeypatch.setattr(_circuit, "MARGIN", SECOND // 2)
+
+
+def hanging_probe(store: Store, breaker: CircuitBreaker) -> None:
+    """A probe that never ends, and whose lease is over."""
+    opened(store, breaker)
+    breaker.guard().__enter__()
+    assert breaker.state is CircuitState.HALF_OPEN
+    store.turn(breaker)
+    while breaker.clock.now() < breaker._circuit.probe_until:
+        time.sleep(0.005)
+
+
+def turns(store: Store, breaker: CircuitBreaker) -> None:
+    for _ in range(3):  # with leases as short as these, something is always due
+        store.turn(breaker)
+
+
+@pytest.mark.usefixtures("short_leases")
+def test_a_probe_that_never_ends_does_not_keep_the_circuit_from_closing() -> None:
+    """Where no other member calls, nobody else would take the lease over: it was open for ever."""
+    store = Store()
+    breaker = member(store, probe_timeout=0.01, success_threshold=1)
+    hanging_probe(store, breaker)
+    turns(store, breaker)
+    assert breaker(lambda: "made")() == "made"
+    turns(store, breaker)
+    assert store.record(breaker).state is breaker.state is CircuitState.CLOSED
+
+
+@pytest.mark.usefixtures("short_leases")
+def test_who_wants_the_lease_of_a_probe_that_never_ends_gets_it() -> None:
+    store = Store()
+    breaker, other = member(store, probe_timeout=0.01), member(store, "other")
+    hanging_probe(store, breaker)
+    store.turn(other)  # the next poll is not due, so it asks only after it has heard
+    other._shared.heard(other._shared.channels[0], store.texts[other._shared.key], time.monotonic())
+    with pytest.raises(CircuitOpenError):
+        other(lambda: 1)()
+    store.turn(other)
+    breaker._shared.heard(breaker._shared.channels[0], store.texts[other._shared.key], time.monotonic())
+    end, holder = time.monotonic() + 5.0, ""
+    while holder != other._shared.holder and time.monotonic() < end:
+        store.turn(breaker)
+        lease = store.record(breaker).lease
+        holder = "" if lease is None else lease.holder
+        time.sleep(0.005)
+    assert holder == other._shared.holder
+
+
+@pytest.mark.usefixtures("short_leases")
+def test_who_has_overslept_the_lease_and_the_life_of_the_record_asks_anew() -> None:
+    """It was half open for ever: no lease to probe with, no record to ask for one."""
+    store = Store()
+    breaker = member(store, probe_timeout=0.01, success_threshold=1)
+    hanging_probe(store, breaker)
+    changes: list[Any] = []
+    breaker.subscribe(changes.append)
+    del store.texts[breaker._shared.key]
+    breaker._shared.found(time.monotonic())  # asks for it now
+    store.turn(breaker)
+    with pytest.raises(CircuitOpenError):
+        breaker(lambda: 1)()
+    turns(store, breaker)
+    assert breaker(lambda: "made")() == "made"
+    turns(store, breaker)
+    assert store.record(breaker).state is breaker.state is CircuitState.CLOSED
+    states = [change.state for change in changes if isinstance(change, CircuitTransition)]
+    assert states == ["open", "half_open", "closed"]
+
+
+def test_who_probes_alone_in_an_outage_goes_on_when_the_store_comes_back_empty() -> None:
+    store = Store()
+    breaker = member(store, success_threshold=1)
+    opened(store, breaker)
+    with breaker.guard():
+        breaker._shared.lost(time.monotonic())
+        store.texts.clear()
+        breaker._shared.found(time.monotonic())
+        store.turn(breaker)
+        assert breaker.state is CircuitState.HALF_OPEN
+    assert breaker.state is CircuitState.CLOSED
+
+
+def test_an_opening_of_before_the_fleet_s_good_probes_is_no_vote() -> None:
+    """A process was stopped when it had opened its circuit: the fleet, which has recovered since, opened for it."""
+    store = Store()
+    late, other = member(store, "late", success_threshold=1), member(store, "other", success_threshold=1)
+    with pytest.raises(Broken):
+        late(broken)()
+    assert late._shared.own_opening
+    opened(store, other)
+    assert other(lambda: "made")() == "made"
+    store.settle(other)
+    good = store.texts[other._shared.key]
+    assert store.record(other).state is CircuitState.CLOSED
+    store.settle(late)
+    assert store.texts[other._shared.key] == good
+    assert late.state is CircuitState.CLOSED
 
 
 def test_an_unreadable_message_is_no_reason_to_write_at_once() -> None:

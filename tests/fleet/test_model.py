@@ -8,9 +8,11 @@ from tests._cost import LONG
 from tests.fleet.model import Model, Searched, search
 
 
-def searched(processes: int, *faults: str, crashes: int = 0, hangs: int = 0, losses: int = 0) -> Searched:
+def searched(
+    processes: int, *faults: str, crashes: int = 0, hangs: int = 0, losses: int = 0, successes: int = 1
+) -> Searched:
     """What a search finds; it must have seen every state."""
-    model = Model(faults=frozenset(faults))
+    model = Model(faults=frozenset(faults), successes=successes)
     found = search(model, processes, crashes=crashes, hangs=hangs, losses=losses, most=5_000_000)
     print(f"{processes} processes, {crashes} crash, {hangs} hang, {losses} loss: {found.states} states")
     return found
@@ -20,6 +22,30 @@ def searched(processes: int, *faults: str, crashes: int = 0, hangs: int = 0, los
 def test_three_processes_keep_the_four_invariants(what: str) -> None:
     """Whatever one process does, or what happens to it or to all keys, in whatever order."""
     found = searched(3, **{what: 1})
+    assert found.violation == "", found.trace
+    assert found.states > 5_000
+
+
+@pytest.mark.parametrize("successes", [1, 2])
+def test_a_process_that_is_alone_keeps_them_too(successes: int) -> None:
+    """Nobody else would take over what it has forgotten."""
+    found = searched(1, crashes=1, hangs=1, losses=1, successes=successes)
+    assert found.violation == "", found.trace
+    assert found.states > 3_000
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "crashes",
+        *(
+            pytest.param(what, marks=pytest.mark.skipif(not LONG, reason="`make prove-long` searches them"))
+            for what in ("hangs", "losses")
+        ),
+    ],
+)
+def test_two_successes_are_needed_where_two_are_asked_for(what: str) -> None:
+    found = searched(3, successes=2, **{what: 1})
     assert found.violation == "", found.trace
     assert found.states > 5_000
 

@@ -124,6 +124,12 @@ COUNTED = [
         opened(leased(NOW + 7 * S, NOW + 60 * S + MARGIN, used=True)),
     ),
     (
+        "a short call leaves the margin in which the word of the next one can arrive",
+        UseLease("l", 1 * S),
+        opened(),
+        opened(leased(NOW + 7 * S, NOW + 7 * S + MARGIN, used=True)),
+    ),
+    (
         "a shorter call does not shorten it",
         UseLease("l", 1 * S),
         opened(leased(NOW, NOW + 50 * S, used=True, wanted="you")),
@@ -429,6 +435,7 @@ steps = st.tuples(st.sampled_from([0, 1, S, 10 * S, 3600 * S, LONGEST]), CURRENT
 @example([(LONGEST, OpenAnew("a"))])
 @example([(LONGEST, Trip("era", "a", "slow", S, evolve(TEN_SECONDS, quorum=2)))])
 @example([(0, Force(OPEN, Control(), Opening("a", lambda opening: 1e12)))])
+@example([(0, Force(OPEN, Control(), Opening("a", lambda opening: 1e12))), (0, UseLease("l", 0))])
 def test_whatever_members_write_can_be_read(taken: list[tuple[int, Change]]) -> None:
     now, record = NOW, closed(since=NOW)
     for seconds, change in taken:
@@ -623,7 +630,7 @@ def test_fields_of_a_newer_library_are_kept_through_changes_of_an_older_one() ->
 
 LEASE_OF = json.loads(VALID)["lease"]
 CONTROL_OF = json.loads(VALID)["forced"]
-TOO_LATE = time_text(NOW + 1 + LONGEST + USE_WITHIN)
+TOO_LATE = time_text(NOW + 1 + LONGEST + USE_WITHIN + MARGIN)
 WRONG: dict[str, list[Any]] = {
     "state": [None, 1, "", "ajar", [], {}, True],
     "epoch": [None, "", 1, [], "x" * 1_001],

@@ -1,12 +1,13 @@
 # One command to set up, one to test: each target makes what it needs first (tools/bootstrap.py; 0.1 s when all is there).
 #
 #   make test ARGS="-k breaker -x"     ARGS goes to what the target runs
-#   make test JOBS=0                   in one process, as a debugger needs it; otherwise one for each core
+#   make test JOBS=0                   in one process, as a debugger needs it; otherwise one more than cores
 #   make PYTHON=/path/to/python3.12    another interpreter
 
 .DEFAULT_GOAL := help
 ARGS =
-JOBS = auto
+# One process more than cores: for half of their time the tests of fleets wait for servers and for leases to end.
+JOBS := $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 1)
 
 # The first interpreter that runs and is new enough.
 ifndef PYTHON
@@ -21,7 +22,10 @@ WORKERS = -n $(JOBS) --maxprocesses 8 --dist loadfile# the blocks of a page shar
 PYTEST = -m pytest -q $(WORKERS)
 # What runs on the other CPythons: the core's tests, without those whose answer is the same on each: they read the files of
 # this tree (test_repository, test_twins) or see to it that the benchmarks still start.
-CORE_TESTS = tests $(addprefix --ignore=tests/,http whatsapp test_benchmarks.py test_repository.py test_twins.py)
+# Nor those about the tests' own servers, the searched model, and the proofs of fleets, which take a minute each.
+SAME_ON_EACH = http whatsapp test_benchmarks.py test_repository.py test_twins.py test_redis_fixture.py \
+	fleet/test_model.py fleet/test_prove.py
+CORE_TESTS = tests $(addprefix --ignore=tests/,$(SAME_ON_EACH))
 
 .PHONY: help setup demo test prove-long prove-fleet schema docs lint format types coverage other-pythons check bench requirements dist
 .PHONY: clean venv-base venv-test venv-lint venv-all venv-bench venv-others types-mypy types-pyright types-public

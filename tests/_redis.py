@@ -539,7 +539,7 @@ def running_redis_sentinel(program: Path | None = None, *, down_after: float = 0
         config = (
             f"sentinel monitor {name} {HOST} {primary.port} 1\n"
             f"sentinel down-after-milliseconds {name} {int(down_after * 1000)}\n"
-            f"sentinel failover-timeout {name} 5000\n"
+            f"sentinel failover-timeout {name} 2000\n"  # an attempt that fails is made again after twice this
         )
         sentinel = stack.enter_context(running_redis(program, arguments=("--sentinel",), config=config))
         with contextlib.suppress(redis.ResponseError):  # Redis 6.2 has its periods of 1 s and more for ever

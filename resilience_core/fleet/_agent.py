@@ -105,7 +105,7 @@ class Agent:
         self._lost_at: float | None = None
         self._stopping = False
         self._end = 0.0  # of the time to say something before the end
-        self._asking = False
+        self._asks = 0  # exchanges begun and ended: odd while one is under way
         self._woken = False
         self._pipe: tuple[int, int] | None = None
         self.connected = False
@@ -171,8 +171,10 @@ class Agent:
         while True:
             with self._lock:
                 turns = self._turns
+            before = self._asks
             pending = any(item.pending() for item in self._all())
-            if self.connected and not pending and not self._asking:  # in this order: first it asks, then it takes words
+            # What is under way is pending nowhere: it counts only if nobody asked before, between or after.
+            if self.connected and not pending and before % 2 == 0 and before == self._asks:
                 return True
             now = time.monotonic()
             if now >= end:
@@ -260,11 +262,11 @@ class Agent:
         return min((item.due(now) for item in self._all()), default=NEVER)
 
     def _ask(self, link: Link, items: Iterable[Item]) -> None:
-        self._asking = True
+        self._asks += 1
         try:
             self._exchange(link, items)
         finally:
-            self._asking = False
+            self._asks += 1
 
     def _exchange(self, link: Link, items: Iterable[Item]) -> None:
         now = time.monotonic()

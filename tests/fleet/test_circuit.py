@@ -384,8 +384,10 @@ def test_a_record_that_is_not_understood_counts_as_missing_and_is_replaced(fleet
 
 def test_another_type_in_the_place_of_the_record_is_replaced(fleets: Fleets) -> None:
     (first,) = fleets.breakers(1)
-    fleets.client.delete(f"{fleets.prefix}circuit_breaker:graph")
-    fleets.client.rpush(f"{fleets.prefix}circuit_breaker:graph", "a", "b")
+    with fleets.client.pipeline(transaction=True) as both:  # or the member writes a new one in between
+        both.delete(f"{fleets.prefix}circuit_breaker:graph")
+        both.rpush(f"{fleets.prefix}circuit_breaker:graph", "a", "b")
+        both.execute()
     fail(first, 5)
     wait_until(lambda: fleets.client.type(f"{fleets.prefix}circuit_breaker:graph") == "string")
     assert first.state is OPEN

@@ -735,18 +735,21 @@ def poison(client: redis.Redis, key: str, number: int) -> None:
             chance.randbytes(200).decode("latin-1"),
         )
     )
-    client.delete(key)
-    kind = number % 6
-    if kind == 0:
-        client.rpush(key, text)
-    elif kind == 1:
-        client.zadd(key, {text: 1})
-    elif kind == 2:
-        client.hset(key, mapping={"=": text, "ghost": text, "m": text})
-    elif kind == 3:
-        client.xadd(key, {"field": text})
-    else:
-        client.set(key, text)
+    # In one step: a member's agent writes what is missing, and may do so between a deletion and what takes the place.
+    with client.pipeline(transaction=True) as both:
+        both.delete(key)
+        kind = number % 6
+        if kind == 0:
+            both.rpush(key, text)
+        elif kind == 1:
+            both.zadd(key, {text: 1})
+        elif kind == 2:
+            both.hset(key, mapping={"=": text, "ghost": text, "m": text})
+        elif kind == 3:
+            both.xadd(key, {"field": text})
+        else:
+            both.set(key, text)
+        both.execute()
 
 
 def epoch_in(client: redis.Redis, key: str) -> Any:

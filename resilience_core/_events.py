@@ -2,13 +2,16 @@
 
 A listener cannot hurt a call: what it raises is logged once per listener and goes no further. It runs in the caller's
 thread or task, so it must be quick and must not wait.
+
+The log (`_event_log.py`) hears every event, too, at the level that `LEVELS` gives its class. An event that neither a
+listener nor the log wants is not made at all: `Bus.hears` is asked first.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from attrs import field, frozen
 
@@ -20,6 +23,11 @@ logger = logging.getLogger("resilience_core.events")
 @frozen
 class Event:
     """Something that a policy did other than passing a good call through."""
+
+    logger: ClassVar[logging.Logger] = logger
+    """Where it is logged."""
+    level: ClassVar[int] = logging.DEBUG
+    """The lowest level at which such an event is logged; `_event_records.py` may know better for some of them."""
 
     policy: str
     """Name of the policy that tells it."""
@@ -34,17 +42,24 @@ class CircuitTransition(Event):
     For a state entered by hand, `actor`, `note` and `until` say who did it, why, and until when (clock seconds).
     """
 
+    logger = logging.getLogger("resilience_core.circuit_breaker")
+    level = logging.INFO
+
     previous_state: str
     state: str
     reason: str
     actor: str | None = None
     note: str | None = None
     until: float | None = None
+    lasted: float | None = None
+    """Seconds that the circuit was in the previous state; None where nobody knows since when."""
 
 
 @frozen
 class Rejection(Event):
     """A call was not made, or would not have been if the policy's `enforce` were 1."""
+
+    logger = logging.getLogger("resilience_core.rejections")
 
     reason: RejectionReason
     operation: str
@@ -56,6 +71,9 @@ class Rejection(Event):
 @frozen
 class RetryScheduled(Event):
     """An attempt failed and another one follows after `delay` seconds."""
+
+    logger = logging.getLogger("resilience_core.retry")
+    level = logging.INFO
 
     operation: str
     attempt: int
@@ -72,6 +90,8 @@ class RetryScheduled(Event):
 class RetrySuppressed(Event):
     """An attempt failed and no other one follows; `reason` as in `resilience.retry.suppressed`."""
 
+    logger = logging.getLogger("resilience_core.retry")
+
     operation: str
     attempt: int
     reason: str
@@ -82,13 +102,21 @@ class RetrySuppressed(Event):
 class TimeoutExpired(Event):
     """A call was given up after `seconds`."""
 
+    logger = logging.getLogger("resilience_core.timeout")
+    level = logging.INFO
+
     operation: str
     seconds: float
+    scope: str = "total"
+    """`attempt` where a policy around may try again, else `total`."""
 
 
 @frozen
 class FallbackUsed(Event):
     """A fallback answered in place of a failed call."""
+
+    logger = logging.getLogger("resilience_core.fallback")
+    level = logging.INFO
 
     operation: str
     kind: str
@@ -100,6 +128,9 @@ class FallbackUsed(Event):
 class StaleServed(Event):
     """A cache answered with a value of `age` seconds: fetching a new one failed with `error`, or is under way."""
 
+    logger = logging.getLogger("resilience_core.cache")
+    level = logging.INFO
+
     operation: str
     age: float
     error: BaseException | None = field(default=None, repr=False)
@@ -109,21 +140,28 @@ class StaleServed(Event):
 class HedgeStarted(Event):
     """An attempt was late and a further one, number `attempt` (from 2), was started."""
 
+    logger = logging.getLogger("resilience_core.hedge")
+
     operation: str
     attempt: int
 
 
 @frozen
 class HedgeWon(Event):
-    """A call for which `attempts` were started has its answer."""
+    """A call for which `attempts` were started has its answer, from the attempt number `winner`."""
+
+    logger = logging.getLogger("resilience_core.hedge")
 
     operation: str
     attempts: int
+    winner: int = 1
 
 
 @frozen
 class ChaosInjected(Event):
     """A fault was injected on purpose: `latency`, `error` or `result`."""
+
+    logger = logging.getLogger("resilience_core.chaos")
 
     operation: str
     fault: str
@@ -133,12 +171,17 @@ class ChaosInjected(Event):
 class Reconfigured(Event):
     """A policy got other options while in use: pairs of before and after, by name, as plain values."""
 
+    logger = logging.getLogger("resilience_core.config")
+    level = logging.INFO
+
     changes: tuple[tuple[str, Any, Any], ...]
 
 
 @frozen
 class LimitChanged(Event):
     """An adaptive limit changed, and why."""
+
+    logger = logging.getLogger("resilience_core.limits")
 
     previous: int
     limit: int
@@ -169,13 +212,20 @@ class Bus:
 
         return unsubscribe
 
-    @property
-    def heard(self) -> bool:
-        """Whether anybody listens; an event that nobody hears is not made."""
-        return bool(self.listeners or everywhere.listeners)
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether anybody wants events of that class; one that nobody wants is not made."""
+        return bool(self.listeners or everywhere.listeners) or kind.logger.isEnabledFor(kind.level)
 
     def emit(self, event: Event) -> None:
-        """Deliver `event` to this bus's listeners, then to those of the whole process."""
+        """Deliver `event` to this bus's listeners, to those of the whole process, and to the log."""
+        self.tell(event)
+        if event.logger.isEnabledFor(event.level):
+            from resilience_core._event_log import log_event  # here, not above: nobody logs while all is well
+
+            self._deliver(log_event, event)
+
+    def tell(self, event: Event) -> None:
+        """As `emit`, but for the log: for those who log it in words of their own."""
         self.deliver(event)
         if self is not everywhere:
             everywhere.deliver(event)

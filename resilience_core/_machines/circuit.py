@@ -91,6 +91,8 @@ class Transition:
     reason: str
     at: float
     forced: Forced | None = None
+    lasted: float | None = None
+    """Seconds in the previous state; None where it is not known since when."""
 
 
 def _middle() -> float:
@@ -303,7 +305,10 @@ class Circuit:
         self.probe_until = _FOR_EVER
 
     def _become(self, state: CircuitState, reason: str, now: float, forced: Forced | None = None) -> None:
-        self.last_transition = Transition(self.state, state, reason, now, forced)
+        before = self.last_transition
+        self.last_transition = Transition(
+            self.state, state, reason, now, forced, None if before is None else max(0.0, now - before.at)
+        )
         self.forced = forced if state not in (CircuitState.CLOSED, CircuitState.OPEN) else None
         self.state = state
         self.generation += 1

@@ -122,7 +122,7 @@ class AdaptiveConcurrency(Gate):
         if self.spares(reason, "call"):
             return _Permit(self.clock.now(), None, user)
         self._rejected += 1
-        if self.bus.heard:
+        if self.bus.hears(Rejection):
             self.bus.emit(Rejection(self.name, self.clock.now(), reason, "call"))
         inputs = {
             "kind": self.kind,
@@ -148,5 +148,5 @@ class AdaptiveConcurrency(Gate):
                 change = slots.learn(rtt, in_flight, dropped, permit.epoch, now, self.chance.random)
         if change is not None:
             self._reason = change[2]
-            if self.bus.heard:
+            if self.bus.hears(LimitChanged):
                 self.bus.emit(LimitChanged(self.name, now, *change))

@@ -133,7 +133,7 @@ class AdaptiveRetry(Retry):
         if wait <= 0 or within_deadline(wait) >= wait:
             return wait
         self._give_back()
-        if self.bus.heard:
+        if self.bus.hears(Rejection):
             now = self.clock.now()
             self.bus.emit(Rejection(self.name, now, RejectionReason.RATE_LIMITED, operation, wait))
         inputs = {

@@ -111,7 +111,7 @@ class AdaptiveThrottle(Gate):
         if self.spares(RejectionReason.THROTTLED, "call"):
             return
         self._rejected += 1
-        if self.bus.heard:
+        if self.bus.hears(Rejection):
             self.bus.emit(Rejection(self.name, now, RejectionReason.THROTTLED, "call"))
         inputs = {"kind": self.kind, "requests": requests, "accepts": accepts, "probability": probability}
         raise RateLimitedError(self.name, RejectionReason.THROTTLED, inputs=inputs)

@@ -205,7 +205,7 @@ class Bulkhead(Gate):
 
     def _rejection(self, reason: RejectionReason, operation: str, patience: float = 0.0) -> BulkheadFullError:
         self._rejected += 1
-        if self.bus.heard:
+        if self.bus.hears(Rejection):
             self.bus.emit(Rejection(self.name, self.clock.now(), reason, operation))
         slots = self._slots
         inputs = {

@@ -118,7 +118,7 @@ class Chaos(Policy):
         for fault, happens in (("latency", wait > 0), ("error", error is not None), ("result", answered)):
             if happens:
                 self._injected += 1
-                if self.bus.heard:
+                if self.bus.hears(ChaosInjected):
                     self.bus.emit(ChaosInjected(self.name, self.clock.now(), operation, fault))
         return wait, error, answered
 

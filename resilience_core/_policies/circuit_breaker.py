@@ -12,7 +12,7 @@ from attrs import define, field, setters
 from resilience_core import _validation as check
 from resilience_core._clock import CHANCE, Chance
 from resilience_core._errors import CircuitOpenError, ConfigurationError, LastFailure, RejectionReason
-from resilience_core._events import CircuitTransition, Rejection, everywhere
+from resilience_core._events import CircuitTransition, Rejection
 from resilience_core._machines.circuit import (
     Circuit,
     CircuitRules,
@@ -403,7 +403,7 @@ class CircuitBreaker(Gate):
             if not by_hand and self.spares(reason, operation, retry_after):
                 return 0
         circuit.rejected += 1
-        if self.bus.listeners or everywhere.listeners:  # `heard`, without its frame
+        if self.bus.hears(Rejection):
             self.bus.emit(Rejection(self.name, now, reason, operation, retry_after))
         # What an open circuit has to tell was put together when it opened: a rejection only points at it.
         facts = self._facts if retry_after is not None else self._facts_now(now)
@@ -441,7 +441,7 @@ class CircuitBreaker(Gate):
         if change is None or change.previous is change.state:
             return
         telemetry.count_transition(self.name, change.previous, change.state, change.reason)
-        if self.bus.heard:
+        if self.bus.hears(CircuitTransition):
             forced = change.forced or Forced()
             self.bus.emit(
                 CircuitTransition(
@@ -453,6 +453,7 @@ class CircuitBreaker(Gate):
                     forced.actor,
                     forced.reason,
                     forced.until,
+                    change.lasted,
                 )
             )
 

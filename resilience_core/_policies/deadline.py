@@ -56,7 +56,7 @@ class Deadline(Policy):
     def _refuse_late(self, operation: str) -> None:
         if remaining() == 0.0:
             self._rejected += 1
-            if self.bus.heard:
+            if self.bus.hears(Rejection):
                 self.bus.emit(Rejection(self.name, self.clock.now(), RejectionReason.DEADLINE, operation))
             inputs = {"kind": self.kind, "when": "before the call"}
             raise DeadlineExceeded(self.name, RejectionReason.DEADLINE, inputs=inputs)

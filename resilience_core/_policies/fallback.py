@@ -71,7 +71,7 @@ class Fallback(Policy):
     def _tell(self, error: Exception, operation: str) -> None:
         self._used += 1
         note_degraded()
-        if self.bus.heard:
+        if self.bus.hears(FallbackUsed):
             used = "value" if self.replacement is None else "call"
             self.bus.emit(FallbackUsed(self.name, self.clock.now(), operation, used, error))
 

@@ -269,7 +269,7 @@ class _Race:
             paid = granted
         self._paid = paid
         hedge._started += 1
-        if hedge.bus.heard:
+        if hedge.bus.hears(HedgeStarted):
             hedge.bus.emit(HedgeStarted(hedge.name, hedge.clock.now(), self._operation, self._number + 1))
         self._run()
 
@@ -313,6 +313,6 @@ class _Race:
                 raise winner.error
             finally:
                 winner.error = self._failed = self._winner = None  # else error -> traceback -> this frame -> error
-        if self._number > 1 and self._hedge.bus.heard:
+        if self._number > 1 and self._hedge.bus.hears(HedgeWon):
             self._hedge.bus.emit(HedgeWon(self._hedge.name, self._hedge.clock.now(), self._operation, self._number))
         return winner.value

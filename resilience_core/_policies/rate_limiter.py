@@ -232,7 +232,7 @@ class RateLimiter(Gate):
 
     def _reject(self, bucket: Bucket, retry_after: float, operation: str) -> NoReturn:
         self._rejected += 1
-        if self.bus.heard:
+        if self.bus.hears(Rejection):
             now = self.clock.now()
             self.bus.emit(Rejection(self.name, now, RejectionReason.RATE_LIMITED, operation, retry_after))
         inputs = {

@@ -413,7 +413,7 @@ class _Tries:
         forget_judgement(error)
         note_retry()
         retry._tally.retried += 1
-        if retry.bus.heard:
+        if retry.bus.hears(RetryScheduled):
             operation = self._rules.operation
             made = self.number * (1 if self._outer is None else self._outer.product())
             retry.bus.emit(RetryScheduled(retry.name, now, operation, self.number, delay, source, error, made))
@@ -495,7 +495,7 @@ class _Tries:
         self._last = None
         if self.number > 1:
             _replace_note(error, f"{_NOTE} {self.number} attempts, {now - self._first_failure:.3g} s after the first")
-        if retry.bus.heard:
+        if retry.bus.hears(RetrySuppressed):
             retry.bus.emit(RetrySuppressed(retry.name, now, self._rules.operation, self.number, reason, error))
 
 

@@ -86,7 +86,7 @@ class RetryBudget:
 
     def tell_changes(self, changes: Changes) -> None:
         """Tell listeners of the process which options were changed."""
-        if everywhere.listeners:
+        if everywhere.hears(Reconfigured):
             everywhere.emit(Reconfigured(self.name, self.clock.now(), changes))
 
     def began(self) -> None:

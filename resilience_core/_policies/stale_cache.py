@@ -237,7 +237,7 @@ class StaleCache(Policy):
         self._stale_served += 1
         note_degraded()
         operation = site.operation
-        if self.bus.heard:
+        if self.bus.hears(StaleServed):
             self.bus.emit(StaleServed(self.name, self.clock.now(), operation, stale[1], error))
         if site.journal is not None and error is not None:
             at, because = self.clock.wall(), type(error).__qualname__

@@ -61,7 +61,7 @@ class Timeout(Policy):
 
     def _expired(self, site: Site, seconds: float) -> TimeoutExceeded:
         self._expirations += 1
-        if self.bus.heard:
+        if self.bus.hears(TimeoutExpired):
             self.bus.emit(TimeoutExpired(self.name, self.clock.now(), site.operation, seconds))
         return TimeoutExceeded(site.pipeline if self.name == self.kind else self.name, seconds)
 

@@ -154,7 +154,7 @@ class Policy(ABC):
 
     def tell_changes(self, changes: Changes) -> None:
         """Tell listeners which options were changed."""
-        if self.bus.heard:
+        if self.bus.hears(Reconfigured):
             self.bus.emit(Reconfigured(self.name, self.clock.now(), changes))
 
     def _adopt(self, other: Any, changed: frozenset[str]) -> None:  # noqa: B027 - most keep nothing beside their options

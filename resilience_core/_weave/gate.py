@@ -85,7 +85,7 @@ class Gate(Policy):
         if self.enforce == 1.0 or CHANCE.random() < self.enforce:
             return False
         self.spared += 1
-        if self.bus.heard:
+        if self.bus.hears(Rejection):
             self.bus.emit(Rejection(self.name, self.clock.now(), reason, operation, retry_after, enforced=False))
         return True
 

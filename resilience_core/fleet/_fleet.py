@@ -164,21 +164,18 @@ class BaseFleet(ABC):
     def ignored(self, policy: str, problem: str) -> None:
         """Something in the store could not be understood and counts as missing."""
         logger.warning("What the store holds for %r is not understood and is ignored: %s", policy, problem)
-        if self.bus.heard:
-            self.bus.emit(RecordIgnored(policy, time.monotonic(), problem))
+        self.bus.tell(RecordIgnored(policy, time.monotonic(), problem))
 
     def _on_lost(self, error: BaseException) -> None:
         reason = type(error).__name__  # not its text: that may tell an address
         fault = None if isinstance(error, self.store_errors()) else error  # of our own: where it happened matters
         text = "The store of fleet %r is lost (%s): every process decides by itself"
         logger.warning(text, self.name, reason, exc_info=fault)
-        if self.bus.heard:
-            self.bus.emit(StoreDegraded(self.name, time.monotonic(), reason))
+        self.bus.tell(StoreDegraded(self.name, time.monotonic(), reason))
 
     def _on_found(self, seconds: float) -> None:
         logger.info("The store of fleet %r is back after %.1f s", self.name, seconds)
-        if self.bus.heard:
-            self.bus.emit(StoreRecovered(self.name, time.monotonic(), seconds))
+        self.bus.tell(StoreRecovered(self.name, time.monotonic(), seconds))
 
     def after_fork(self) -> None:
         """In the child of a fork: another member, with an agent of its own."""

@@ -143,7 +143,7 @@ def test_a_listener_cannot_hurt_and_is_told_off_once(caplog: pytest.LogCaptureFi
     end = bus.subscribe(heard.append)
     end_global = subscribe(heard.append)
     event = Event("p", 0.0)
-    assert bus.heard
+    assert bus.hears(Event)
     with caplog.at_level(logging.ERROR, "resilience_core.events"):
         bus.emit(event)
         bus.emit(event)
@@ -153,7 +153,7 @@ def test_a_listener_cannot_hurt_and_is_told_off_once(caplog: pytest.LogCaptureFi
     assert heard == [event] * 5
     for unsubscribe in (end, end_broken, end_global, end):
         unsubscribe()
-    assert not bus.heard
+    assert not bus.hears(Event)
 
 
 def test_the_registry_finds_living_policies() -> None:

@@ -345,7 +345,7 @@ class Feed:
         `boot`, `id` (that of the last message: what comes behind it is newer than this), `time` (seconds since the
         epoch), `left_out`, and `policies`: a row for each with `kind`, `name` and what its `snapshot()` has, except:
 
-        * times are seconds since the epoch (`since`, `forced.until`);
+        * times are seconds since the epoch (`since`, `down_since`, `forced.until`);
         * a breaker tells `next_probe_in` (seconds) and `last_error_type`;
         * bulkheads tell `usage` and `queue_usage`, rate limiters `permits`;
         * a fleet has a row of its own, of `kind` "fleet", whose `state` is `connected`, `degraded`, or `idle` as long

@@ -218,6 +218,7 @@ class CircuitBreaker(Gate):
     def snapshot(self) -> dict[str, Any]:
         """State, the change that led to it, who forced it, rejections so far, and the last failure.
 
+        `down_since` is when it opened first: probes that fail and open it again do not change that, only its closing does.
         `failure_ratio`, `slow_ratio` and `window_calls` are None where the trip rule has no such rate; an empty window
         has the ratio 0.
         """
@@ -227,6 +228,7 @@ class CircuitBreaker(Gate):
             "state": circuit.state.value,
             "reason": None if change is None else change.reason,
             "since": None if change is None else change.at,
+            "down_since": circuit.down_since,
             "retry_after": self.retry_after(),
             "rejected": circuit.rejected,
             "would_reject": self.spared,

@@ -234,7 +234,7 @@ class Feed:
     def __init__(self, *, keep: int = 1000, queue: int = 256, registry: Registry = registry) -> None:
         self._keep = _a_count("keep", keep)
         self._queue = _a_count("queue", queue)
-        self._registry = registry
+        self.registry: Registry = registry
         self._lock: Any = renewed_after_fork(threading.RLock())  # a signal handler, too, may make a call that fails
         self._end: Callable[[], None] | None = None
         self._begin()
@@ -359,7 +359,7 @@ class Feed:
             "id": number,
             "time": wall(),
             "left_out": self.left_out,
-            "policies": rows_of(self._registry),
+            "policies": rows_of(self.registry),
         }
 
     # --- hearing ---------------------------------------------------------------------------------------------------

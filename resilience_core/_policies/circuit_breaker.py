@@ -218,7 +218,7 @@ class CircuitBreaker(Gate):
     def snapshot(self) -> dict[str, Any]:
         """State, the change that led to it, who forced it, rejections so far, and the last failure.
 
-        `down_since` is when it opened first: probes that fail and open it again do not change that, only its closing does.
+        `down_since` is when it opened first: probes that fail do not change that, only its closing does.
         `failure_ratio`, `slow_ratio` and `window_calls` are None where the trip rule has no such rate; an empty window
         has the ratio 0.
         """

@@ -7,7 +7,7 @@ from aiohttp import web
 from resilience_core.health._health import Asked, Health
 
 _LOOK = 0.25
-"""Seconds between two looks whether the client is still there: aiohttp tells it to nobody who waits for something else."""
+"""Seconds between two looks whether the client is still there: aiohttp does not tell a handler."""
 
 
 def application(health: Health) -> web.Application:

@@ -28,8 +28,7 @@ from resilience_core.feed import Client
 if TYPE_CHECKING:
     from resilience_core.health._health import Health
 
-# What passes by itself, so that it alone is no reason to send everything again.
-_PASSING = ("next_probe_in", "since", "down_since", "forced")
+_TIMES = ("since", "down_since", "until")
 
 
 class Stream:
@@ -68,7 +67,7 @@ class Stream:
         if now >= self._look_at:
             self._look_at = now + health.interval
             state = health.recent_state()
-            lasting = _lasting(state)
+            lasting = _lasting(state["policies"])
             if lasting != self._sent:
                 self._sent = lasting
                 frame += self._frame("snapshot", state, None)  # no id: what came before it may be in the queue still
@@ -81,7 +80,7 @@ class Stream:
 
     def _first(self) -> bytes:
         state = self._health.state()
-        self._sent = _lasting(state)
+        self._sent = _lasting(state["policies"])
         now = monotonic()
         self._look_at, self._beat_at = now + self._health.interval, now + self._health.heartbeat
         begun = state["id"] if self._after is None else self._after
@@ -93,6 +92,17 @@ class Stream:
         return f"{identity}event: {event}\ndata: {text}\n\n".encode()
 
 
-def _lasting(state: dict[str, Any]) -> Any:
-    """What of a snapshot is compared with the next one. Every change of a circuit has an `id`, so its times are not."""
-    return [{key: value for key, value in row.items() if key not in _PASSING} for row in state["policies"]]
+def _lasting(value: Any) -> Any:
+    """What of a snapshot is compared with the next one: without what passes by itself, and with times in full seconds.
+
+    A time comes from two clocks, one of which is set now and then: its last digits change while nothing happens.
+    """
+    if isinstance(value, list):
+        return [_lasting(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: round(each) if key in _TIMES and each is not None else _lasting(each)
+        for key, each in value.items()
+        if key != "next_probe_in"
+    }

@@ -19,7 +19,9 @@ from resilience_core import CircuitBreaker, ConfigurationError
 from resilience_core.feed import Feed
 from resilience_core.health import Health
 from resilience_core.health._health import PAGES
+from resilience_core.health._stream import _lasting
 from resilience_core.registry import Registry
+from resilience_core.testing import virtual_time
 from tests.fleet.members import wait_until
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -181,11 +183,13 @@ def serving(server: str, **options: Any) -> Generator[Site]:
         yield site
 
 
-SERVERS = ["uvicorn", "starlette", "around", "aiohttp", "aiohttp below"]
-
-
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=["starlette", "aiohttp"])
 def server(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["uvicorn", "starlette", "around", "aiohttp", "aiohttp below"])
+def each_server(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
@@ -197,8 +201,8 @@ def open_it(breaker: CircuitBreaker) -> None:
         breaker.call(fail)
 
 
-def test_the_pages_and_their_status(server: str) -> None:
-    with serving(server, details=True, critical=["graph"], ready_grace=3600, started=False) as site:
+def test_the_pages_and_their_status(each_server: str) -> None:
+    with serving(each_server, details=True, critical=["graph"], ready_grace=3600, started=False) as site:
         assert site.ask("/live")[::2] == (200, {"status": "pass"})
         assert site.ask("/ready")[::2] == (503, {"status": "fail", "notes": ["start-up is not finished"]})
         assert site.ask("/")[0] == 503
@@ -216,7 +220,7 @@ def test_the_pages_and_their_status(server: str) -> None:
         site.health.unready()
         assert site.ask("/ready")[0] == 503
         if site.prefix:
-            assert site.ask("")[0] == (307 if server == "starlette" else 503)  # it sends clients to the slash
+            assert site.ask("")[0] == (307 if each_server == "starlette" else 503)  # it sends clients to the slash
 
 
 def test_a_critical_breaker_that_is_down_for_too_long_takes_the_process_out(server: str) -> None:
@@ -229,8 +233,8 @@ def test_a_critical_breaker_that_is_down_for_too_long_takes_the_process_out(serv
         assert site.ask("/live")[0] == 200
 
 
-def test_the_pages_can_only_be_read_and_are_not_kept(server: str) -> None:
-    with serving(server, details=True) as site:
+def test_the_pages_can_only_be_read_and_are_not_kept(each_server: str) -> None:
+    with serving(each_server, details=True) as site:
         for path in PAGES:
             for method in ("POST", "DELETE", "OPTIONS"):
                 status, headers, _ = site.ask(path, method)
@@ -241,7 +245,7 @@ def test_the_pages_can_only_be_read_and_are_not_kept(server: str) -> None:
             assert headers["x-content-type-options"] == "nosniff"
         assert site.ask("/other")[0] == 404
         assert site.health.clients == 0
-        if server == "around":
+        if each_server == "around":
             site.prefix = ""
             assert site.ask("/elsewhere")[0] == site.ask("/deep/healthy")[0] == 299
 
@@ -279,8 +283,8 @@ def test_a_function_decides_who_sees_details_and_its_failure_hides_them(
     assert [record.name for record in caplog.records if record.exc_info] == ["resilience_core.health"]
 
 
-def test_the_stream_begins_with_a_snapshot_goes_on_with_events_and_tells_what_has_changed(server: str) -> None:
-    with serving(server, details=True, interval=0.05) as site:
+def test_the_stream_begins_with_a_snapshot_goes_on_with_events_and_tells_what_has_changed(each_server: str) -> None:
+    with serving(each_server, details=True, interval=0.05) as site:
         with site.events() as events:
             assert events.next() == {"retry": "2000"}
             first = events.until("snapshot")
@@ -315,6 +319,38 @@ def test_an_idle_stream_is_kept_open_by_comments(server: str) -> None:
     with serving(server, details=True, heartbeat=0.02, interval=10) as site, site.events() as events:
         events.until("snapshot")
         assert [events.next() for _ in range(3)] == [{"": "heartbeat"}] * 3
+
+
+def test_a_stream_in_which_nothing_changes_is_silent(server: str) -> None:
+    with serving(server, details=True, heartbeat=0.4, interval=0.01) as site, site.events() as events:
+        events.until("snapshot")
+        with site.events() as others:
+            others.until("snapshot")
+            assert events.next() == {"": "heartbeat"}
+            assert others.next() == {"": "heartbeat"}
+
+
+def test_the_streams_look_at_the_policies_together() -> None:
+    site = Site(interval=3600)
+    assert site.health.recent_state() is site.health.recent_state()
+    site.feed.stop()
+
+
+def test_a_client_of_aiohttp_that_goes_while_something_is_written_ends_its_stream(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving("aiohttp", details=True) as site:
+        written = threading.Event()
+
+        async def write(response: web.StreamResponse, frame: bytes) -> None:
+            written.set()
+            raise ConnectionResetError("Cannot write to closing transport")
+
+        monkeypatch.setattr(web.StreamResponse, "write", write)
+        with site.events():
+            assert written.wait(PATIENCE)
+            wait_until(lambda: not site.health.clients)
+    assert not caplog.records
 
 
 def test_there_is_a_limit_of_streams(server: str) -> None:
@@ -400,6 +436,41 @@ class Wire:
 
     async def send(self, message: Any) -> None:
         self.sent.append(message)
+
+
+def test_what_is_not_for_the_pages_goes_to_the_application_beside_them() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    both = Health().around(app)
+    wire = Wire()
+    for other in ({"type": "lifespan"}, {"type": "websocket", "path": "/health"}, scope("/"), scope("/healthy")):
+        trio.run(both, other, wire.receive, wire.send)
+    assert seen == ["lifespan", "websocket", "http", "http"]
+    trio.run(both, scope("/api/health/live", root_path="/api"), wire.receive, wire.send)
+    assert wire.sent[0]["status"] == 200
+
+
+def test_a_snapshot_is_sent_again_for_what_somebody_has_done_but_not_because_time_passes() -> None:
+    with virtual_time() as clock:
+        site = Site()
+        open_it(site.breaker)
+
+        def lasting() -> Any:
+            return _lasting(site.health.state()["policies"])
+
+        before = lasting()
+        clock.advance(5)
+        assert lasting() == before
+        site.breaker.force_open(actor="ann", for_=60)
+        by_ann = lasting()
+        site.breaker.force_open(actor="ann", for_=90)
+        longer = lasting()
+        site.breaker.force_open(actor="bob", for_=90)
+        assert before != by_ann != longer != lasting()
+    site.feed.stop()
 
 
 @pytest.mark.parametrize("root", ["", "/", "/health", "/health/"])

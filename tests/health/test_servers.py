@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -336,6 +337,20 @@ def test_the_streams_look_at_the_policies_together() -> None:
     site.feed.stop()
 
 
+def test_where_a_look_at_the_policies_takes_long_the_streams_look_less_often() -> None:
+    class Slow:
+        kind = name = "slow"
+
+        def snapshot(self) -> dict[str, Any]:
+            time.sleep(0.2)
+            return {}
+
+    site, slow = Site(interval=0.000001), Slow()
+    site.registry.add(slow)
+    assert site.health.recent_state() is site.health.recent_state()
+    site.feed.stop()
+
+
 def test_a_client_of_aiohttp_that_goes_while_something_is_written_ends_its_stream(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -381,7 +396,7 @@ def test_a_server_of_aiohttp_that_shuts_down_ends_its_streams() -> None:
             if "ended" in fields:
                 ended.append(fields)
 
-    with serving("aiohttp", details=True) as site:
+    with serving("aiohttp below", details=True) as site:
         context = site.events()
         events = context.__enter__()
         events.until("snapshot")

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
+from resilience_core._fork import renewed_after_fork
 from resilience_core._validation import Seconds
 from resilience_core._views import rows_of
 from resilience_core.feed import Feed
@@ -121,7 +122,7 @@ class Health:
         self._details: Details = details
         self._most_clients = clients
         self._streams: set[Stream] = set()
-        self._lock = threading.Lock()
+        self._lock = renewed_after_fork(threading.Lock())
         self._seen: tuple[float, dict[str, Any]] | None = None
 
         # No method: uvicorn takes a bound one for an application of ASGI 2.
@@ -145,11 +146,11 @@ class Health:
     @property
     def clients(self) -> int:
         """Streams of events that are open."""
-        return len(self._streams)
+        return sum(not stream.ended for stream in self._open())
 
     def close(self) -> None:
         """End the streams that are open; further ones can be opened."""
-        for stream in list(self._streams):
+        for stream in self._open():
             stream.close()
 
     def report(self) -> dict[str, Any]:
@@ -247,11 +248,17 @@ class Health:
         if asked.method == "HEAD":
             return Answer(200, headers)
         with self._lock:
+            # Of those that nobody closes: whose loop is gone, and in the child of a fork those of the parent.
+            self._streams = {stream for stream in self._streams if not stream.ended}
             if len(self._streams) >= self._most_clients:
                 return _json(503, {"error": "too many clients"}, **{"Retry-After": "10"})
             stream = Stream(self, asked.headers.get("last-event-id", ""))
             self._streams.add(stream)
         return Answer(200, headers, stream=stream)
+
+    def _open(self) -> list[Stream]:
+        with self._lock:
+            return list(self._streams)
 
     def leave(self, stream: Stream) -> None:
         """A stream has ended."""

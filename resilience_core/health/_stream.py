@@ -45,6 +45,11 @@ class Stream:
         self._sent: Any = None
         self._look_at = self._beat_at = 0.0
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing comes any more."""
+        return self._client.closed
+
     def close(self) -> None:
         """End it, from any thread."""
         self._client.close()
@@ -60,7 +65,7 @@ class Stream:
         if self._sent is None:
             return self._first()
         message = await client.aget(max(0.001, min(at_most, min(self._look_at, self._beat_at) - monotonic())))
-        if client.closed:
+        if self.ended:
             return None
         frame = b"" if message is None else self._frame("event", message, message["id"])
         now = monotonic()

@@ -19,7 +19,7 @@ from aiohttp import web
 from resilience_core import CircuitBreaker, ConfigurationError
 from resilience_core.feed import Feed
 from resilience_core.health import Health
-from resilience_core.health._health import PAGES
+from resilience_core.health._health import PAGES, Asked
 from resilience_core.health._stream import _lasting
 from resilience_core.registry import Registry
 from resilience_core.testing import virtual_time
@@ -517,6 +517,45 @@ def test_on_trio_a_stream_ends_with_its_client() -> None:
         assert wire.sent[-1] == {"type": "http.response.body", "body": b""}
 
     trio.run(story)
+    site.feed.stop()
+
+
+def test_a_client_that_does_not_read_delays_nobody_and_learns_what_it_has_missed() -> None:
+    site = Site(details=True)
+
+    async def story() -> None:
+        stalled, reads, wire = trio.Event(), trio.Event(), Wire("http.request")
+
+        async def send(message: Any) -> None:
+            if wire.sent and not reads.is_set():
+                stalled.set()
+                await reads.wait()
+            wire.sent.append(message)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(site.health.asgi, scope("/events"), wire.receive, send)
+            await stalled.wait()
+            for _ in range(200):
+                site.breaker.force_open()
+                site.breaker.reset()
+            reads.set()
+            while len(wire.sent) < 2 + 1 + 256:
+                await trio.sleep(0)
+            site.health.close()
+        assert b'"resilience.feed.dropped"' in wire.sent[2]["body"]
+        assert b'"count": 144' in wire.sent[2]["body"]
+
+    trio.run(story)
+    site.feed.stop()
+
+
+def test_streams_whose_reader_is_gone_for_good_do_not_count() -> None:
+    site = Site(details=True, clients=1)
+    asked = Asked("GET", "/events", {}, None, None)
+    assert site.health.answer(asked).status == 200
+    assert (site.health.clients, site.health.answer(asked).status) == (1, 503)
+    site.feed._after_fork()  # what the child of a fork does
+    assert (site.health.clients, site.health.answer(asked).status) == (0, 200)
     site.feed.stop()
 
 

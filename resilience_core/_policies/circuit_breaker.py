@@ -22,7 +22,7 @@ from resilience_core._machines.circuit import (
 )
 from resilience_core._machines.trip_rules import ConsecutiveFailures, TripRule
 from resilience_core._story import note
-from resilience_core._telemetry import telemetry
+from resilience_core._telemetry import note_probe
 from resilience_core._validation import Seconds, to_optional_seconds, to_seconds
 from resilience_core._verdicts import (
     FAILURES,
@@ -357,10 +357,13 @@ class CircuitBreaker(Gate):
             before = circuit.last_transition
             permit = circuit.admit(now, lease)
             change = circuit.last_transition
+            probing = circuit.state is CircuitState.HALF_OPEN
             if permit and shared is not None:
                 shared.admitted(circuit, now, lease)
         if change is not before:
             self._tell(change)
+        if permit and probing:
+            note_probe()
         return permit or self._reject(now, operation)
 
     def _learn(
@@ -449,7 +452,6 @@ class CircuitBreaker(Gate):
                 self._facts = self._facts_of(change)
         if change is None or change.previous is change.state:
             return
-        telemetry.count_transition(self.name, change.previous, change.state, change.reason)
         if self.bus.hears(CircuitTransition):
             forced = change.forced or Forced()
             self.bus.emit(
@@ -505,6 +507,7 @@ class CircuitBreaker(Gate):
         if site.streaming:
             return stream_gate(self, call, site)
         circuit, clock = self._circuit, self.clock
+        site.circuit = circuit
         knock, leave = self._door(site)
         timed = getattr(circuit.rules.trip, "timed", True)
         clocked = getattr(circuit.rules.trip, "clocked", True)
@@ -543,6 +546,7 @@ class CircuitBreaker(Gate):
         if site.streaming:
             return stream_gate_async(self, call, site)
         circuit, clock = self._circuit, self.clock
+        site.circuit = circuit
         knock, leave = self._door(site)
         timed = getattr(circuit.rules.trip, "timed", True)
         clocked = getattr(circuit.rules.trip, "clocked", True)

@@ -46,6 +46,7 @@ class SharedBulkhead(Item):
         self.joined = False
         self.alone = False
         self._token = draw()
+        self._holder = self._fleet.holder()
         self._wanting = False
         self._asked_at: float | None = None  # since when nothing was answered
         self._refused_until = 0.0
@@ -115,7 +116,7 @@ class SharedBulkhead(Item):
 
     def _request(self, want: int) -> Request:
         args = (
-            self._fleet.member,
+            self._holder,
             self._token,
             want,
             self._bulkhead.max_concurrent,

@@ -51,7 +51,6 @@ from resilience_core._machines.trip_rules import AnyOf, ConsecutiveFailures
 from resilience_core._verdicts import FAILURES, Verdict
 from resilience_core.fleet._agent import NEVER, Item
 from resilience_core.fleet._link import Request
-from resilience_core.fleet._names import encoded
 from resilience_core.fleet._windows import SharedWindows
 
 if TYPE_CHECKING:
@@ -87,10 +86,7 @@ class SharedCircuit(Item):
 
     def _clear(self) -> None:
         self.joined = False
-        member = self._fleet.member
-        if not (member.isascii() and member.isprintable()):  # as escapes it would fill the record
-            member = encoded(member)
-        self.holder = f"{member}/{draw()[:4]}"
+        self.holder = self._fleet.holder()
         self.era = ""
         """The epoch that this member's calls belong to; empty without the store, and until it knows of the next one."""
         self._last_era = ""

@@ -21,7 +21,7 @@ from resilience_core.fleet._agent import Agent
 from resilience_core.fleet._circuit import SharedCircuit, draw
 from resilience_core.fleet._link import Link
 from resilience_core.fleet._log import logger
-from resilience_core.fleet._names import Keys
+from resilience_core.fleet._names import Keys, encoded
 
 if TYPE_CHECKING:
     from resilience_core._policies.bulkhead import Bulkhead
@@ -155,6 +155,13 @@ class BaseFleet(ABC):
             f"{kind} {name!r}: a {type(self).__name__} shares circuits only, because its store cannot count for all at "
             "once: use a RedisFleet"
         )
+
+    def holder(self) -> str:
+        """What one policy of this member is called in the store: two of one name in one process are two."""
+        member = self.member
+        if not (member.isascii() and member.isprintable()):  # as escapes it would fill the record
+            member = encoded(member)
+        return f"{member}/{draw()[:4]}"
 
     @staticmethod
     def host_time() -> int:

@@ -347,6 +347,17 @@ def test_the_slots_are_those_of_all(fleets: Fleets) -> None:
     assert first.snapshot()["rejected"] >= 1
 
 
+@pytest.mark.parametrize("name", ["shop", "caf\u00e9 \udc80"])
+def test_two_bulkheads_of_one_name_in_one_member_share_their_slots(fleets: Fleets, name: str) -> None:
+    """The lease of the second took the place of the first one's: together they had twice the slots."""
+    fleet = fleets.member(name)
+    first, second = (Bulkhead("db", max_concurrent=4, fleet=fleet) for _ in range(2))
+    held = [entered(bulkhead) for bulkhead in (first, second, first, second)]
+    assert all(held)
+    assert entered(first) is entered(second) is None
+    assert fleet.connected
+
+
 def test_in_all_worlds_the_queue_gets_what_the_store_gives(fleets: Fleets, world: World) -> None:
     first, second = bulkheads(fleets, 2, max_queue=5, max_wait=10)
     held = [entered(second) for _ in range(3)]

@@ -98,6 +98,7 @@ class Agent:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
+        self._start_at = 0.0  # not before: no thread was to be had
         self._link: Link | None = None
         self._turns = 0
         self._pause = SHORTEST_PAUSE
@@ -113,7 +114,7 @@ class Agent:
     # --- for everybody ---------------------------------------------------------------------------------------------
 
     def attach(self, item: Item) -> bool:
-        """Work for this item from now on; False where no thread can be had any more."""
+        """Work for this item from now on; False after the end, and where no thread can be had: then ask again."""
         with self._lock:
             if self.closed:
                 return False
@@ -133,20 +134,28 @@ class Agent:
     def _start(self) -> bool:
         if self._thread is not None:
             return True
+        if time.monotonic() < self._start_at:
+            return False
+        thread = threading.Thread(target=self._run, name="resilience-fleet", daemon=True)
+        try:
+            self._open_pipe()
+            thread.start()
+        except (OSError, RuntimeError):  # no file or thread is to be had, or the interpreter ends: local verdicts go on
+            self._start_at = time.monotonic() + LONGEST_PAUSE
+            return False
+        self._thread = thread
+        self._on_start()
+        return True
+
+    def _open_pipe(self) -> None:
+        if self._pipe is not None:  # of an attempt before
+            return
         self._pipe = os.pipe()
         for end in self._pipe:
             os.set_blocking(end, False)
         # Not closed with the thread: a caller may be about to write, and the number may be another file's by then.
         self._closing = weakref.finalize(self, _close, self._pipe)
         self._closing.atexit = False
-        self._on_start()
-        thread = threading.Thread(target=self._run, name="resilience-fleet", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is ending, or no thread can be had: local verdicts go on
-            return False
-        self._thread = thread
-        return True
 
     @property
     def lost(self) -> bool:

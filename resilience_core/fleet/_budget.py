@@ -163,10 +163,9 @@ class SharedBudget(Item):
     # --- by callers, under the budget's lock -----------------------------------------------------------------------
 
     def join(self) -> None:
-        """With the first call the agent begins to work for this budget."""
+        """With the first call the agent begins to work for this budget; where it cannot, with a later one."""
         if not self.joined:
-            self.joined = True
-            self._fleet.agent.attach(self)
+            self.joined = self._fleet.join(self)[0]
 
     def wake(self) -> None:
         """Something is wanted, or lost."""

@@ -60,8 +60,8 @@ class SharedBulkhead(Item):
     def more(self) -> bool:
         """There is no slot at hand: whether it is worth waiting for the store to give some."""
         if not self.joined:
-            self.joined = True
-            if not self._fleet.agent.attach(self) or self._fleet.agent.lost:
+            self.joined, alone = self._fleet.join(self)
+            if alone:
                 self._go_alone()
         now = time.monotonic()
         if self._asked_at is not None and now - self._asked_at > 3 * self._fleet.timeout:

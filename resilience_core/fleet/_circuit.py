@@ -122,14 +122,13 @@ class SharedCircuit(Item):
     # --- by callers ------------------------------------------------------------------------------------------------
 
     def join(self) -> None:
-        """With the first call the agent begins to work for this breaker."""
+        """With the first call the agent begins to work for this breaker; where it cannot, with a later one."""
         if self.joined:
             return
-        self.joined = True
-        self._fleet.agent.attach(self)
+        self.joined = self._fleet.join(self)[0]
         breaker = self._breaker
-        with breaker._lock:
-            breaker._circuit.watch(False)
+        with breaker._lock:  # the agent may have been faster than this line
+            breaker._circuit.watch(self.alert or not self.joined)
 
     def admitted(self, circuit: Circuit, now: float, lasts: float) -> None:
         """A permit was given; matters for probes."""

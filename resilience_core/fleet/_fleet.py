@@ -17,7 +17,7 @@ from resilience_core._errors import ConfigurationError
 from resilience_core._events import Bus, Listener
 from resilience_core._fleet_events import RecordIgnored, StoreDegraded, StoreRecovered
 from resilience_core._validation import Seconds
-from resilience_core.fleet._agent import Agent
+from resilience_core.fleet._agent import Agent, Item
 from resilience_core.fleet._circuit import SharedCircuit, draw
 from resilience_core.fleet._link import Link
 from resilience_core.fleet._log import logger
@@ -155,6 +155,11 @@ class BaseFleet(ABC):
             f"{kind} {name!r}: a {type(self).__name__} shares circuits only, because its store cannot count for all at "
             "once: use a RedisFleet"
         )
+
+    def join(self, item: Item) -> tuple[bool, bool]:
+        """Have the agent work for a policy: whether that is settled, and whether the policy is alone for now."""
+        attached = self.agent.attach(item)
+        return attached or self.agent.closed, not attached or self.agent.lost
 
     def holder(self) -> str:
         """What one policy of this member is called in the store: two of one name in one process are two."""

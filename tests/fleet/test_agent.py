@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import logging
@@ -13,12 +14,13 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resilience_core import Bulkhead, CircuitBreaker, CircuitState, RateLimiter, RetryBudget, TokenQuota
+from resilience_core import Bulkhead, CallRejected, CircuitBreaker, CircuitState, RateLimiter, RetryBudget, TokenQuota
 from resilience_core.fleet._agent import Agent, Item
 from resilience_core.fleet._link import Request
 from resilience_core.redis import RedisFleet
@@ -211,15 +213,49 @@ def test_a_fleet_cannot_be_pickled_and_shows_no_address(fleets: Fleets) -> None:
         pickle.dumps(fleet)
 
 
-def test_no_thread_to_be_had_is_no_error(fleets: Fleets, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+def refuse(*_: Any) -> Any:
+    raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    fleet = fleets.member()
-    assert ok(CircuitBreaker("graph", fleet=fleet)) == "ok"
-    assert Bulkhead("db", max_concurrent=1, fleet=fleet).call(lambda: 1) == 1
-    assert RateLimiter("sms", rate=1, fleet=fleet).call(lambda: 1) == 1
+
+def refuse_files() -> Any:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    ("what", "how"), [("threading.Thread.start", refuse), ("os.pipe", refuse_files)], ids=["thread", "file"]
+)
+def test_no_thread_and_no_file_to_be_had_is_no_error_and_not_for_ever(
+    fleets: Fleets, monkeypatch: pytest.MonkeyPatch, what: str, how: Any
+) -> None:
+    """Whoever came first in a bad moment shared nothing any more, and rejected all calls if it fails closed."""
+    budget = RetryBudget("retries", law=TokenQuota(10), fleet=fleets.member())
+    policies: list[Any] = [
+        CircuitBreaker("graph", fleet=fleets.member()),
+        Bulkhead("db", max_concurrent=1, fleet=fleets.member()),
+        RateLimiter("sms", rate=100, fleet=fleets.member()),
+    ]
+    closed: list[Any] = [
+        Bulkhead("closed", max_concurrent=1, fail_closed=True, fleet=fleets.member()),
+        RateLimiter("closed", rate=100, fail_closed=True, fleet=fleets.member()),
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(what, how)
+        for _ in range(2):
+            assert [policy.call(lambda: 1) for policy in policies] == [1, 1, 1]
+            for policy in closed:
+                with pytest.raises(CallRejected):
+                    policy.call(lambda: 1)
+            budget.began()
+            assert budget.take() is not None
+
+    def used() -> bool:
+        budget.began()
+        for policy in (*policies, *closed):
+            with suppress(CallRejected), policy.guard() if policy is policies[1] else nullcontext():
+                policy.call(lambda: 1)
+        return all(policy.fleet.connected for policy in (*policies, *closed, budget))
+
+    wait_until(used)
 
 
 def test_a_server_that_does_not_answer_costs_a_call_nothing() -> None:

@@ -66,13 +66,16 @@ class SharedBulkhead(Item):
         now = time.monotonic()
         if self._asked_at is not None and now - self._asked_at > 3 * self._fleet.timeout:
             self._go_alone()  # it drips: the agent is busy with an answer that does not end
-        if self.alone or now < self._refused_until:
+        if self.alone or now < self._refused_until or self._has_all():
             return False
         self._wanting = True
         self._fleet.agent.wake()
         if self._asked_at is None:
             self._asked_at = now
         return now - self._asked_at <= self.patience  # else somebody has waited in vain already
+
+    def _has_all(self) -> bool:
+        return self._bulkhead._slots.size >= self._bulkhead.max_concurrent
 
     def resized(self) -> None:
         """The options have changed."""
@@ -141,9 +144,10 @@ class SharedBulkhead(Item):
             if leased < want:
                 self._refusal = min(LONGEST_REFUSAL, 2 * self._refusal)
                 self._refused_until = received + self._refusal
-                slots.dismiss()
             else:
                 self._refusal = REFUSED_FOR / 2
+            if leased < want or self._has_all():
+                slots.dismiss()
             used = slots.taken
         self._renew_at = sent + LEASE / 3 if leased else NEVER
         self._look_at = received + IDLE if leased > used else NEVER

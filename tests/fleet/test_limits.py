@@ -358,6 +358,34 @@ def test_two_bulkheads_of_one_name_in_one_member_share_their_slots(fleets: Fleet
     assert fleet.connected
 
 
+def test_who_has_all_slots_already_rejects_without_a_wait(fleets: Fleets) -> None:
+    """Each call too many waited 1.5 time-outs for slots that there are not, and had the store asked for them."""
+    bulkhead = Bulkhead("db", max_concurrent=2, fleet=fleets.member(timeout=10.0))
+    full = asyncio.Event()
+
+    async def hold() -> None:
+        await full.wait()
+
+    async def call() -> bool:
+        try:
+            await bulkhead.acall(hold)
+        except BulkheadFullError:
+            full.set()
+            return False
+        return True
+
+    async def story() -> list[bool]:
+        return await asyncio.gather(*(call() for _ in range(3)))  # at once: none of them knows how many there are
+
+    started = time.monotonic()
+    assert sorted(asyncio.run(story())) == [False, True, True]
+    held = [entered(bulkhead) for _ in range(2)]
+    assert all(held)
+    assert not any(entered(bulkhead) for _ in range(20))
+    assert bulkhead._shared._wanting is False
+    assert time.monotonic() - started < 10.0
+
+
 def test_in_all_worlds_the_queue_gets_what_the_store_gives(fleets: Fleets, world: World) -> None:
     first, second = bulkheads(fleets, 2, max_queue=5, max_wait=10)
     held = [entered(second) for _ in range(3)]

@@ -222,7 +222,7 @@ class Agent:
         return [item for item in items if item is not None]
 
     def _run(self) -> None:
-        while not self._stopping or self._something_left():
+        while self._goes_on():
             try:
                 self._turn()
             except Exception as error:
@@ -232,8 +232,10 @@ class Agent:
                 self._changed.notify_all()
         self._leave()
 
-    def _something_left(self) -> bool:
-        """Whether there is something to be said before the end, and still a chance that it can be."""
+    def _goes_on(self) -> bool:
+        """False at the end, unless there is something to be said before it, and still a chance that it can be."""
+        if not self._stopping:
+            return True
         in_time = time.monotonic() < self._end
         return in_time and self._lost_at is None and any(item.pending() for item in self._all())
 
@@ -244,10 +246,9 @@ class Agent:
             return
         link = self._link or self._open()
         self._talk(link)
-        descriptors = link.descriptors()
-        # Where there is nothing to watch, news must be asked for.
-        self._wait(self._soonest() if descriptors else time.monotonic() + 0.05, descriptors)
-        self._hear(link)
+        if self._goes_on():  # else nobody would wake it up any more
+            self._wait(self._soonest(), link.descriptors())
+            self._hear(link)
 
     def _open(self) -> Link:
         link = self._link = self._open_link()

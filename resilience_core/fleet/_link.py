@@ -35,7 +35,7 @@ class Link(Protocol):
         ...
 
     def descriptors(self) -> list[int]:
-        """What to watch for news; empty where news must be asked for."""
+        """What to watch for news; empty where there are none."""
         ...
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from resilience_core import Bulkhead, CallRejected, CircuitBreaker, CircuitState, RateLimiter, RetryBudget, TokenQuota
-from resilience_core.fleet._agent import Agent, Item
+from resilience_core.fleet._agent import NEVER, Agent, Item
 from resilience_core.fleet._link import Request
 from resilience_core.redis import RedisFleet
 from tests.fleet.members import PATIENCE, Fleets, fail, ok, wait_until
@@ -74,6 +74,21 @@ def test_one_thread_serves_all_policies_of_a_fleet(fleets: Fleets) -> None:
     assert fleet.wait_ready(PATIENCE)
     assert fleet.flush(PATIENCE)
     assert len(fleets.written()) == 7
+
+
+def test_an_agent_that_has_nothing_to_do_sleeps(fleets: Fleets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a circuit there are no news, and it woke up twenty times a second to look for them."""
+    fleet, sleeps = fleets.member(), []
+    wait = fleet.agent._wait
+
+    def noted(until: float, descriptors: Any) -> None:
+        sleeps.append(until)
+        wait(until, descriptors)
+
+    monkeypatch.setattr(fleet.agent, "_wait", noted)
+    RateLimiter("sms", rate=9, strict=True, fleet=fleet).call(lambda: None)
+    assert fleet.wait_ready(PATIENCE)
+    wait_until(lambda: sleeps[-1:] == [NEVER])
 
 
 def test_a_program_that_makes_no_call_starts_no_thread(fleets: Fleets) -> None:
@@ -193,6 +208,20 @@ def test_close_reports_ends_the_thread_and_leaves_the_policies_working(fleets: F
     assert RateLimiter("late", rate=1, fleet=breaker.fleet).call(lambda: 1) == 1
     assert not breaker.fleet.wait_ready(0.01)
     assert not breaker.fleet.flush(0.01)
+
+
+def test_an_agent_that_has_said_the_last_word_does_not_sleep_before_it_ends(fleets: Fleets) -> None:
+    fleet = fleets.member(timeout=PATIENCE)
+    limiter = RateLimiter("sms", rate=9, strict=True, fleet=fleet)
+    limiter.call(lambda: None)
+    assert fleet.flush(PATIENCE)
+    with limiter._shared.lock:  # so that the agent is still at it when it is told to end
+        limiter._shared._wanting[limiter._bucket] = True
+        ending = threading.Thread(target=fleet.close)
+        ending.start()
+        wait_until(lambda: fleet.agent._stopping)
+    ending.join(PATIENCE)
+    assert not ending.is_alive()
 
 
 def test_policies_that_nobody_holds_are_forgotten(fleets: Fleets) -> None:

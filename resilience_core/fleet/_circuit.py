@@ -50,6 +50,7 @@ from resilience_core._machines.shared_circuit import (
 from resilience_core._machines.trip_rules import AnyOf, ConsecutiveFailures
 from resilience_core._verdicts import FAILURES, Verdict
 from resilience_core.fleet._agent import NEVER, Item
+from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Request
 from resilience_core.fleet._windows import SharedWindows
 
@@ -459,7 +460,7 @@ class SharedCircuit(Item):
             circuit.open_until = local
             self.lease = None
             change = circuit.last_transition
-        breaker._tell(change)
+        self._tell(change)
 
     def _follow(self, seen: Record, text: bytes | None, now: float) -> None:
         """Have the breaker do what the record says."""
@@ -482,7 +483,11 @@ class SharedCircuit(Item):
             change = breaker._circuit.last_transition
         self._synced_at = now
         if change is not before:
-            breaker._tell(change)
+            self._tell(change)
+
+    def _tell(self, change: Transition | None) -> None:
+        with no_forks:  # listeners and meters have locks
+            self._breaker._tell(change)
 
     def _follow_open(self, record: Record, now: float, ahead: float, first: bool) -> None:
         circuit, held, clock = self._breaker._circuit, record.lease, self._clock

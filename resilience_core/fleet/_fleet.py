@@ -14,11 +14,12 @@ from weakref import WeakMethod, WeakSet
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
-from resilience_core._events import Bus, Listener
+from resilience_core._events import Bus, Event, Listener
 from resilience_core._fleet_events import RecordIgnored, StoreDegraded, StoreRecovered
 from resilience_core._validation import Seconds
 from resilience_core.fleet._agent import Agent, Item
 from resilience_core.fleet._circuit import SharedCircuit, draw
+from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Link
 from resilience_core.fleet._log import logger
 from resilience_core.fleet._names import Keys, encoded
@@ -176,21 +177,22 @@ class BaseFleet(ABC):
     def ignored(self, policy: str, problem: str) -> None:
         """Something in the store could not be understood and counts as missing."""
         logger.warning("What the store holds for %r is not understood and is ignored: %s", policy, problem)
-        if self.bus.heard:
-            self.bus.emit(RecordIgnored(policy, time.monotonic(), problem))
+        self._emit(RecordIgnored(policy, time.monotonic(), problem))
+
+    def _emit(self, event: Event) -> None:
+        with no_forks:
+            self.bus.emit(event)
 
     def _on_lost(self, error: BaseException) -> None:
         reason = type(error).__name__  # not its text: that may tell an address
         fault = None if isinstance(error, self.store_errors()) else error  # of our own: where it happened matters
         text = "The store of fleet %r is lost (%s): every process decides by itself"
         logger.warning(text, self.name, reason, exc_info=fault)
-        if self.bus.heard:
-            self.bus.emit(StoreDegraded(self.name, time.monotonic(), reason))
+        self._emit(StoreDegraded(self.name, time.monotonic(), reason))
 
     def _on_found(self, seconds: float) -> None:
         logger.info("The store of fleet %r is back after %.1f s", self.name, seconds)
-        if self.bus.heard:
-            self.bus.emit(StoreRecovered(self.name, time.monotonic(), seconds))
+        self._emit(StoreRecovered(self.name, time.monotonic(), seconds))
 
     def after_fork(self) -> None:
         """In the child of a fork: another member, with an agent of its own."""

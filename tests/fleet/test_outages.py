@@ -38,7 +38,6 @@ from resilience_core import (
     TimeWindow,
     TokenQuota,
 )
-from resilience_core.fleet import _log
 from resilience_core.fleet._link import Request
 from resilience_core.redis import RedisFleet
 from resilience_core.redis._link import RedisLink
@@ -612,31 +611,6 @@ def test_a_fork_while_redis_hangs(rig: Rig) -> None:
     for end in (readable, writable):
         os.close(end)
     wait_until(lambda: all(one.fleet.connected for one in ones), "and the parent goes on, too")
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_fork_while_a_handler_of_the_log_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is waited for, but not for ever; the child's log is free."""
-    monkeypatch.setattr(_log, "LONGEST", 0.05)
-    held, done = threading.Event(), threading.Event()
-
-    def hang() -> None:
-        with _log.logger._lock:
-            held.set()
-            done.wait(PATIENCE)
-
-    thread = threading.Thread(target=hang)
-    thread.start()
-    held.wait(PATIENCE)
-    child = os.fork()
-    if child == 0:
-        signal.alarm(int(PATIENCE))
-        os._exit(0 if _log.logger._lock.acquire(timeout=1.0) else 1)
-    done.set()
-    thread.join()
-    assert os.waitpid(child, 0) == (child, 0)
-    assert _log.logger._lock.acquire(timeout=PATIENCE)
-    _log.logger._lock.release()
 
 
 # --- news ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ Started with the first need, again in the child of a fork; a daemon, ended at ex
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import select
 import threading
@@ -27,6 +29,7 @@ from resilience_core.fleet._log import logger
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect
 NEVER = float("inf")
+_FAILED_AGAIN = "The store failed once more"
 
 
 class Item(ABC):
@@ -225,7 +228,7 @@ class Agent:
         while self._goes_on():
             try:
                 self._turn()
-            except Exception as error:
+            except BaseException as error:  # a store may raise anything, and without this thread nothing is shared
                 self._lose(error)
             with self._lock:
                 self._turns += 1
@@ -325,9 +328,9 @@ class Agent:
             self.connected = True
             self._changed.notify_all()
         if lost_at is not None:
-            self._on_found(time.monotonic() - lost_at)
+            _quietly(lambda: self._on_found(time.monotonic() - lost_at), "The recovery could not be told")
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, error: BaseException) -> None:
         now = time.monotonic()
         link, self._link = self._link, None
         with self._lock:
@@ -335,19 +338,16 @@ class Agent:
         self._retry_at = now + self._pause * (0.5 + CHANCE.random())
         self._pause = min(LONGEST_PAUSE, 2 * self._pause)
         if link is not None:
-            _quietly(link.close)
+            _quietly(link.close, _FAILED_AGAIN, logging.DEBUG)
         self._let_go(now)
         if self._lost_at is None:
             self._lost_at = now
             self.losses += 1
-            self._on_lost(error)
+            _quietly(lambda: self._on_lost(error), "The outage could not be told")
 
     def _let_go(self, now: float) -> None:
         for item in self._all():
-            try:
-                item.lost(now)
-            except Exception:
-                logger.exception("A policy could not be told that the store is lost")
+            _quietly(functools.partial(item.lost, now), "A policy could not be told that the store is lost")
 
     def _leave(self) -> None:
         link = self._link
@@ -355,8 +355,8 @@ class Agent:
         if link is not None:
             said = [request for item in self._all() for request in item.goodbye(now)]
             if said:
-                _quietly(lambda: link.run(said))
-            _quietly(link.close)
+                _quietly(lambda: link.run(said), _FAILED_AGAIN, logging.DEBUG)
+            _quietly(link.close, _FAILED_AGAIN, logging.DEBUG)
         with self._lock:
             self.connected = False
         self._let_go(now)
@@ -367,8 +367,8 @@ def _close(pipe: tuple[int, int]) -> None:
         os.close(end)
 
 
-def _quietly(act: Callable[[], Any]) -> None:
+def _quietly(act: Callable[[], Any], complaint: str, level: int = logging.ERROR) -> None:
     try:
         act()
-    except Exception:
-        logger.debug("The store failed once more", exc_info=True)
+    except BaseException:  # also a SystemExit of a listener: it would end the thread, and nobody would see that
+        logger.log(level, complaint, exc_info=True)

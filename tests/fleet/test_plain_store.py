@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -10,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from resilience_core import Bulkhead, CircuitBreaker, CircuitState, ConfigurationError, RateLimiter, RetryBudget
+from resilience_core import (
+    Bulkhead,
+    CircuitBreaker,
+    CircuitState,
+    ConfigurationError,
+    RateLimiter,
+    RetryBudget,
+    StoreDegraded,
+    StoreRecovered,
+)
 from resilience_core.fleet import StateStore, StoreFleet
 from tests.fleet.members import PATIENCE, fail, ok, wait_until
 
@@ -74,6 +84,31 @@ def test_a_store_that_fails_is_an_outage(table: Table, breakers: list[CircuitBre
     table.broken = False
     wait_until(lambda: second.state is CircuitState.OPEN, "what one has decided meanwhile is everybody's then")
     assert first.fleet.snapshot()["store"] == "memory"
+
+
+def test_what_a_store_or_a_listener_raises_does_not_end_the_agent(breakers: list[CircuitBreaker]) -> None:
+    """A store that runs a loop raises its CancelledError, which is no Exception: nothing was shared any more."""
+    first, second = breakers
+    told: list[type[Any]] = []
+
+    def leave(event: Any) -> None:
+        told.append(type(event))
+        raise SystemExit
+
+    first.fleet.subscribe(leave)
+    store = first.fleet._store
+    get_state = store.get_state
+
+    def cancelled(name: str) -> Any:
+        raise asyncio.CancelledError
+
+    store.get_state = cancelled
+    wait_until(lambda: told == [StoreDegraded] and not second.fleet.connected)
+    store.get_state = get_state
+    wait_until(lambda: told == [StoreDegraded, StoreRecovered] and second.fleet.connected)
+    fail(first, 5)
+    wait_until(lambda: second.state is CircuitState.OPEN)
+    assert told == [StoreDegraded, StoreRecovered]
 
 
 def test_a_record_whose_time_is_up_counts_as_missing(table: Table) -> None:

@@ -350,7 +350,8 @@ class SharedCircuit(Item):
     def _writing(self, now: float) -> list[Request]:
         """Apply what is to be changed to what is known, and offer that to the store."""
         server = self._clock.earliest(now)
-        before = None if self._record is None else self._record.at(server)
+        known = None if self._record is None else self._record.moved(server)
+        before = None if known is None else known.at(server)
         record = before or new_record(server, draw)
         kept: list[Change] = []
         for change in self._changes:
@@ -361,7 +362,7 @@ class SharedCircuit(Item):
                 record = changed
                 kept.append(change)
         self._changes = []
-        if not kept and not self._unproven:
+        if not kept and not self._unproven and known is self._record:
             self._poll_at = now  # what was said was not to be: see what is
             return []
         self._number += 1
@@ -405,6 +406,8 @@ class SharedCircuit(Item):
             self._changes.append(_Keep())
         if record is not None and record.forced and left < self._fleet.ttl * 500:
             self._changes.append(_Keep())  # it holds until told otherwise, so the record must not lapse
+        if record is not None and record.moved(server) is not record:
+            self._changes.append(_Move())
 
     def _plan(self, now: float) -> None:
         self._poll_at = now + self._fleet.poll_interval * (0.9 + 0.2 * CHANCE.random())
@@ -661,6 +664,13 @@ class _Keep:
 
     def apply(self, record: Record, now: int, draw: Callable[[], str]) -> Record | None:
         return record
+
+
+class _Move:
+    """The server's clock was set back: the record is to be written as `moved`, if nobody has done so meanwhile."""
+
+    def apply(self, record: Record, now: int, draw: Callable[[], str]) -> Record | None:
+        return None
 
 
 class _Restore:

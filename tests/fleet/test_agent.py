@@ -304,7 +304,7 @@ def test_losing_and_finding_the_store_is_logged_without_its_address(
     own_redis_server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "resilience_core.store"):
-        fleet = RedisFleet(own_redis_server.url, timeout=0.5, name="shop")
+        fleet = RedisFleet(own_redis_server.url, timeout=5.0, name="shop")
         breaker = CircuitBreaker("graph", fleet=fleet)
         ok(breaker)
         assert fleet.wait_ready(PATIENCE)

@@ -296,7 +296,8 @@ class Agent:
                 request.answer(reply, sent, received)
         if failed is not None:
             raise failed
-        if received - sent > 3 * self._bound:  # a byte now and then keeps a time-out from ending
+        # A byte now and then keeps a time-out from ending.
+        if received - sent > 3 * self._bound * link.round_trips(len(requests)):
             raise TimeoutError("the store answers, but too slowly")
 
     def _hear(self, link: Link) -> None:

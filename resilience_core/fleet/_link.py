@@ -26,6 +26,10 @@ class Link(Protocol):
         """The answers in their order; an exception in the place of one that failed."""
         ...
 
+    def round_trips(self, requests: int) -> int:
+        """How many answers `run` waits for, one after the other."""
+        ...
+
     def listen(self, channels: Iterable[str]) -> None:
         """Hear these channels, and no others."""
         ...

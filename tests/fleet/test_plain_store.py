@@ -110,6 +110,26 @@ def test_what_a_store_or_a_listener_raises_does_not_end_the_agent(breakers: list
     wait_until(lambda: second.state is CircuitState.OPEN)
 
 
+def test_many_circuits_are_no_slow_store(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are asked for one after the other: from so many on, the store was lost with each look at all of them."""
+    fleet = StoreFleet(table, poll_interval=PATIENCE, ttl=10 * PATIENCE)
+    breakers = [CircuitBreaker(f"c{number}", fleet=fleet) for number in range(20)]
+    store: Any = fleet._store
+    get_state = store.get_state
+
+    def slow(name: str) -> Any:
+        time.sleep(PATIENCE / 300)
+        return get_state(name)
+
+    monkeypatch.setattr(store, "get_state", slow)
+    monkeypatch.setattr(fleet.agent, "_bound", PATIENCE / 150)  # of which one call takes half, and all of them ten
+    for breaker in breakers:
+        ok(breaker)
+    assert fleet.flush(3 * PATIENCE)
+    assert fleet.snapshot()["losses"] == 0
+    fleet.close()
+
+
 def test_a_record_whose_time_is_up_counts_as_missing(table: Table) -> None:
     fleet = StoreFleet(table, poll_interval=0.02, ttl=0.3)
     breaker = CircuitBreaker("graph", fleet=fleet)

@@ -21,9 +21,11 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 from resilience_core._clock import CHANCE
+from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Link, OpenLink, Request
 from resilience_core.fleet._log import logger
 
@@ -93,6 +95,9 @@ class Agent:
         self.closed: bool = False
         self.commands: int = 0  # sent to the store so far
         self.losses: int = 0
+        self._acquainted = False
+        """Whether it has spoken with a store. The first time a client imports some of its modules: where the process
+        forks meanwhile, the child waits for ever for the lock of an import, with all other connections, too."""
         self._inherited: list[Any] = []  # of the parent: never used, never collected
         self._reset()
 
@@ -247,8 +252,10 @@ class Agent:
         if self._link is None and time.monotonic() < self._retry_at:
             self._wait(self._retry_at, ())
             return
-        link = self._link or self._open()
-        self._talk(link)
+        with nullcontext() if self._acquainted else no_forks:
+            link = self._link or self._open()
+            self._talk(link)
+        self._acquainted = True
         if self._goes_on():  # else nobody would wake it up any more
             self._wait(self._soonest(), link.descriptors())
             self._hear(link)

@@ -94,6 +94,22 @@ def test_the_lock_of_a_handler_of_the_log() -> None:
         logger.logger.removeHandler(own)
 
 
+def test_the_locks_of_what_is_imported_with_the_first_connection(fleets: Fleets) -> None:
+    """One child in five whose parent forked right after its first call could not resolve a name, for ever."""
+    fleet, imports = fleets.member(), Locked()
+    agent = fleet.agent
+    open_link = agent._open_link
+
+    def connect() -> Any:
+        imports.work()
+        return open_link()
+
+    agent._open_link = connect
+    ok(CircuitBreaker("graph", fleet=fleet))
+    assert imports.is_free_in_a_child()
+    assert fleet.wait_ready(PATIENCE)
+
+
 @pytest.mark.parametrize("function", ["get_state", "set_state"])
 def test_the_lock_of_a_store(function: str) -> None:
     store, rows = Locked(), {}

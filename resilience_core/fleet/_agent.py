@@ -213,15 +213,13 @@ class Agent:
 
     def after_fork(self) -> None:
         """In the child: nothing of the parent's is used, and the first need starts another thread."""
-        link, pipe, items = self._link, self._pipe, self._all()
+        link, pipe = self._link, self._pipe
         self._inherited.append((link, self._lock, self._changed, self._items))
         if link is not None:
             link.abandon()
         if pipe is not None:
             self._closing()
         self._reset()
-        for item in items:
-            item.after_fork()
 
     # --- the thread ------------------------------------------------------------------------------------------------
 

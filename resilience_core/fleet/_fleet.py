@@ -67,6 +67,7 @@ class BaseFleet(ABC):
             )
         self._given_member = member
         self.member: str = self._member_id()
+        self._shares: WeakSet[Item] = WeakSet()
         self.bus: Bus = Bus()
         self.agent: Agent = Agent(self.open_link, self._on_lost, self._on_found, self._on_start, self.timeout)
         _fleets.add(self)
@@ -137,7 +138,7 @@ class BaseFleet(ABC):
 
     def share_circuit(self, breaker: CircuitBreaker) -> Any:
         """The share of a circuit breaker in this fleet."""
-        return SharedCircuit(self, breaker)
+        return self.keep(SharedCircuit(self, breaker))
 
     def share_limiter(self, limiter: RateLimiter) -> Any:
         """That of a rate limiter."""
@@ -156,6 +157,11 @@ class BaseFleet(ABC):
             f"{kind} {name!r}: a {type(self).__name__} shares circuits only, because its store cannot count for all at "
             "once: use a RedisFleet"
         )
+
+    def keep(self, share: Any) -> Any:
+        """Have the share renewed in the child of a fork."""
+        self._shares.add(share)
+        return share
 
     def join(self, item: Item) -> tuple[bool, bool]:
         """Have the agent work for a policy: whether that is settled, and whether the policy is alone for now."""
@@ -198,6 +204,8 @@ class BaseFleet(ABC):
         """In the child of a fork: another member, with an agent of its own."""
         self.member = self._member_id()
         self.agent.after_fork()
+        for share in list(self._shares):  # also of policies that were not called so far: they have names and locks, too
+            share.after_fork()
 
     def _on_start(self) -> None:
         _at_exit(self)

@@ -111,6 +111,41 @@ def test_children_of_all_kinds_are_members_of_their_own(fleets: Fleets, how: str
     assert len(json.loads(fleets.record())["members"]) == 5
 
 
+def test_children_of_a_process_that_made_its_policies_and_never_called_them_are_members_of_their_own(
+    fleets: Fleets,
+) -> None:
+    """A server that loads the program before it forks: all of its workers had one name, and all had the lease."""
+    fleet = fleets.member()
+    breaker = CircuitBreaker("graph", fleet=fleet, failure_threshold=3, recovery_timeout=0.1)
+    bulkhead = Bulkhead("db", max_concurrent=4, fleet=fleet)
+    children = []
+    asked, ask = os.pipe()
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(30)
+                fail(breaker)
+                guard = bulkhead.guard()
+                guard.__enter__()
+                wait_until(lambda: breaker.state is CircuitState.OPEN, "three of three have failed")
+                os.close(ask)
+                os.read(asked, 1)  # until all have seen it, and the parent says so
+                code = 0 if breaker._shared.lease is None else 2
+            finally:
+                os._exit(code)
+        children.append(child)
+    wait_until(lambda: json.loads(fleets.record() or "{}").get("state") == "open")
+    assert len(json.loads(fleets.record())["members"]) == 3
+    key = f"{fleets.prefix}rc:{{{fleets.prefix}bulkhead:db}}"
+    wait_until(lambda: fleets.client.hlen(key) == 3, "three members have leases of slots")
+    os.close(ask)
+    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+    os.close(asked)
+    assert codes == [0, 0, 2], "one of them has the lease"
+
+
 def test_a_fork_while_calls_are_made_leaves_no_lock_held(fleets: Fleets) -> None:
     fleet = fleets.member()
     breaker = CircuitBreaker("graph", fleet=fleet, failure_threshold=10**6)

@@ -180,7 +180,10 @@ class Agent:
     def wait_connected(self, timeout: float) -> bool:
         """Wait until the store has answered for all items; False when it has not within `timeout` seconds."""
         with self._lock:
-            return self._changed.wait_for(lambda: self.connected, timeout)
+            return self._changed.wait_for(self._answered_for_all, timeout)
+
+    def _answered_for_all(self) -> bool:
+        return self.connected and all(item.proven() for item in self._all())
 
     def settle(self, timeout: float) -> bool:
         """Wait until nothing is left to be written; False when there is after `timeout` seconds."""

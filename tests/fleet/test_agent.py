@@ -76,6 +76,14 @@ def test_one_thread_serves_all_policies_of_a_fleet(fleets: Fleets) -> None:
     assert len(fleets.written()) == 7
 
 
+def test_a_fleet_is_ready_when_the_store_has_answered_for_the_policy_that_came_last(fleets: Fleets) -> None:
+    (first,) = fleets.breakers(1)
+    late = CircuitBreaker("late", fleet=first.fleet)
+    ok(late)
+    assert late.fleet.wait_ready(PATIENCE)
+    assert late._shared.era
+
+
 def test_an_agent_that_has_nothing_to_do_sleeps(fleets: Fleets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a circuit there are no news, and it woke up twenty times a second to look for them."""
     fleet, sleeps = fleets.member(), []

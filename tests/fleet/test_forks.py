@@ -105,7 +105,8 @@ def test_the_locks_of_what_is_imported_with_the_first_connection(fleets: Fleets)
         return open_link()
 
     agent._open_link = connect
-    ok(CircuitBreaker("graph", fleet=fleet))
+    breaker = CircuitBreaker("graph", fleet=fleet)
+    ok(breaker)
     assert imports.is_free_in_a_child()
     assert fleet.wait_ready(PATIENCE)
 
@@ -126,7 +127,8 @@ def test_the_lock_of_a_store(function: str) -> None:
             rows[name] = dict(state)
 
     fleet = StoreFleet(Table(), poll_interval=PATIENCE, ttl=10 * PATIENCE)
-    ok(CircuitBreaker("graph", fleet=fleet))
+    breaker = CircuitBreaker("graph", fleet=fleet)
+    ok(breaker)
     assert store.is_free_in_a_child()
     fleet.close()
 

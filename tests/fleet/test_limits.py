@@ -106,6 +106,7 @@ def test_many_threads_and_members_never_get_more_than_there_are(fleets: Fleets) 
     for thread in threads:
         thread.join()
     assert 0.9 * 200 <= sum(made) <= 200 + 5  # what comes anew while the test runs
+    assert all(limiter.fleet.flush(PATIENCE) for limiter in members)  # the last batches have come
     wait_until(lambda: not any(limiter._shared._holding for limiter in members), "unused permits are given back")
     assert all(limiter.fleet.flush(PATIENCE) for limiter in members)
     assert sum(admitted(members[0]) for _ in range(200)) + sum(made) >= 200
@@ -128,7 +129,7 @@ def test_batches_ask_far_less_often(fleets: Fleets) -> None:
 def test_unused_permits_go_back(fleets: Fleets) -> None:
     first, second = limiters(fleets, 2, burst=64)
     used = admitted(first, times=20)
-    wait_until(lambda: first._bucket.left > 0 or first._shared._wanting)
+    assert first.fleet.flush(PATIENCE)  # the last batch has come
     wait_until(lambda: first._bucket.left == 0 and not first._shared._holding)
     assert first.fleet.flush(PATIENCE)  # they are on their way
     assert used + admitted(second, times=64) == 64

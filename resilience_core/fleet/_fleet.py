@@ -95,6 +95,13 @@ class BaseFleet(ABC):
         """Whether state is shared right now; else every policy decides by itself."""
         return self.agent.connected
 
+    @property
+    def state(self) -> str:
+        """`connected`, `degraded` (the store is lost), or `idle` as long as nobody has looked for it."""
+        if self.agent.connected:
+            return "connected"
+        return "degraded" if self.agent.lost else "idle"
+
     def wait_ready(self, timeout: Seconds = 1.0) -> bool:
         """Wait until the store has answered for every policy that was called; False after `timeout` seconds.
 
@@ -126,7 +133,7 @@ class BaseFleet(ABC):
         return {
             "member": self.member,
             "store": self.store_type,
-            "state": "connected" if agent.connected else "degraded",
+            "state": self.state,
             "losses": agent.losses,
             "commands": agent.commands,
         }

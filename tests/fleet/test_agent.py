@@ -339,7 +339,7 @@ def test_a_server_that_does_not_answer_costs_a_call_nothing() -> None:
     assert time.monotonic() - started < 2_000 * fleet.timeout / 10
     assert fail(breaker, 5) == "failed"
     assert ok(breaker) == "rejected"
-    assert fleet.snapshot()["state"] == "degraded"
+    wait_until(lambda: fleet.snapshot()["state"] == "degraded", "who has found nobody says so")
     fleet.close()
 
 

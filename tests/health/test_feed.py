@@ -448,14 +448,9 @@ def test_what_is_no_plain_value_is_told_by_its_class() -> None:
     }
 
 
-class _Agent:
-    lost = False
-
-
 class _Fleet:
     name = "orders"
-    agent = _Agent()
-    state = "degraded"
+    state = "idle"
 
     def snapshot(self) -> dict[str, Any]:
         return {"member": "m", "store": "redis", "state": self.state, "losses": 0, "commands": 3}
@@ -469,7 +464,7 @@ def test_each_fleet_of_the_policies_is_told_once() -> None:
     row = rows(*sharing)["orders"]
     assert row["kind"] == "fleet"
     assert (row["state"], row["store_type"]) == ("idle", "redis")
-    fleet.agent.lost = True
+    fleet.state = "degraded"
     assert rows(*sharing)["orders"]["state"] == "degraded"
     fleet.state = "connected"
     assert rows(*sharing)["orders"]["state"] == "connected"

@@ -31,7 +31,7 @@ LAYERS = {
     2: ("_clock", "_fork", "_telemetry", "registry", "_weave"),
     3: ("_policies",),
     4: ("_pipeline", "_describe", "_lint", "_lint_rules", "_standard"),
-    5: ("testing", "config", "fleet"),
+    5: ("testing", "config", "fleet", "logs"),
     6: ("redis",),
 }
 FORBIDDEN_IN_MACHINES = {"time", "threading", "asyncio", "logging", "random", "contextvars", "socket"}

@@ -23,7 +23,7 @@ from typing import Any
 
 from resilience_core._clock import CHANCE
 from resilience_core.fleet._link import Link, OpenLink, Request
-from resilience_core.fleet._log import logger
+from resilience_core.fleet._log import log
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect
 NEVER = float("inf")
@@ -336,8 +336,8 @@ class Agent:
         for item in self._all():
             try:
                 item.lost(now)
-            except Exception:
-                logger.exception("A policy could not be told that the store is lost")
+            except Exception as error:
+                log.say("resilience.store.not_told", "A policy could not be told that the store is lost", error)
 
     def _leave(self) -> None:
         link = self._link
@@ -360,5 +360,5 @@ def _close(pipe: tuple[int, int]) -> None:
 def _quietly(act: Callable[[], Any]) -> None:
     try:
         act()
-    except Exception:
-        logger.debug("The store failed once more", exc_info=True)
+    except Exception as error:
+        log.say("resilience.store.failed_again", "The store failed once more", error)

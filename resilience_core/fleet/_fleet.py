@@ -14,13 +14,13 @@ from weakref import WeakMethod, WeakSet
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
-from resilience_core._events import Bus, Listener
+from resilience_core._events import Bus, Event, Listener
 from resilience_core._fleet_events import RecordIgnored, StoreDegraded, StoreRecovered
 from resilience_core._validation import Seconds
 from resilience_core.fleet._agent import Agent
 from resilience_core.fleet._circuit import SharedCircuit, draw
 from resilience_core.fleet._link import Link
-from resilience_core.fleet._log import logger
+from resilience_core.fleet._log import log
 from resilience_core.fleet._names import Keys
 
 if TYPE_CHECKING:
@@ -163,19 +163,19 @@ class BaseFleet(ABC):
 
     def ignored(self, policy: str, problem: str) -> None:
         """Something in the store could not be understood and counts as missing."""
-        logger.warning("What the store holds for %r is not understood and is ignored: %s", policy, problem)
-        self.bus.tell(RecordIgnored(policy, time.monotonic(), problem))
+        self._tell(RecordIgnored(policy, time.monotonic(), problem))
 
     def _on_lost(self, error: BaseException) -> None:
         reason = type(error).__name__  # not its text: that may tell an address
         fault = None if isinstance(error, self.store_errors()) else error  # of our own: where it happened matters
-        text = "The store of fleet %r is lost (%s): every process decides by itself"
-        logger.warning(text, self.name, reason, exc_info=fault)
-        self.bus.tell(StoreDegraded(self.name, time.monotonic(), reason))
+        self._tell(StoreDegraded(self.name, time.monotonic(), reason), fault)
 
     def _on_found(self, seconds: float) -> None:
-        logger.info("The store of fleet %r is back after %.1f s", self.name, seconds)
-        self.bus.tell(StoreRecovered(self.name, time.monotonic(), seconds))
+        self._tell(StoreRecovered(self.name, time.monotonic(), seconds))
+
+    def _tell(self, event: Event, fault: BaseException | None = None) -> None:
+        log.event(event, fault)
+        self.bus.tell(event)
 
     def after_fork(self) -> None:
         """In the child of a fork: another member, with an agent of its own."""

@@ -7,26 +7,31 @@ in two was so.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-from typing import Any
+
+from resilience_core._event_log import log_event, say
+from resilience_core._events import Event
 
 LONGEST = 1.0
 """Seconds that a fork waits at most: a handler that hangs must not hold it up."""
 
 
-class _Log(logging.LoggerAdapter[logging.Logger]):
-    def __init__(self, name: str) -> None:
-        super().__init__(logging.getLogger(name))
+class _Log:
+    def __init__(self) -> None:
         self._lock = threading.RLock()
         self._forking = False
         os.register_at_fork(before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child)
 
-    def log(self, level: int, msg: object, *args: Any, exc_info: Any = None, **_: Any) -> None:
-        """Log what is to be logged, one line after the other."""
+    def event(self, event: Event, fault: BaseException | None = None) -> None:
+        """Log an event, and where a fault of our own that led to it happened."""
         with self._lock:
-            self.logger.log(level, msg, *args, exc_info=exc_info, stacklevel=2)
+            log_event(event, error=fault)
+
+    def say(self, name: str, text: str, error: BaseException) -> None:
+        """Log what is no event."""
+        with self._lock:
+            say(name, text, error=error)
 
     def _before(self) -> None:
         self._forking = self._lock.acquire(timeout=LONGEST)
@@ -39,4 +44,4 @@ class _Log(logging.LoggerAdapter[logging.Logger]):
         self._lock = threading.RLock()
 
 
-logger = _Log("resilience_core.store")
+log = _Log()

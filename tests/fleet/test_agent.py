@@ -286,6 +286,8 @@ def test_a_fault_of_our_own_does_not_end_the_agent(fleets: Fleets, caplog: pytes
     assert ok(breaker) == "ok"
     broken.mended = True
     assert breaker.fleet.wait_ready(PATIENCE)
-    told = [record.getMessage() for record in caplog.records if record.exc_info]
+    told = [
+        record.getMessage().partition(" (at ")[0] for record in caplog.records if "in Broken." in record.getMessage()
+    ]
     assert "The store of fleet 'fleet' is lost (ZeroDivisionError): every process decides by itself" in told
-    assert "A policy could not be told that the store is lost" in told
+    assert any(line.startswith("A policy could not be told that the store is lost (ZeroDiv") for line in told)

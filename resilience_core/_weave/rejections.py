@@ -95,9 +95,10 @@ def tell_rejection(
     with _lock:
         if bus.tally is None:
             bus.tally = Tally(Series())
-        bus.silent_until = -inf if each else now + LOOK
         bus.tally.count(total, enforced)
-        told = _due(bus.tally.series, now)
+        series = bus.tally.series
+        told = _due(series, now)
+        bus.silent_until = -inf if each else min(now + LOOK, series.since + EVERY)
     if each:
         log_event(Rejection(policy, now, reason, operation, retry_after, enforced))
     if told is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -33,9 +33,25 @@ def to_optional_seconds(value: Seconds | None) -> float | None:
     return None if value is None else to_seconds(value)
 
 
+_LONGEST_SHOWN, _MOST_DIGITS = 60, 6
+
+
 def refuse(owner: object, field: str, value: object, expected: str) -> ConfigurationError:
     """The error for one field: who, which field, what was given, what is expected instead."""
-    return ConfigurationError(f"{type(owner).__name__}: {field} must be {expected}, not {value!r}")
+    return ConfigurationError(f"{type(owner).__name__}: {field} must be {expected}, not {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """A wrong value as an error tells it. Only its size, where it may be a token or a number that was put into the wrong
+    place: errors about configurations are logged.
+    """
+    text = repr(value)
+    if isinstance(value, (int, float)) or (
+        len(text) <= _LONGEST_SHOWN and sum(map(str.isdecimal, text)) < _MOST_DIGITS
+    ):
+        return text
+    size = f" of {len(value)}" if isinstance(value, Sized) else ""
+    return f"a {type(value).__name__}{size} that is not shown here"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

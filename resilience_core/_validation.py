@@ -7,8 +7,9 @@ infinite.
 from __future__ import annotations
 
 import math
+import re
 import sys
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -33,7 +34,9 @@ def to_optional_seconds(value: Seconds | None) -> float | None:
     return None if value is None else to_seconds(value)
 
 
-_LONGEST_SHOWN, _MOST_DIGITS = 60, 6
+_LONGEST_SHOWN = 60
+_SECRETIVE = re.compile(r"(\d\D{0,2}){6}|[A-Za-z0-9+/]{16}")
+"""Six digits as in a phone number, or so many characters without a break as in a key."""
 
 
 def refuse(owner: object, field: str, value: object, expected: str) -> ConfigurationError:
@@ -42,15 +45,15 @@ def refuse(owner: object, field: str, value: object, expected: str) -> Configura
 
 
 def shown(value: object) -> str:
-    """A wrong value as an error tells it. Only its size, where it may be a token or a number that was put into the wrong
-    place: errors about configurations are logged.
+    """A wrong value as an error tells it; where it may be a token or a phone number in the wrong place, only its size.
+
+    Errors about configurations are logged.
     """
     text = repr(value)
-    if isinstance(value, (int, float)) or (
-        len(text) <= _LONGEST_SHOWN and sum(map(str.isdecimal, text)) < _MOST_DIGITS
-    ):
+    plain = isinstance(value, (int, float)) or type(value).__module__ == "datetime"
+    if plain or (len(text) <= _LONGEST_SHOWN and not _SECRETIVE.search(text)):
         return text
-    size = f" of {len(value)}" if isinstance(value, Sized) else ""
+    size = f" of {len(value)}" if isinstance(value, (str, bytes, list, tuple, dict)) else ""
     return f"a {type(value).__name__}{size} that is not shown here"
 
 

@@ -316,7 +316,7 @@ class CircuitBreaker(Gate):
         """
         try:
             if saved["version"] != STATE_VERSION:
-                raise ValueError(f"version {saved['version']!r} is unknown, {STATE_VERSION} is expected")
+                raise ValueError(f"version {check.shown(saved['version'])} is unknown, {STATE_VERSION} is expected")
             age = max(0.0, self.clock.wall() - float(saved["saved_at"]))
             with self._lock:
                 # As if it had been restored when it was saved, and time had passed since.

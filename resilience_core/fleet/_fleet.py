@@ -126,8 +126,9 @@ class BaseFleet(ABC):
         }
 
     def __repr__(self) -> str:
-        # Without the address, which may have a password in it.
-        return f"{type(self).__name__}(name={self.name!r}, member={self.member!r})"
+        # Without the address, which may have a password in it. One that was refused is shown, too, by error collectors.
+        shown = ", ".join(f"{each}={vars(self).get(each)!r}" for each in ("name", "member"))
+        return f"{type(self).__name__}({shown})"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{type(self).__name__} is one process's membership and cannot be pickled: make one in each")

@@ -5,9 +5,10 @@ What is fair, and what is not looked at:
 * The user's own exceptions carry what the user wrote into them. They are handed on unchanged (and stand as the cause of
   ours), so the last line of *their* traceback shows it. What we say of them must not.
 * Frames that are not ours, and in ours the caller's arguments, results and errors on their way through. Everything else
-  in our frames (policies, sites, entries, clients, the token in a request's headers) is looked at as its repr, which is what
-  a debugger or an error collector shows.
-* `MessageRecord.recipient` is what the WhatsApp service is asked for: as an attribute, and where somebody pickles a record.
+  in our frames (policies, sites, entries, clients, the token in a request's headers) is looked at as its repr, which is
+  what a debugger or an error collector shows.
+* `MessageRecord.recipient` is what the WhatsApp service is asked for: as an attribute, and where somebody pickles a
+  record, or an error with the record on it.
 * Events hold the user's exception in `.error` for listeners in the same process: their repr is looked at, and their
   pickle where they hold none.
 * Names of policies, operations, actors and notes are no user data.
@@ -36,6 +37,7 @@ def test_what_users_entrust_us_with_is_found_nowhere(redis_server: RedisServer, 
     environment = os.environ | {"REDIS_URL": redis_server.url, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-m", "tests.canary.program", str(kept)],
+        check=False,  # what it wrote to stderr is to be seen
         capture_output=True,
         text=True,
         timeout=50,

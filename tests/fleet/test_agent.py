@@ -207,6 +207,7 @@ def test_policies_that_nobody_holds_are_forgotten(fleets: Fleets) -> None:
 def test_a_fleet_cannot_be_pickled_and_shows_no_address(fleets: Fleets) -> None:
     fleet = RedisFleet("redis://:password@localhost:1/0")
     assert "password" not in repr(fleet)
+    assert repr(RedisFleet.__new__(RedisFleet)) == "RedisFleet(name=None, member=None)"
     with pytest.raises(TypeError, match="one process's membership"):
         pickle.dumps(fleet)
 

@@ -47,13 +47,10 @@ class EventRecord:
 
 def record_of(event: Event) -> EventRecord:
     """The record of any event, those of a user's own policies included."""
-    for kind in type(event).__mro__:
-        describe = _RECORDS.get(kind)
-        if describe is not None:
-            name, text, attributes, *level = describe(event)
-            told = {s.POLICY: event.policy} | {key: value for key, value in attributes.items() if value is not None}
-            return EventRecord(f"{s.PREFIX}.{name}", level[0] if level else event.level, text, told)
-    raise AssertionError("every event is an Event")
+    describe = next(_RECORDS[kind] for kind in type(event).__mro__ if kind in _RECORDS)
+    name, text, attributes, *level = describe(event)
+    told = {s.POLICY: event.policy} | {key: value for key, value in attributes.items() if value is not None}
+    return EventRecord(f"{s.PREFIX}.{name}", level[0] if level else event.level, text, told)
 
 
 def error_type(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from resilience_core._machines.circuit import (
 )
 from resilience_core._machines.trip_rules import ConsecutiveFailures, TripRule
 from resilience_core._story import note
-from resilience_core._telemetry import telemetry
+from resilience_core._telemetry import note_probe
 from resilience_core._validation import Seconds, to_optional_seconds, to_seconds
 from resilience_core._verdicts import (
     FAILURES,
@@ -217,9 +217,13 @@ class CircuitBreaker(Gate):
         return max(0.0, circuit.open_until - self.clock.now())
 
     def snapshot(self) -> dict[str, Any]:
-        """State, the change that led to it, who forced it, rejections so far, and the last failure."""
-        circuit = self._circuit
-        change, forced = circuit.last_transition, circuit.forced
+        """State, the change that led to it, who forced it, rejections so far, and the last failure.
+
+        `failure_ratio`, `slow_ratio` and `window_calls` are None where the trip rule has no such rate; an empty window
+        has the ratio 0.
+        """
+        circuit, now = self._circuit, self.clock.now()
+        change, forced, shares = circuit.last_transition, circuit.forced, circuit.shares(now)
         return {
             "state": circuit.state.value,
             "reason": None if change is None else change.reason,
@@ -227,7 +231,10 @@ class CircuitBreaker(Gate):
             "retry_after": self.retry_after(),
             "rejected": circuit.rejected,
             "would_reject": self.spared,
-            "ramp": circuit.ramp_share(self.clock.now()),
+            "failure_ratio": shares.get("failure_ratio"),
+            "slow_ratio": shares.get("slow_ratio"),
+            "window_calls": shares.get("window_calls"),
+            "ramp": circuit.ramp_share(now),
             "forced": None
             if forced is None
             else {"actor": forced.actor, "reason": forced.reason, "until": forced.until},
@@ -349,10 +356,13 @@ class CircuitBreaker(Gate):
             before = circuit.last_transition
             permit = circuit.admit(now, lease)
             change = circuit.last_transition
+            probing = circuit.state is CircuitState.HALF_OPEN
             if permit and shared is not None:
                 shared.admitted(circuit, now, lease)
         if change is not before:
             self._tell(change)
+        if permit and probing:
+            note_probe()
         return permit or self._reject(now, operation)
 
     def _learn(
@@ -442,7 +452,6 @@ class CircuitBreaker(Gate):
                 self._facts = self._facts_of(change)
         if change is None or change.previous is change.state:
             return
-        telemetry.count_transition(self.name, change.previous, change.state, change.reason)
         if self.bus.hears(CircuitTransition):
             forced = change.forced or Forced()
             self.bus.emit(
@@ -498,6 +507,7 @@ class CircuitBreaker(Gate):
         if site.streaming:
             return stream_gate(self, call, site)
         circuit, clock = self._circuit, self.clock
+        site.circuit = circuit
         knock, leave = self._door(site)
         timed = getattr(circuit.rules.trip, "timed", True)
         clocked = getattr(circuit.rules.trip, "clocked", True)
@@ -536,6 +546,7 @@ class CircuitBreaker(Gate):
         if site.streaming:
             return stream_gate_async(self, call, site)
         circuit, clock = self._circuit, self.clock
+        site.circuit = circuit
         knock, leave = self._door(site)
         timed = getattr(circuit.rules.trip, "timed", True)
         clocked = getattr(circuit.rules.trip, "clocked", True)

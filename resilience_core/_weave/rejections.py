@@ -120,7 +120,7 @@ def _in_words(
 ) -> tuple[str, dict[str, Any]]:
     from resilience_core import _schema as s
 
-    parts = [f"rejected {_calls(rejected)}"] if rejected else []
+    parts = [f"rejected {_calls(rejected)}"] if rejected or not spared else []
     if spared:
         parts.append(f"would have rejected {_calls(spared)}")
     during = "" if seconds is None else f" in {seconds:.0f} s"

@@ -13,7 +13,6 @@ Started with the first need, again in the child of a fork; a daemon, ended at ex
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import select
 import threading
@@ -27,7 +26,7 @@ from typing import Any
 from resilience_core._clock import CHANCE
 from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Link, OpenLink, Request
-from resilience_core.fleet._log import logger
+from resilience_core.fleet._log import log_failure
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect
 NEVER = float("inf")
@@ -354,7 +353,7 @@ class Agent:
         self._retry_at = now + self._pause * (0.5 + CHANCE.random())
         self._pause = min(LONGEST_PAUSE, 2 * self._pause)
         if link is not None:
-            _quietly(link.close, _FAILED_AGAIN, logging.DEBUG)
+            _quietly(link.close, _FAILED_AGAIN, "resilience.store.failed_again")
         self._let_go(now)
         if self._lost_at is None:
             self._lost_at = now
@@ -371,8 +370,8 @@ class Agent:
         if link is not None:
             said = [request for item in self._all() for request in item.goodbye(now)]
             if said:
-                _quietly(lambda: link.run(said), _FAILED_AGAIN, logging.DEBUG)
-            _quietly(link.close, _FAILED_AGAIN, logging.DEBUG)
+                _quietly(lambda: link.run(said), _FAILED_AGAIN, "resilience.store.failed_again")
+            _quietly(link.close, _FAILED_AGAIN, "resilience.store.failed_again")
         with self._lock:
             self.connected = False
         self._let_go(now)
@@ -383,8 +382,8 @@ def _close(pipe: tuple[int, int]) -> None:
         os.close(end)
 
 
-def _quietly(act: Callable[[], Any], complaint: str, level: int = logging.ERROR) -> None:
+def _quietly(act: Callable[[], Any], complaint: str, name: str = "resilience.store.not_told") -> None:
     try:
         act()
-    except BaseException:  # also a SystemExit of a listener: it would end the thread, and nobody would see that
-        logger.log(level, complaint, exc_info=True)
+    except BaseException as error:  # also a SystemExit of a listener, which would end the thread in silence
+        log_failure(name, complaint, error)

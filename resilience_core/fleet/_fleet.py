@@ -22,7 +22,7 @@ from resilience_core.fleet._agent import Agent, Item
 from resilience_core.fleet._circuit import SharedCircuit, draw
 from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Link
-from resilience_core.fleet._log import logger
+from resilience_core.fleet._log import log_told
 from resilience_core.fleet._names import Keys, encoded
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ class BaseFleet(ABC):
         }
 
     def __repr__(self) -> str:
-        # Without the address, which may have a password in it.
-        return f"{type(self).__name__}(name={self.name!r}, member={self.member!r})"
+        # Without the address, which may have a password in it. One that was refused is shown, too, by error collectors.
+        shown = ", ".join(f"{each}={vars(self).get(each)!r}" for each in ("name", "member"))
+        return f"{type(self).__name__}({shown})"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{type(self).__name__} is one process's membership and cannot be pickled: make one in each")
@@ -193,22 +194,19 @@ class BaseFleet(ABC):
 
     def ignored(self, policy: str, problem: str) -> None:
         """Something in the store could not be understood and counts as missing."""
-        logger.warning("What the store holds for %r is not understood and is ignored: %s", policy, problem)
         self._tell(RecordIgnored(policy, time.monotonic(), problem))
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: Event, fault: BaseException | None = None) -> None:
+        log_told(event, fault)
         with no_forks:
             self.bus.tell(event)
 
     def _on_lost(self, error: BaseException) -> None:
         reason = type(error).__name__  # not its text: that may tell an address
         fault = None if isinstance(error, self.store_errors()) else error  # of our own: where it happened matters
-        text = "The store of fleet %r is lost (%s): every process decides by itself"
-        logger.warning(text, self.name, reason, exc_info=fault)
-        self._tell(StoreDegraded(self.name, time.monotonic(), reason))
+        self._tell(StoreDegraded(self.name, time.monotonic(), reason), fault)
 
     def _on_found(self, seconds: float) -> None:
-        logger.info("The store of fleet %r is back after %.1f s", self.name, seconds)
         self._tell(StoreRecovered(self.name, time.monotonic(), seconds))
 
     def _on_exchange(self, seconds: float, error: BaseException | None) -> None:

@@ -5,17 +5,18 @@ The standard library frees its own locks in the child, but not that of a handler
 
 from __future__ import annotations
 
-import logging
-from typing import Any
-
+from resilience_core._event_log import log_event, say
+from resilience_core._events import Event
 from resilience_core.fleet._forks import no_forks
 
 
-class _Log(logging.LoggerAdapter[logging.Logger]):
-    def log(self, level: int, msg: object, *args: Any, exc_info: Any = None, **_: Any) -> None:
-        """Log what is to be logged."""
-        with no_forks:
-            self.logger.log(level, msg, *args, exc_info=exc_info, stacklevel=2)
+def log_told(event: Event, fault: BaseException | None = None) -> None:
+    """Log an event, and where a fault of our own that led to it happened."""
+    with no_forks:
+        log_event(event, error=fault)
 
 
-logger = _Log(logging.getLogger("resilience_core.store"))
+def log_failure(name: str, text: str, error: BaseException) -> None:
+    """Log what is no event."""
+    with no_forks:
+        say(name, text, error=error)

@@ -281,6 +281,7 @@ def test_policies_that_nobody_holds_are_forgotten(fleets: Fleets) -> None:
 def test_a_fleet_cannot_be_pickled_and_shows_no_address(fleets: Fleets) -> None:
     fleet = RedisFleet("redis://:password@localhost:1/0")
     assert "password" not in repr(fleet)
+    assert repr(RedisFleet.__new__(RedisFleet)) == "RedisFleet(name=None, member=None)"
     with pytest.raises(TypeError, match="one process's membership"):
         pickle.dumps(fleet)
 
@@ -394,6 +395,8 @@ def test_a_fault_of_our_own_does_not_end_the_agent(fleets: Fleets, caplog: pytes
     assert ok(breaker) == "ok"
     broken.mended = True
     assert breaker.fleet.wait_ready(PATIENCE)
-    told = [record.getMessage() for record in caplog.records if record.exc_info]
+    told = [
+        record.getMessage().partition(" (at ")[0] for record in caplog.records if "in Broken." in record.getMessage()
+    ]
     assert "The store of fleet 'fleet' is lost (ZeroDivisionError): every process decides by itself" in told
-    assert "A policy could not be told that the store is lost" in told
+    assert any(line.startswith("A policy could not be told that the store is lost (ZeroDiv") for line in told)

@@ -229,8 +229,8 @@ def test_a_fork_with_a_fleet_that_was_never_used(fleets: Fleets) -> None:
 
 def test_what_fails_on_the_way_out_is_told_to_nobody_but_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG", "resilience_core.store"):
-        _agent._quietly(lambda: 1 / 0, "The store failed once more", 10)
-    assert caplog.records[0].getMessage() == "The store failed once more"
+        _agent._quietly(lambda: 1 / 0, "The store failed once more", "resilience.store.failed_again")
+    assert caplog.records[0].getMessage().startswith("The store failed once more (ZeroDivisionError at ")
 
 
 def test_an_older_redis_py_has_no_notices_to_turn_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -438,9 +438,12 @@ class CircuitBreaker(Gate):
         with self._lock:
             if change is self._circuit.last_transition:  # or another one has come since: who made it tells it
                 self._facts = self._facts_of(change)
-        if change is None or change.previous is change.state:
+        if change is None:
             return
-        telemetry.count_transition(self.name, change.previous, change.state, change.reason)
+        if change.previous is not change.state:
+            telemetry.count_transition(self.name, change.previous, change.state, change.reason)
+        elif change.reason != "manual":  # who does it again, or for another reason or time, has done something
+            return
         if self.bus.hears(CircuitTransition):
             forced = change.forced or Forced()
             self.bus.emit(

@@ -28,11 +28,11 @@ LAYERS = {
         "_explain",
         "_machines",
     ),
-    2: ("_clock", "_fork", "_telemetry", "registry", "_weave"),
+    2: ("_clock", "_fork", "_telemetry", "registry", "_weave", "_views"),
     3: ("_policies",),
     4: ("_pipeline", "_describe", "_lint", "_lint_rules", "_standard"),
-    5: ("testing", "config", "fleet"),
-    6: ("redis",),
+    5: ("testing", "config", "fleet", "feed"),
+    6: ("redis", "health"),
 }
 FORBIDDEN_IN_MACHINES = {"time", "threading", "asyncio", "logging", "random", "contextvars", "socket"}
 

@@ -272,6 +272,11 @@ class Circuit:
         told = getattr(self.memory, "told", None)
         return _NOTHING_TOLD if told is None or self.state not in _JUDGING else told()
 
+    def shares(self, now: float) -> dict[str, float]:
+        """`failure_ratio`, `slow_ratio` and `window_calls`, as far as the trip rule has them. Needs no lock."""
+        shares = getattr(self.memory, "shares", None)
+        return {} if shares is None else shares(now)
+
     # --- by hand, and changes of state -----------------------------------------------------------------------------
 
     def force(

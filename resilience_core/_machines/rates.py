@@ -117,6 +117,7 @@ class Rate:
 
     __slots__ = ("minimum_calls", "pass_good", "rate", "window")
     quiet: bool = False
+    measures: ClassVar[str] = "failure_ratio"
 
     def __init__(self, window: Window, rate: float, minimum_calls: int) -> None:
         self.window: Window = window
@@ -140,6 +141,14 @@ class Rate:
             return False
         return window.bad >= self.rate * window.calls - 1e-9
 
+    def shares(self, now: float) -> dict[str, float]:
+        """The share that it looks at, by the reason for which it opens, and the number of calls in its window.
+
+        For observers: changes nothing, and needs no lock.
+        """
+        calls, bad = self.window.look(now)
+        return {self.measures: bad / calls if calls else 0.0, "window_calls": calls}
+
     def told(self) -> tuple[int, int, str]:
         """How far it has come: what was counted, of how many, and what they are."""
         return self.window.bad, self.window.calls, "calls in its window"
@@ -157,6 +166,7 @@ class SlowRate(Rate):
     """Slow calls among the calls of a window."""
 
     __slots__ = ("slower_than",)
+    measures = "slow_ratio"
 
     def __init__(self, window: Window, rate: float, minimum_calls: int, slower_than: float) -> None:
         super().__init__(window, rate, minimum_calls)

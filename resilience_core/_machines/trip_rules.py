@@ -174,6 +174,15 @@ class AnyCounter:
         reasons = [counter.record(failed, now, duration) for counter in self.counters]
         return next((reason for reason in reasons if reason is not None), None)
 
+    def shares(self, now: float) -> dict[str, float]:
+        """Those of all rules about rates; of two alike, and of two windows, the first one."""
+        found: dict[str, float] = {}
+        for counter in self.counters:
+            shares = getattr(counter, "shares", None)
+            if shares is not None:
+                found = shares(now) | found
+        return found
+
     def export(self, now: float) -> dict[str, Any]:
         """The content of those that can be saved."""
         saved = (getattr(counter, "export", None) for counter in self.counters)

@@ -42,6 +42,10 @@ class Window(Protocol):
         """Forget what has left the window at `now`."""
         ...
 
+    def look(self, now: float) -> tuple[int, int]:
+        """Calls and bad calls at `now`. Changes nothing and needs no lock; what is counted meanwhile may be missed."""
+        ...
+
     def export(self, now: float) -> dict[str, Any]:
         """The content as plain values, times as ages."""
         ...
@@ -145,6 +149,11 @@ class CountRing:
     def turn(self, now: float) -> None:
         """Time forgets nothing here."""
 
+    def look(self, now: float) -> tuple[int, int]:
+        """Calls and bad calls."""
+        calls = self.calls
+        return calls, min(self.bad, calls)
+
     def export(self, now: float) -> dict[str, Any]:
         """The calls, oldest first."""
         ordered = self._ring[self._at :] + self._ring[: self._at]
@@ -225,6 +234,20 @@ class TimeRing:
 
     def _bucket(self, now: float) -> int:
         return int((now + _A_NANOSECOND) // self._width)
+
+    def look(self, now: float) -> tuple[int, int]:
+        """Calls and bad calls, without those of the buckets that have left at `now` and wait for a call to clear them.
+
+        A ring that another thread is turning may be seen half turned: hence the bounds.
+        """
+        calls, bad, newest, buckets = self.calls, self.bad, self._index, len(self._calls)
+        if newest is not None:
+            gone = min(self._bucket(now) - newest, buckets)
+            for place in ((newest + passed) % buckets for passed in range(1, gone + 1)):
+                calls -= self._calls[place]
+                bad -= self._bad[place]
+        calls = max(0, calls)
+        return calls, max(0, min(bad, calls))
 
     def export(self, now: float) -> dict[str, Any]:
         """The buckets that hold calls: [how many buckets ago, calls, bad]."""

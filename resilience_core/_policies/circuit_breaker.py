@@ -216,9 +216,13 @@ class CircuitBreaker(Gate):
         return max(0.0, circuit.open_until - self.clock.now())
 
     def snapshot(self) -> dict[str, Any]:
-        """State, the change that led to it, who forced it, rejections so far, and the last failure."""
-        circuit = self._circuit
-        change, forced = circuit.last_transition, circuit.forced
+        """State, the change that led to it, who forced it, rejections so far, and the last failure.
+
+        `failure_ratio`, `slow_ratio` and `window_calls` are None where the trip rule has no such rate; an empty window
+        has the ratio 0.
+        """
+        circuit, now = self._circuit, self.clock.now()
+        change, forced, shares = circuit.last_transition, circuit.forced, circuit.shares(now)
         return {
             "state": circuit.state.value,
             "reason": None if change is None else change.reason,
@@ -226,7 +230,10 @@ class CircuitBreaker(Gate):
             "retry_after": self.retry_after(),
             "rejected": circuit.rejected,
             "would_reject": self.spared,
-            "ramp": circuit.ramp_share(self.clock.now()),
+            "failure_ratio": shares.get("failure_ratio"),
+            "slow_ratio": shares.get("slow_ratio"),
+            "window_calls": shares.get("window_calls"),
+            "ramp": circuit.ramp_share(now),
             "forced": None
             if forced is None
             else {"actor": forced.actor, "reason": forced.reason, "until": forced.until},

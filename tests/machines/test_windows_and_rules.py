@@ -55,7 +55,7 @@ def test_a_count_window_holds_the_last_calls(size: int, calls: list[tuple[bool, 
             window.add(bad, 0.0)
         model.append(bad)
         window.turn(0.0)
-        assert (window.calls, window.bad) == (len(model), sum(model))
+        assert (window.calls, window.bad) == window.look(0.0) == (len(model), sum(model))
     again = CountWindow(size).start()
     again.restore(window.export(0.0), 0.0)
     assert (again.calls, again.bad) == (window.calls, window.bad)
@@ -365,3 +365,40 @@ def test_a_rule_whose_memory_cannot_be_saved_begins_empty() -> None:
         again = Circuit(CircuitRules(rule))
         again.restore(circuit.export(0.0), 0.0)
         assert again.state is CircuitState.CLOSED
+
+
+@given(st.integers(1, 6), st.lists(st.tuples(st.booleans(), st.floats(0, 20)), max_size=30), st.floats(0, 30))
+def test_looking_at_a_time_window_sees_what_turning_it_would_leave_and_changes_nothing(
+    buckets: int, calls: list[tuple[bool, float]], later: float
+) -> None:
+    window = TimeWindow(6.0, buckets=buckets).start()
+    assert window.look(later) == (0, 0)
+    now = 0.0
+    for bad, passed in calls:
+        now += passed
+        window.add(bad, now)
+    before = (window.calls, window.bad)
+    seen = window.look(now + later)
+    assert (window.calls, window.bad) == before
+    window.turn(now + later)
+    assert seen == (window.calls, window.bad)
+
+
+def test_a_window_that_is_being_turned_shows_no_impossible_numbers() -> None:
+    window = TimeWindow(1.0, buckets=1).start()
+    window.add(True, 0.5)
+    window.calls = 0  # as in the middle of `turn`
+    assert window.look(0.5) == (0, 0)
+    assert window.look(1.5) == (0, 0)
+
+
+def test_a_circuit_tells_the_shares_of_its_rules() -> None:
+    rate, slow = FailureRate(0.9, TimeWindow(10)), SlowCallRate(0.9, CountWindow(10), slower_than=2.0)
+    circuit = Circuit(CircuitRules(rate | slow))
+    assert circuit.shares(0.0) == {"failure_ratio": 0.0, "slow_ratio": 0.0, "window_calls": 0}
+    for verdict, duration in ((S, 0.0), (T, 3.0), (T, 0.0), (S, 3.0), (S, 3.0)):
+        call(circuit, verdict, 1.0, duration=duration)
+    assert circuit.shares(1.0) == {"failure_ratio": 0.4, "slow_ratio": 0.6, "window_calls": 5}
+    assert circuit.shares(20.0)["failure_ratio"] == 0.0  # the calls have left, although nobody has called since
+    assert Circuit(CircuitRules(ConsecutiveFailures(3))).shares(1.0) == {}
+    assert Circuit(CircuitRules(ConsecutiveFailures(3) | slow)).shares(1.0) == {"slow_ratio": 0.0, "window_calls": 0}

@@ -449,8 +449,8 @@ class CircuitBreaker(Gate):
             return
         if change.previous is not change.state:
             telemetry.count_transition(self.name, change.previous, change.state, change.reason)
-        elif change.reason != "manual":  # who does it again, or for another reason or time, has done something
-            return
+        elif change.reason != "manual" or change.forced is None or change.forced.actor is None:
+            return  # but if somebody did it, who does it again, or until another time, has done something
         if self.bus.hears(CircuitTransition):
             forced = change.forced or Forced()
             self.bus.emit(

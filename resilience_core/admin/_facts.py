@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable
-from importlib import metadata
 from typing import Any
 
 from resilience_core.registry import Named
@@ -25,6 +23,8 @@ PACKAGES = (
 
 def environment() -> dict[str, Any]:
     """Versions of Python, of the system, and of the packages that are used where they are installed."""
+    import platform  # here, as all else below: only the doctor pays for it
+
     return {
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
@@ -34,6 +34,8 @@ def environment() -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -17,7 +17,14 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
 _PLAIN = re.compile(r"\d+(?:\.\d+)?")
 LONGEST = 400 * 86400.0
 """Seconds for which a state can be forced: what a fleet's record can hold."""
-_COLOURS = {"closed": "32", "open": "31", "forced_open": "31;1", "half_open": "33", "disabled": "35", "shadow": "36"} | {
+_COLOURS = {
+    "closed": "32",
+    "open": "31",
+    "forced_open": "31;1",
+    "half_open": "33",
+    "disabled": "35",
+    "shadow": "36",
+} | {
     "ok": "32",
     "warning": "33",
     "error": "31",

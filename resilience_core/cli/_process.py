@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -73,7 +74,8 @@ class Process:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(PATIENCE)
                 connection.connect(str(self.path))
-                connection.sendall(json.dumps(request).encode() + b"\n")
+                with contextlib.suppress(BrokenPipeError):  # it wants no request, and has perhaps said why
+                    connection.sendall(json.dumps(request).encode() + b"\n")
                 connection.settimeout(timeout)
                 with connection.makefile("rb") as lines:
                     for line in lines:

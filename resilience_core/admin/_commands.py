@@ -116,8 +116,7 @@ class Commands:
     def _history(self, request: _Request, _: Peer) -> dict[str, Any]:
         name, after, changes = request.text("name"), request.number("after"), request.flag("changes")
         request.done()
-        if name is not None and not self._registry.find(name):
-            raise self._unknown(name, {policy.name for policy in self._registry})
+        self._check(name)
         messages = self._feed.history(
             int(after or 0), names=None if name is None else (name,), events=CHANGES if changes else None
         )
@@ -126,11 +125,16 @@ class Commands:
     def _events(self, request: _Request, _: Peer) -> Stream:
         name, after = request.text("name"), request.number("after")
         request.done()
+        self._check(name)
         client = self._feed.client(None if after is None else int(after), names=None if name is None else (name,))
         if not self._streams:
             self._end = everywhere.subscribe(self._ring)  # behind the feed, which has the message by then
         self._streams += 1
         return _Following(self, client, self._feed.boot)
+
+    def _check(self, name: str | None) -> None:
+        if name is not None and not self._registry.find(name):
+            raise self._unknown(name, {policy.name for policy in self._registry})
 
     def _ring(self, _: Event) -> None:
         if not self._rung:  # once for all that happens until the thread looks

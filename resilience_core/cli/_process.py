@@ -53,7 +53,7 @@ class Process:
         return list(self.ask("history", name=name, after=after)["events"])
 
     def follow(self, name: str | None, after: int | None) -> Iterator[dict[str, Any]]:
-        """Its events; ends with it."""
+        """Its events; fails when it ends."""
         answers = self._answers("events", {"name": name, "after": after}, None)
         next(answers)  # that it follows
         yield from answers
@@ -82,8 +82,7 @@ class Process:
                         yield _accepted(json.loads(line))
         except (OSError, ValueError) as error:
             raise self._unreachable(error) from error
-        if timeout is not None:
-            raise self._unreachable(ConnectionResetError())
+        raise self._unreachable(ConnectionResetError())
 
     def _unreachable(self, error: Exception) -> Failure:
         reason = getattr(error, "strerror", None) or type(error).__name__

@@ -1,4 +1,4 @@
-"""A process with an admin socket and a fleet: `python _program.py <url> <prefix>`. It does what its input's lines say."""
+"""A process with an admin socket and a fleet, that does what it reads: `python _program.py <url> <prefix>`."""
 
 from __future__ import annotations
 

@@ -112,9 +112,8 @@ class AdminSocket:
         """In the child of a fork: the socket is the parent's, who goes on serving it."""
         server, commands = self._server, self._commands
         self._server = self._commands = self._path = None
-        if server is not None:
+        if server is not None and commands is not None:
             server.abandon()
-        if commands is not None:
             commands.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from resilience_core.cli import _show
@@ -47,11 +47,8 @@ def watch(options: Namespace, screen: Screen, target: Target, sleep: Callable[[f
 
 def events(options: Namespace, screen: Screen, target: Target) -> int:
     """What has happened, or what happens."""
-    if options.follow:
-        for message in target.follow(options.name, options.since):
-            _tell(screen, message)
-        return 0
-    for message in target.events(options.name, options.since):
+    messages: Callable[..., Iterable[dict[str, Any]]] = target.follow if options.follow else target.events
+    for message in messages(options.name, options.since):
         _tell(screen, message)
     return 0
 

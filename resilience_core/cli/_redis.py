@@ -140,8 +140,10 @@ class Fleet:
     def _changes(self) -> Iterator[dict[str, Any]]:
         """Circuits whenever their state changes, by hand or by themselves; without an end."""
         begin, end = f"{self.prefix}rc:{{{self.prefix}circuit_breaker:", "}:changes"
-        with self.reached(), self.client.pubsub(ignore_subscribe_messages=True) as news:
+        with self.reached(), self.client.pubsub() as news:
             news.psubscribe(f"{self.prefix}rc:*")  # as the right to it is granted, word for word
+            if news.get_message(timeout=PATIENCE) is None:  # confirmed first: what is read below misses nothing then
+                raise TimeoutError
             known = {each["name"]: each for each in self.circuits()}
             while True:
                 message = news.get_message(timeout=PATIENCE)
@@ -150,8 +152,8 @@ class Fleet:
                     continue  # nothing, or counts of a rate, or a bulkhead's
                 circuit = circuit_of(channel[len(begin) : -len(end)], message["data"], self.now())
                 before = known.get(circuit["name"])
-                known[circuit["name"]] = circuit
-                if before is None or any(before[each] != circuit[each] for each in ("state", "since", "reason")):
+                if before is None or _is_news(circuit, before):
+                    known[circuit["name"]] = circuit
                     yield message_of(circuit, None if before is None else before["state"])
 
     # --- as a target -------------------------------------------------------------------------------------------------
@@ -223,7 +225,7 @@ def circuit_of(encoded: str, text: bytes, now: int, told: str | None = None) -> 
     return {"name": name, "state": _state(record), "reason": record.reason, **_details(record)}
 
 
-_REST = ("since", "until", "actor", "note", "failures", "members", "votes", "openings", "lease", "by")
+_REST = ("since", "until", "actor", "note", "failures", "members", "votes", "openings", "lease", "written", "by")
 
 
 def _state(record: Record) -> str:
@@ -244,6 +246,7 @@ def _details(record: Record) -> dict[str, Any]:
         "votes": len(record.votes),
         "openings": record.openings,
         "lease": None if lease is None else lease.holder,
+        "written": record.written / SECOND,
         "by": record.by,
     }
 
@@ -265,6 +268,12 @@ def message_of(circuit: dict[str, Any], previous: str | None = None) -> dict[str
     record = record_of(event)
     level = logging.getLevelName(record.level)
     return {"time": since, "event.name": record.name, "level": level, "text": record.text, **record.attributes}
+
+
+def _is_news(circuit: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether it has another state, and is no older copy that comes late."""
+    late = circuit["written"] is not None and circuit["written"] <= (before["written"] or 0.0)
+    return not late and any(before[each] != circuit[each] for each in ("state", "since", "reason"))
 
 
 def _no_numbers(after: int | None) -> None:

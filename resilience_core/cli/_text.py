@@ -13,8 +13,8 @@ from typing import Any, TextIO
 from resilience_core._errors import ConfigurationError
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
-_PLAIN = re.compile(r"\d+(?:\.\d+)?")
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+", re.ASCII)
+_PLAIN = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 LONGEST = 400 * 86400.0
 """Seconds for which a state can be forced: what a fleet's record can hold."""
 _COLOURS = {

@@ -23,8 +23,9 @@ class Told(NamedTuple):
 
 
 @pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
     """A short directory for sockets: pytest's own are too long for them."""
+    tmp_path_factory.getbasetemp()  # before another place is named for such things
     directory = Path(tempfile.mkdtemp(prefix="rc"))
     monkeypatch.setattr(tempfile, "tempdir", str(directory))
     monkeypatch.setenv("TMPDIR", str(directory))

@@ -87,8 +87,14 @@ def processes(redis_server: RedisServer) -> Generator[World]:
 
 
 @pytest.fixture
-def quick(processes: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+def quick(
+    processes: World,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Told]:
     """The same without a new program: for what is asked again and again."""
+    tmp_path_factory.getbasetemp()  # before another place is named for such things
     monkeypatch.setattr(tempfile, "tempdir", processes.env["TMPDIR"])
     for name in ("XDG_RUNTIME_DIR", "REDIS_URL", "RESILIENCE_REDIS_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -186,11 +192,11 @@ def test_a_fleet_is_forced_and_all_processes_follow(processes: World, quick: Cal
     follower.send_signal(signal.SIGINT)
     follower.communicate(timeout=20)
     assert follower.returncode == 130
-    told = processes.run("history", *processes.fleet)
+    told = quick("history", *processes.fleet)
     assert "is forced open by 'ann'" in told.out.splitlines()[0]
     assert told.out.splitlines()[-1] == "(the last change of each circuit: a fleet's record keeps no other one)"
     assert quick("close", "graph", *processes.fleet).code == 0
-    told = processes.run("watch", "--times", "1", *processes.fleet)
+    told = quick("watch", "--times", "1", *processes.fleet)
     assert told.code == 0
     assert told.out.split("  ")[1].startswith("graph: closed (manual) by ")
 

@@ -174,6 +174,12 @@ def test_a_socket_that_is_another_s_by_now_is_left_alone(place: Path) -> None:
         admin.close()  # nothing
 
 
+def test_one_that_was_never_started_has_nothing_to_leave_in_a_child() -> None:
+    admin = AdminSocket()
+    admin.after_fork()
+    assert admin.path is None
+
+
 def test_at_the_end_of_the_process_it_is_removed(place: Path) -> None:
     admin = AdminSocket(place / "own" / "a.sock")
     admin.start()

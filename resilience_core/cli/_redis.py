@@ -42,9 +42,10 @@ class Fleet:
         except ImportError as error:
             raise Failure(2, f"a fleet needs redis-py: {error}", "pip install redis") from error
         import redis
+        from redis.exceptions import NoPermissionError, RedisError
 
-        self.errors: Any = (redis.RedisError, OSError)
-        self.refused: Any = redis.exceptions.NoPermissionError
+        self.errors = (RedisError, OSError)
+        self.refused = NoPermissionError
         try:
             self.member: RedisFleet = RedisFleet(
                 url, prefix=prefix, member="command-line", timeout=PATIENCE, name="command-line"

@@ -16,8 +16,10 @@ from benchmarks.rows import (
     million_calls_per_second,
     nanoseconds_per_policy,
     rows,
+    span_nanoseconds,
     tasks_against_a_semaphore,
     telemetry_nanoseconds,
+    telemetry_off_nanoseconds,
     timeout_on_trio,
     window_growth,
 )
@@ -49,7 +51,9 @@ SINGLE: tuple[tuple[str, Callable[[], float], float, bool], ...] = (
     ("window of 100,000 calls against one of 10", window_growth, 1.2, False),
     ("timeout on trio, against trio.fail_after", timeout_on_trio, 1.2, False),
     ("each further policy, ns", nanoseconds_per_policy, 100, False),
-    ("telemetry on, without the SDK's share, ns", telemetry_nanoseconds, 8_000, False),
+    ("telemetry off, ns a call", telemetry_off_nanoseconds, 100, False),
+    ("telemetry on, metrics with the SDK, ns", telemetry_nanoseconds, 8_000, False),
+    ("telemetry on, metrics and a span, ns", span_nanoseconds, 45_000, False),
     ("bytes per breaker", bytes_per_breaker, 600, False),
     ("import, milliseconds", import_milliseconds, 90, False),
 )

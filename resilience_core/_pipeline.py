@@ -194,7 +194,8 @@ class Pipeline(Policy):
         inner = site.inner(self._judge, self.idempotent)
         if self.classify_result is not None:
             call = judging_results(call, self.classify_result, inner)
-        for policy in reversed(self.policies):
+        for policy, repeated in self._from_within(site):
+            inner.repeated = repeated
             call = policy.bind(call, inner)
         self._pass_outwards(inner, site)
         return call
@@ -204,14 +205,24 @@ class Pipeline(Policy):
         inner = site.inner(self._judge, self.idempotent)
         if self.classify_result is not None:
             call = judging_results_async(call, self.classify_result, inner)
-        for policy in reversed(self.policies):
+        for policy, repeated in self._from_within(site):
+            inner.repeated = repeated
             call = policy.bind_async(call, inner)
         self._pass_outwards(inner, site)
         return call
 
+    def _from_within(self, site: Site) -> list[tuple[Policy, bool]]:
+        """The policies, the innermost first, and whether one further out may make several attempts."""
+        found, repeated = [], site.repeated
+        for policy in self.policies:
+            found.append((policy, repeated))
+            repeated = repeated or policy.repeats
+        return found[::-1]
+
     @staticmethod
     def _pass_outwards(inner: Site, site: Site) -> None:
         site.inner_timeout = inner.inner_timeout
+        site.circuit = inner.circuit
         site.returns_bad_results = inner.returns_bad_results
 
     def at_rest(self) -> bool:

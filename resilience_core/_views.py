@@ -64,7 +64,7 @@ def _date(state: dict[str, Any], clock: Clock) -> None:
     """Turn seconds of the policy's clock into seconds since the epoch."""
     offset = clock.wall() - clock.now()
     forced = state.get("forced")
-    for times, key in ((state, "since"), (forced or {}, "until")):
+    for times, key in ((state, "since"), (state, "down_since"), (forced or {}, "until")):
         if times.get(key) is not None:
             times[key] = round(times[key] + offset, 3)
 

@@ -22,6 +22,8 @@ NAMES = {
     "_answer_async": "_answer",
     "_weave_async": "_weave",
     "measured_async": "measured",
+    "measured_opening_async": "measured_opening",
+    "attempted_async": "attempted",
     "async_waiter": "ThreadWaiter",
     "pause_async": "pause",
     "spawn_async": "spawn",
@@ -34,6 +36,8 @@ MUST_HAVE_ONE = (
     "enter_or_spare_async",
     "judging_results_async",
     "measured_async",
+    "measured_opening_async",
+    "attempted_async",
     "stream_gate_async",
     "_paced_async",
     "_wait_async",
@@ -96,7 +100,7 @@ def pairs(path: Path) -> list[tuple[str, ast.AST, ast.AST]]:
 
 
 def all_pairs() -> list[tuple[str, ast.AST, ast.AST]]:
-    sources = [*(CORE / "_policies").glob("*.py"), *(CORE / "_weave").glob("*.py"), CORE / "_telemetry.py"]
+    sources = [*(CORE / "_policies").glob("*.py"), *(CORE / "_weave").glob("*.py"), *(CORE / "_telemetry").glob("*.py")]
     return [pair for path in sources if path.name not in (*EXEMPT, "edge.py") for pair in pairs(path)]
 
 

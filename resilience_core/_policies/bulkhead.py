@@ -11,6 +11,8 @@ from resilience_core import _validation as check
 from resilience_core._errors import BulkheadFullError, ConfigurationError, RejectionReason
 from resilience_core._events import Rejection
 from resilience_core._machines.slots import Slots, Ticket, Wakeable
+from resilience_core._schema import BULKHEAD_WAIT
+from resilience_core._telemetry import Wait, telemetry
 from resilience_core._validation import to_optional_seconds
 from resilience_core._verdicts import Judgement
 from resilience_core._weave.deadline import within_deadline
@@ -148,13 +150,16 @@ class Bulkhead(Gate):
             return False
         waiter = ThreadWaiter()
         ticket = self._queue(waiter, operation)
+        timed = self._timed()
         try:
             patience = self._patience(ticket)
             waiter.wait(patience, patience == self.max_wait)
         except BaseException:
             self._abandon(ticket)
+            if timed is not None:
+                timed.over("cancelled")
             raise
-        self._leave(ticket, operation, patience)
+        self._leave(ticket, operation, patience, timed)
         return True
 
     async def _wait_async(self, operation: str) -> bool:
@@ -163,14 +168,20 @@ class Bulkhead(Gate):
             return False
         waiter = async_waiter()
         ticket = self._queue(waiter, operation)
+        timed = self._timed()
         try:
             patience = self._patience(ticket)
             await waiter.wait(patience, patience == self.max_wait)
         except BaseException:
             self._abandon(ticket)
+            if timed is not None:
+                timed.over("cancelled")
             raise
-        self._leave(ticket, operation, patience)
+        self._leave(ticket, operation, patience, timed)
         return True
+
+    def _timed(self) -> Wait | None:
+        return Wait("bulkhead", BULKHEAD_WAIT, self.name, self.clock) if telemetry.recording else None
 
     def _spared(self, operation: str) -> bool:
         if not self.spares(RejectionReason.BULKHEAD_FULL, operation):
@@ -190,9 +201,11 @@ class Bulkhead(Gate):
             raise self._rejection(RejectionReason.BULKHEAD_FULL, operation)
         return ticket
 
-    def _leave(self, ticket: Ticket[Wakeable], operation: str, patience: float) -> None:
+    def _leave(self, ticket: Ticket[Wakeable], operation: str, patience: float, timed: Wait | None) -> None:
         with self._lock:
             granted = self._slots.leave(ticket)
+        if timed is not None:
+            timed.over("acquired" if granted else "rejected")
         if not granted:
             waited = RejectionReason.BULKHEAD_FULL if ticket.hopeful else RejectionReason.BULKHEAD_WAIT_TIMEOUT
             raise self._rejection(waited, operation, patience)

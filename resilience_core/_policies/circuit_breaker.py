@@ -22,7 +22,7 @@ from resilience_core._machines.circuit import (
 )
 from resilience_core._machines.trip_rules import ConsecutiveFailures, TripRule
 from resilience_core._story import note
-from resilience_core._telemetry import telemetry
+from resilience_core._telemetry import note_probe
 from resilience_core._validation import Seconds, to_optional_seconds, to_seconds
 from resilience_core._verdicts import (
     FAILURES,
@@ -218,6 +218,7 @@ class CircuitBreaker(Gate):
     def snapshot(self) -> dict[str, Any]:
         """State, the change that led to it, who forced it, rejections so far, and the last failure.
 
+        `down_since` is when it opened first: probes that fail do not change that, only its closing does.
         `failure_ratio`, `slow_ratio` and `window_calls` are None where the trip rule has no such rate; an empty window
         has the ratio 0.
         """
@@ -227,6 +228,7 @@ class CircuitBreaker(Gate):
             "state": circuit.state.value,
             "reason": None if change is None else change.reason,
             "since": None if change is None else change.at,
+            "down_since": circuit.down_since,
             "retry_after": self.retry_after(),
             "rejected": circuit.rejected,
             "would_reject": self.spared,
@@ -355,10 +357,13 @@ class CircuitBreaker(Gate):
             before = circuit.last_transition
             permit = circuit.admit(now, lease)
             change = circuit.last_transition
+            probing = circuit.state is CircuitState.HALF_OPEN
             if permit and shared is not None:
                 shared.admitted(circuit, now, lease)
         if change is not before:
             self._tell(change)
+        if permit and probing:
+            note_probe()
         return permit or self._reject(now, operation)
 
     def _learn(
@@ -447,9 +452,9 @@ class CircuitBreaker(Gate):
                 self._facts = self._facts_of(change)
         if change is None:
             return
-        if change.previous is not change.state:
-            telemetry.count_transition(self.name, change.previous, change.state, change.reason)
-        elif change.reason != "manual" or change.forced is None or change.forced.actor is None:
+        if change.previous is change.state and (
+            change.reason != "manual" or not (change.forced and change.forced.actor)
+        ):
             return  # but if somebody did it, who does it again, or until another time, has done something
         if self.bus.hears(CircuitTransition):
             forced = change.forced or Forced()
@@ -506,6 +511,7 @@ class CircuitBreaker(Gate):
         if site.streaming:
             return stream_gate(self, call, site)
         circuit, clock = self._circuit, self.clock
+        site.circuit = circuit
         knock, leave = self._door(site)
         timed = getattr(circuit.rules.trip, "timed", True)
         clocked = getattr(circuit.rules.trip, "clocked", True)
@@ -544,6 +550,7 @@ class CircuitBreaker(Gate):
         if site.streaming:
             return stream_gate_async(self, call, site)
         circuit, clock = self._circuit, self.clock
+        site.circuit = circuit
         knock, leave = self._door(site)
         timed = getattr(circuit.rules.trip, "timed", True)
         clocked = getattr(circuit.rules.trip, "clocked", True)

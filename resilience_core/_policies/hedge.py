@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from attrs import define, field, setters
 
@@ -18,6 +18,7 @@ from resilience_core._events import HedgeStarted, HedgeWon
 from resilience_core._machines.latency import Latencies
 from resilience_core._policies.retry_budget import RetryBudget
 from resilience_core._story import note
+from resilience_core._telemetry import attempted, attempted_async, note_hedge
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import Judge, Verdict
 from resilience_core._weave.background import Job, spawn_awaited, spawn_awaited_async, wind_up, wind_up_async
@@ -26,6 +27,7 @@ from resilience_core._weave.results import refuse_streams
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core._weave.waiting import ThreadWaiter, Waiter, async_waiter
 
+OnEnd: TypeAlias = Callable[[Job], None]
 _REMEMBERED = 512  # latencies: enough for a p99, and a shift of 4 KB at most
 
 
@@ -54,6 +56,7 @@ class Hedge(Policy):
     """
 
     kind: ClassVar[str] = "hedge"
+    repeats: ClassVar[bool] = True
 
     name: str = field(default="hedge", validator=check.name)
     delay: float = field(kw_only=True, converter=to_seconds, validator=check.positive_seconds)
@@ -109,10 +112,14 @@ class Hedge(Policy):
         """Weave the hedge around a blocking call: every attempt runs in a thread of its own."""
         self._admit(site)
         judge = site.judge
-        start, new_waiter, end_all = spawn_awaited, ThreadWaiter, wind_up
+        name, begin, new_waiter, end_all = self.name, spawn_awaited, ThreadWaiter, wind_up
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
-            race = _Race(self, judge, site, lambda on_end: start(lambda: call(args, kwargs), on_end))
+            def start(number: int, on_end: OnEnd) -> Job:
+                attempt = attempted(call, name, lambda: number, "hedge")
+                return begin(lambda: attempt(args, kwargs), on_end)
+
+            race = _Race(self, judge, site, start)
             try:
                 while not race.decided():
                     waiter = new_waiter()
@@ -129,10 +136,14 @@ class Hedge(Policy):
         """Weave the hedge around an async call."""
         self._admit(site)
         judge = site.judge
-        start, new_waiter, end_all = spawn_awaited_async, async_waiter, wind_up_async
+        name, begin, new_waiter, end_all = self.name, spawn_awaited_async, async_waiter, wind_up_async
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:
-            race = _Race(self, judge, site, lambda on_end: start(lambda: call(args, kwargs), on_end))
+            def start(number: int, on_end: OnEnd) -> Job:
+                attempt = attempted_async(call, name, lambda: number, "hedge")
+                return begin(lambda: attempt(args, kwargs), on_end)
+
+            race = _Race(self, judge, site, start)
             try:
                 while not race.decided():
                     waiter = new_waiter()
@@ -154,7 +165,7 @@ class _Race:
         hedge: Hedge,
         judge: Judge | None,
         site: Site,
-        start: Callable[[Callable[[Job], None]], Job],
+        start: Callable[[int, OnEnd], Job],
     ) -> None:
         self._hedge = hedge
         self._judge = judge
@@ -167,6 +178,7 @@ class _Race:
         self._waiter: Waiter | None = None
         self._failed: Job | None = None
         self._winner: Job | None = None
+        self._numbers: dict[Job, int] = {}
         self._number = 0
         self._latest = 0.0  # when the last attempt began
         self._paid = 0.0
@@ -192,9 +204,10 @@ class _Race:
             placed.wait()
             self._note_end(job)
 
-        job = self._start(on_end)
+        job = self._start(number, on_end)
         with self._lock:
             self._running[job] = (number, began)
+            self._numbers[job] = number
         placed.set()
 
     def _note_end(self, job: Job) -> None:
@@ -269,6 +282,7 @@ class _Race:
             paid = granted
         self._paid = paid
         hedge._started += 1
+        note_hedge()
         if hedge.bus.hears(HedgeStarted):
             hedge.bus.emit(HedgeStarted(hedge.name, hedge.clock.now(), self._operation, self._number + 1))
         self._run()
@@ -313,6 +327,9 @@ class _Race:
                 raise winner.error
             finally:
                 winner.error = self._failed = self._winner = None  # else error -> traceback -> this frame -> error
-        if self._number > 1 and self._hedge.bus.hears(HedgeWon):
-            self._hedge.bus.emit(HedgeWon(self._hedge.name, self._hedge.clock.now(), self._operation, self._number))
+        hedge = self._hedge
+        if self._number > 1 and hedge.bus.hears(HedgeWon):
+            hedge.bus.emit(
+                HedgeWon(hedge.name, hedge.clock.now(), self._operation, self._number, self._numbers[winner])
+            )
         return winner.value

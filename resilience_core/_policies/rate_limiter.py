@@ -13,7 +13,9 @@ from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError, RateLimitedError, RejectionReason
 from resilience_core._events import Rejection
 from resilience_core._machines.bucket import ASK, Bucket
+from resilience_core._schema import LIMITER_WAIT
 from resilience_core._story import note
+from resilience_core._telemetry import Wait, telemetry
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import Classifier, Judge, Judgement, Verdict
 from resilience_core._weave.deadline import within_deadline
@@ -114,9 +116,10 @@ class RateLimiter(Gate):
         return all(bucket.at_rest(now) for bucket in buckets)
 
     def snapshot(self) -> dict[str, Any]:
-        """Permits at hand (without `key`), keys remembered, rejections so far."""
+        """Permits a second, permits at hand (without `key`), keys remembered, rejections so far."""
         now = self.clock.now()
         return {
+            "rate": self.rate / self.per,
             "available": None if self.key is not None else self._bucket.available(now),
             "keys": len(self._keyed),
             "rejected": self._rejected,
@@ -182,11 +185,16 @@ class RateLimiter(Gate):
         reserved = self._reservation(bucket, wait, operation, mark)
         if reserved is None:
             return
+        timed = Wait("rate_limiter", LIMITER_WAIT, self.name, self.clock) if telemetry.recording else None
         try:
             pause(self.clock, wait)
         except BaseException:
             bucket.give_back(reserved)
+            if timed is not None:
+                timed.over("cancelled")
             raise
+        if timed is not None:
+            timed.over("acquired")
 
     async def _wait_async(self, bucket: Bucket, wait: float, operation: str) -> None:
         mark = None
@@ -204,11 +212,16 @@ class RateLimiter(Gate):
         reserved = self._reservation(bucket, wait, operation, mark)
         if reserved is None:
             return
+        timed = Wait("rate_limiter", LIMITER_WAIT, self.name, self.clock) if telemetry.recording else None
         try:
             await pause_async(self.clock, wait)
         except BaseException:
             bucket.give_back(reserved)
+            if timed is not None:
+                timed.over("cancelled")
             raise
+        if timed is not None:
+            timed.over("acquired")
 
     def _ask(self, bucket: Any, waiter: Any) -> Any:
         """Put a question to the fleet's store; the answer is for the waiter."""

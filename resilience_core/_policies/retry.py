@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import define, field, frozen, setters
 
 from resilience_core import _validation as check
-from resilience_core._clock import CHANCE, Chance, Clock
+from resilience_core._clock import CHANCE, Chance
 from resilience_core._errors import CallRejected, CircuitOpenError, ConfigurationError, TimeoutExceeded
 from resilience_core._events import RetryScheduled, RetrySuppressed
 from resilience_core._machines.backoff import JITTERS, Backoff, Exponential, JitterName, Schedule
 from resilience_core._story import Journal, Story, follow
-from resilience_core._telemetry import note_retry
+from resilience_core._telemetry import attempted, attempted_async, begun_attempt, note_retry, note_wait, telemetry
 from resilience_core._validation import to_optional_seconds, to_seconds
 from resilience_core._verdicts import (
     Classifier,
@@ -28,7 +28,7 @@ from resilience_core._verdicts import (
 )
 from resilience_core._weave.deadline import remaining
 from resilience_core._weave.edge import Policy
-from resilience_core._weave.nesting import FRAME, Frame, nesting
+from resilience_core._weave.nesting import FRAME, Frame, nesting, unmark
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kind, Kwargs, Site
 from resilience_core.registry import trying
@@ -88,6 +88,7 @@ class Retry(Policy):
     """
 
     kind: ClassVar[str] = "retry"
+    repeats: ClassVar[bool] = True
 
     name: str = field(default="retry", validator=check.name)
     on: On | None = field(default=None, kw_only=True, validator=check.optional(check.on))
@@ -131,12 +132,12 @@ class Retry(Policy):
         self.schedule = Schedule(backoff, self.max_delay, self.jitter, self.jitter_share)
         self._judge = judge_from(on=self.on, classify=self.classify)
         if self.only_outermost and not trying():
-            nesting.watched = True
+            nesting.want()
 
     def _adopt(self, other: Retry, changed: frozenset[str]) -> None:
         self.schedule, self._judge = other.schedule, other._judge
         if self.only_outermost:
-            nesting.watched = True
+            nesting.want()
 
     def snapshot(self) -> dict[str, Any]:
         """Further attempts that were started, and calls that failed in the end, so far."""
@@ -184,7 +185,8 @@ class Retry(Policy):
             call = judging_results(call, self.classify_result, site)
         rules = self._rules(site)
         begin, end = rules.begin, rules.end
-        clock, timed, sleep = self.clock, self.max_elapsed is not None, _sleeper(self.clock)
+        clock, timed, sleep = self.clock, self.max_elapsed is not None, _sleeper(self)
+        attempt = attempted(call, self.name)
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
             if nesting.watched:
@@ -205,7 +207,7 @@ class Retry(Policy):
                 while True:
                     sleep(delay)
                     try:
-                        result = call(args, kwargs)
+                        result = attempt(args, kwargs)
                     except Exception as error:
                         next_delay = tries.after(error)
                         if next_delay is None:
@@ -215,7 +217,7 @@ class Retry(Policy):
                         tries.end()
                         return result
             finally:
-                FRAME.reset(token)
+                unmark(token)
 
         def marked(args: Args, kwargs: Kwargs) -> Any:
             frame = begin()
@@ -224,7 +226,7 @@ class Retry(Policy):
             success, result, tries, delay = False, None, None, None
             try:
                 try:
-                    result = call(args, kwargs)
+                    result = attempt(args, kwargs)
                 except Exception as error:
                     tries = _Tries(rules, started)
                     delay = tries.after(error)
@@ -234,7 +236,7 @@ class Retry(Policy):
                     result = again(tries, delay, args, kwargs)
                 success = True
             finally:
-                FRAME.reset(token)
+                unmark(token)
                 end(frame, success)
             return result
 
@@ -246,7 +248,8 @@ class Retry(Policy):
             call = judging_results_async(call, self.classify_result, site)
         rules = self._rules(site)
         begin, end = rules.begin, rules.end
-        clock, timed, sleep = self.clock, self.max_elapsed is not None, _async_sleeper(self.clock)
+        clock, timed, sleep = self.clock, self.max_elapsed is not None, _async_sleeper(self)
+        attempt = attempted_async(call, self.name)
 
         async def guarded(args: Args, kwargs: Kwargs) -> Any:
             if nesting.watched:
@@ -267,7 +270,7 @@ class Retry(Policy):
                 while True:
                     await sleep(delay)
                     try:
-                        result = await call(args, kwargs)
+                        result = await attempt(args, kwargs)
                     except Exception as error:
                         next_delay = tries.after(error)
                         if next_delay is None:
@@ -277,7 +280,7 @@ class Retry(Policy):
                         tries.end()
                         return result
             finally:
-                FRAME.reset(token)
+                unmark(token)
 
         async def marked(args: Args, kwargs: Kwargs) -> Any:
             frame = begin()
@@ -286,7 +289,7 @@ class Retry(Policy):
             success, result, tries, delay = False, None, None, None
             try:
                 try:
-                    result = await call(args, kwargs)
+                    result = await attempt(args, kwargs)
                 except Exception as error:
                     tries = _Tries(rules, started)
                     delay = tries.after(error)
@@ -296,7 +299,7 @@ class Retry(Policy):
                     result = await again(tries, delay, args, kwargs)
                 success = True
             finally:
-                FRAME.reset(token)
+                unmark(token)
                 end(frame, success)
             return result
 
@@ -318,17 +321,25 @@ class Retry(Policy):
         )
 
 
-def _sleeper(clock: Clock) -> Callable[[float], None]:
+def _sleeper(retry: Retry) -> Callable[[float], None]:
+    clock, name = retry.clock, retry.name
+
     def sleep(seconds: float) -> None:
         if seconds > 0:
             clock.sleep(seconds)
+            if telemetry.recording:
+                note_wait("backoff", name, seconds)
 
     return sleep
 
 
-def _async_sleeper(clock: Clock) -> Callable[[float], Awaitable[None]]:
+def _async_sleeper(retry: Retry) -> Callable[[float], Awaitable[None]]:
+    clock, name = retry.clock, retry.name
+
     async def sleep(seconds: float) -> None:
         await clock.async_sleep(seconds)  # also for 0 seconds: a retry loop must not starve its event loop
+        if telemetry.recording:
+            note_wait("backoff", name, seconds)
 
     return sleep
 
@@ -509,18 +520,22 @@ def _replace_note(error: Exception, note: str) -> None:
 class Attempt:
     """One attempt of `for attempt in retry:`; failures inside its `with` block are what the retry decides about."""
 
-    __slots__ = ("_attempts", "number")
+    __slots__ = ("_attempts", "_recorded", "number")
 
     def __init__(self, attempts: _Attempts, number: int) -> None:
         self._attempts = attempts
+        self._recorded: Any = None
         self.number: int = number
 
     def __enter__(self) -> Attempt:
+        self._recorded = begun_attempt(self._attempts.policy, self.number)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        if self._recorded is not None:
+            self._recorded.end(error)
         return self._attempts.attempted(error)
 
 
@@ -537,6 +552,11 @@ class _Attempts(Iterator[Attempt], AsyncIterator[Attempt]):
         self._frame = self._rules.begin()
         self._tries = _Tries(self._rules, started, self._frame)
         self._delay: float | None = 0.0  # before the next attempt; None when there is none
+
+    @property
+    def policy(self) -> str:
+        """Name of the retry."""
+        return self._retry.name
 
     def attempted(self, error: BaseException | None) -> bool:
         """Whether the attempt's error is swallowed because another attempt follows."""

@@ -21,7 +21,7 @@ from resilience_core._events import StaleServed
 from resilience_core._machines.freshness import Freshness, freshness
 from resilience_core._policies._stores import CacheStore, FileStore, MemoryStore, logger
 from resilience_core._story import end_story, story_of
-from resilience_core._telemetry import note_degraded
+from resilience_core._telemetry import note_degraded, note_lookup, telemetry
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import BadResult, On
 from resilience_core._weave.background import spawn, spawn_async
@@ -209,6 +209,8 @@ class StaleCache(Policy):
                 found = None
                 del self._negative[key]
         if found is not None:
+            if telemetry.recording:
+                note_lookup(self.name, "negative")
             raise found[0].with_traceback(None)
 
     def _land(self, key: Hashable, flight: Flight, value: Any, error: BaseException | None) -> None:
@@ -226,16 +228,22 @@ class StaleCache(Policy):
     def _outcome(self, key: Hashable, flight: Flight, site: Site) -> Any:
         """What a finished fetch means for one of those who asked: its value, a stale one, or its error."""
         error = flight.error
-        if error is None:
-            return flight.value
-        stale = self._found(key, Freshness.STALE) if self.on is None or _names(self.on, error) else None
-        if stale is None:
+        stale = None
+        if error is not None and (self.on is None or _names(self.on, error)):
+            stale = self._found(key, Freshness.STALE)
+        if stale is not None:
+            return self._serve(stale, site, error)
+        if telemetry.recording:
+            note_lookup(self.name, "miss")
+        if error is not None:
             raise error
-        return self._serve(stale, site, error)
+        return flight.value
 
     def _serve(self, stale: tuple[Any, float], site: Site, error: Exception | None) -> Any:
         self._stale_served += 1
         note_degraded()
+        if telemetry.recording:
+            note_lookup(self.name, "stale", stale[1])
         operation = site.operation
         if self.bus.hears(StaleServed):
             self.bus.emit(StaleServed(self.name, self.clock.now(), operation, stale[1], error))
@@ -292,6 +300,8 @@ class StaleCache(Policy):
             while True:
                 fresh = self._found(key, Freshness.FRESH)
                 if fresh is not None:
+                    if telemetry.recording:
+                        note_lookup(self.name, "hit", fresh[1])
                     return fresh[0]
                 self._raise_known(key)
                 stale = self._found(key, Freshness.STALE) if self.while_revalidating else None
@@ -345,6 +355,8 @@ class StaleCache(Policy):
             while True:
                 fresh = self._found(key, Freshness.FRESH)
                 if fresh is not None:
+                    if telemetry.recording:
+                        note_lookup(self.name, "hit", fresh[1])
                     return fresh[0]
                 self._raise_known(key)
                 stale = self._found(key, Freshness.STALE) if self.while_revalidating else None

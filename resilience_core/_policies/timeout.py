@@ -59,10 +59,11 @@ class Timeout(Policy):
         where = ", in a thread" if self.thread else ""
         return f"timeout: gives the call up after {self.seconds:g} s{where}"
 
-    def _expired(self, site: Site, seconds: float) -> TimeoutExceeded:
+    def _expired(self, site: Site, seconds: float, repeated: bool) -> TimeoutExceeded:
         self._expirations += 1
         if self.bus.hears(TimeoutExpired):
-            self.bus.emit(TimeoutExpired(self.name, self.clock.now(), site.operation, seconds))
+            scope = "attempt" if repeated else "total"
+            self.bus.emit(TimeoutExpired(self.name, self.clock.now(), site.operation, seconds, scope))
         return TimeoutExceeded(site.pipeline if self.name == self.kind else self.name, seconds)
 
     def bind(self, call: Call, site: Site) -> Call:
@@ -106,7 +107,7 @@ class Timeout(Policy):
 
     def _limited(self, start: Callable[[Any, Any], Awaitable[Any]], site: Site) -> Callable[[Any, Any], Awaitable[Any]]:
         """`start`, awaited for at most `seconds` in whichever event loop runs."""
-        clock, seconds, expired = self.clock, self.seconds, self._expired
+        clock, seconds, expired, repeated = self.clock, self.seconds, self._expired, site.repeated
 
         async def in_asyncio(loop: AbstractEventLoop, first: Any, second: Any) -> Any:
             expiry = expiry_in(loop)
@@ -116,7 +117,7 @@ class Timeout(Policy):
                 result = await start(first, second)
             except CancelledError as error:
                 if expiry.leave(entry, True):
-                    raise expired(site, seconds) from error
+                    raise expired(site, seconds, repeated) from error
                 raise
             except BaseException:
                 expiry.leave(entry, False)
@@ -136,7 +137,7 @@ class Timeout(Policy):
             finally:
                 DEADLINE.reset(token)
             assert scope.cancelled_caught
-            raise expired(site, seconds)
+            raise expired(site, seconds, repeated)
 
         def limited(first: Any, second: Any) -> Awaitable[Any]:
             loop = _get_running_loop()
@@ -151,14 +152,14 @@ class Timeout(Policy):
         return limited
 
     def _in_thread(self, call: Call, site: Site) -> Call:
-        seconds = self.seconds
+        seconds, repeated = self.seconds, site.repeated
 
         def guarded(args: Args, kwargs: Kwargs) -> Any:
             if len(self._abandoned) >= self.max_abandoned:
                 inputs = {"kind": self.kind, "abandoned": len(self._abandoned)}
                 raise BulkheadFullError(self.name, RejectionReason.BULKHEAD_FULL, inputs=inputs)
             worker = _Worker(call, args, kwargs, self._abandoned)
-            return worker.result(seconds, lambda: self._expired(site, seconds))
+            return worker.result(seconds, lambda: self._expired(site, seconds, repeated))
 
         return guarded
 

@@ -36,6 +36,8 @@ class Policy(ABC):
     """What it is, in snake case: "circuit_breaker"."""
     stateful: ClassVar[bool] = False
     """Whether one call leaves something behind that the next ones are judged by."""
+    repeats: ClassVar[bool] = False
+    """Whether it may make several attempts for one call."""
     fixed: ClassVar[frozenset[str]] = frozenset({"name", "clock"})
     """Options that cannot be changed while the policy is in use: its state or its identity depends on them."""
 

@@ -9,7 +9,7 @@ from enum import Enum
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from attrs import define, evolve
+from attrs import define, evolve, field
 
 from resilience_core._verdicts import Judge
 
@@ -63,6 +63,12 @@ class Site:
     """Seconds of the nearest time-out further in, noted by it while weaving."""
     returns_bad_results: bool = False
     """Whether some policy judges results, so that the edge must unwrap the last bad one."""
+    repeated: bool = False
+    """Whether a policy around may make several attempts."""
+    circuit: Any = None
+    """The machine of the outermost circuit breaker, noted by it while weaving."""
+    series: dict[Any, dict[str, Any]] = field(factory=dict, repr=False)
+    """The attributes of metrics, made when calls first end so; nested sites have the same."""
 
     @property
     def streaming(self) -> bool:

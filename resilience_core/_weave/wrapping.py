@@ -13,7 +13,14 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from resilience_core._telemetry import measured, measured_async, telemetry
+from resilience_core._telemetry import (
+    measured,
+    measured_async,
+    measured_opening,
+    measured_opening_async,
+    note_bad_result,
+    telemetry,
+)
 from resilience_core._verdicts import BadResult
 from resilience_core._weave.reload import Substitutes, lock, weavers
 from resilience_core._weave.site import (
@@ -189,11 +196,11 @@ def _wrap_async(guarded: Guarded) -> Callable[..., Any]:
 
 
 def _wrap_stream(guarded: Guarded) -> Callable[..., Any]:
-    return _wrap_opening(guarded, opening(guarded.inner), _woven, stream_edge)
+    return _wrap_opening(guarded, opening(guarded.inner), _woven_opening, stream_edge)
 
 
 def _wrap_async_stream(guarded: Guarded) -> Callable[..., Any]:
-    return _wrap_opening(guarded, opening_async(guarded.inner), _woven_async, async_stream_edge)
+    return _wrap_opening(guarded, opening_async(guarded.inner), _woven_opening_async, async_stream_edge)
 
 
 def _wrap_opening(
@@ -221,6 +228,14 @@ def _wrap_opening(
     return edge(cast("C", open_stream), guarded.teller())
 
 
+def _woven_opening(policy: Policy, innermost: Call, site: Site) -> Call:
+    return measured_opening(policy.bind(innermost, site), site)
+
+
+def _woven_opening_async(policy: Policy, innermost: AsyncCall, site: Site) -> AsyncCall:
+    return measured_opening_async(policy.bind_async(innermost, site), site)
+
+
 def _woven(policy: Policy, innermost: Call, site: Site) -> Call:
     call = policy.bind(innermost, site)
     if not site.returns_bad_results:
@@ -230,6 +245,7 @@ def _woven(policy: Policy, innermost: Call, site: Site) -> Call:
         try:
             return call(args, kwargs)
         except BadResult as bad:
+            note_bad_result()
             return bad.result
 
     return returning_bad_results
@@ -244,6 +260,7 @@ def _woven_async(policy: Policy, innermost: AsyncCall, site: Site) -> AsyncCall:
         try:
             return await call(args, kwargs)
         except BadResult as bad:
+            note_bad_result()
             return bad.result
 
     return returning_bad_results

@@ -16,6 +16,7 @@ from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
 from resilience_core._events import Bus, Listener
 from resilience_core._fleet_events import RecordIgnored, StoreDegraded, StoreRecovered
+from resilience_core._telemetry import stores
 from resilience_core._validation import Seconds
 from resilience_core.fleet._agent import Agent
 from resilience_core.fleet._circuit import SharedCircuit, draw
@@ -69,6 +70,7 @@ class BaseFleet(ABC):
         self.bus: Bus = Bus()
         self.agent: Agent = Agent(self.open_link, self._on_lost, self._on_found, self._on_start, self.timeout)
         _fleets.add(self)
+        stores.add(self)
 
     def _member_id(self) -> str:
         name = self._given_member or socket.gethostname()[:64]

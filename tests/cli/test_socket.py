@@ -18,6 +18,7 @@ import pytest
 from resilience_core import CircuitBreaker, CircuitTransition, ConfigurationError, subscribe
 from resilience_core.admin import AdminSocket, _peer, _places, _server, _socket
 from resilience_core.registry import Registry
+from resilience_core.testing import record_telemetry
 from tests.fleet.members import wait_until
 
 
@@ -293,6 +294,18 @@ def test_a_control_forces_all_circuits_of_the_name_and_is_an_event(
     assert other.state.value == "closed"
     events = [each for each in heard if isinstance(each, CircuitTransition)]
     assert [(each.state, each.actor, each.note) for each in events] == [(state, _peer.Peer().actor, "a test")] * 2
+
+
+def test_a_control_that_changes_no_state_is_an_event_but_no_transition(policies: Registry) -> None:
+    breaker = added(policies, "graph")
+    heard: list[Any] = []
+    breaker.subscribe(heard.append)
+    with record_telemetry() as recorded:
+        breaker.force_open(actor="ann", reason="a pause")
+        breaker.force_open(actor="bob", reason="a longer one", for_=60)
+        breaker.force_open(reason="nobody's")
+        assert recorded.value("resilience.circuit_breaker.transitions") == 1
+    assert [(each.actor, each.note) for each in heard] == [("ann", "a pause"), ("bob", "a longer one")]
 
 
 def test_a_socket_without_control_only_tells(place: Path, policies: Registry) -> None:

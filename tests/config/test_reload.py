@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 from attrs import define
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from resilience_core import (
     Bulkhead,
@@ -39,9 +37,10 @@ from resilience_core import (
     registry,
     subscribe,
 )
-from resilience_core._telemetry import Telemetry
+from resilience_core._telemetry import telemetry
 from resilience_core._weave import births, reload
 from resilience_core.config import _watch
+from resilience_core.testing import record_telemetry
 
 
 def boom() -> None:
@@ -588,15 +587,10 @@ def test_an_interval_that_cannot_be_is_refused(interval: Any) -> None:
 
 
 def test_reloads_are_counted() -> None:
-    reader = InMemoryMetricReader()
-    provider = MeterProvider([reader])
-    telemetry = Telemetry()
-    telemetry.count_reload("success")
-    telemetry._reloads = provider.get_meter("m").create_counter("resilience.config.reloads")
-    telemetry.count_reload("success")
-    telemetry.count_reload("error")
-    metrics = reader.get_metrics_data()
-    assert metrics is not None
-    points = metrics.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
-    assert {point.attributes["resilience.outcome"]: point.value for point in points} == {"success": 1, "error": 1}  # type: ignore[union-attr,index]
-    provider.shutdown()
+    with record_telemetry() as recorded:
+        telemetry.count_reload("success")
+        telemetry.count_reload("error")
+        assert {
+            outcome: recorded.value("resilience.config.reloads", {"resilience.outcome": outcome})
+            for outcome in ("success", "error")
+        } == {"success": 1, "error": 1}

@@ -251,7 +251,7 @@ def test_a_reader_whose_event_loop_is_gone_is_forgotten(feed: Feed) -> None:
     loop.close()
     poke("nobody reads")
     poke("nobody reads")
-    assert (client.closed, feed.clients, client._queue) == (True, 0, client._queue)
+    assert (client.closed, feed.clients) == (True, 0)
     reader.get_coro().close()
 
 
@@ -350,6 +350,7 @@ def test_a_snapshot_tells_people_how_a_breaker_is() -> None:
             "state": "open",
             "reason": "failure_ratio",
             "since": 1_700_000_000.0,
+            "down_since": 1_700_000_000.0,
             "next_probe_in": 50.0,
             "rejected": 1,
             "would_reject": 0,

@@ -327,7 +327,7 @@ def test_an_attempt_that_ends_between_two_looks_is_not_missed() -> None:
     assert hedge.describe()["text"] == "hedge: up to 1 further attempts, each after 5 s"
     ends: list[Any] = []
 
-    def start(on_end: Any) -> Job:
+    def start(number: int, on_end: Any) -> Job:
         ends.append(on_end)
         return Job(on_end)
 

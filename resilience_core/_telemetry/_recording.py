@@ -1,0 +1,358 @@
+"""Around each call and each attempt: how long it took, how it ended, what it met on its way.
+
+One `CallRecord` travels with a call in a context variable, and only unhappy paths write to it. A duration is recorded
+before the span ends and while it is current, because that is how a metric gets its exemplar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from resilience_core import _schema as s
+from resilience_core._errors import CallRejected, TimeoutExceeded
+from resilience_core._telemetry._switch import telemetry
+from resilience_core._weave.nesting import FRAME
+from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
+
+if TYPE_CHECKING:
+    from resilience_core._clock import Clock
+    from resilience_core._telemetry._spans import Open
+
+
+def outcome_of(error: BaseException | None) -> str:
+    """The value of `resilience.outcome`."""
+    if error is None:
+        return "success"
+    if isinstance(error, CallRejected):
+        return "rejected"
+    if isinstance(error, TimeoutExceeded):
+        return "timeout"
+    return "error" if isinstance(error, Exception) else "cancelled"
+
+
+class CallRecord:
+    """One call from its begin to its end, and what it met on its way."""
+
+    __slots__ = ("_open", "_site", "_spans", "_started", "_token", "bad", "degraded", "hedges", "retries", "waited")
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._spans = telemetry.spans  # kept: others may be set while the call runs
+        self._open: Open | None = None
+        self.bad = False
+        self.degraded = False
+        self.hedges = 0
+        self.retries = 0
+        self.waited = 0.0
+        if self._spans is not None:
+            try:
+                self._open = self._spans.begin(site)
+            except Exception as error:
+                telemetry.failed("spans", error)
+        self._token: Token[CallRecord | None] = CURRENT.set(self)
+        self._started = perf_counter()
+
+    @property
+    def pipeline(self) -> str:
+        """Name of the outermost policy."""
+        return self._site.pipeline
+
+    def leave(self, error: BaseException | None) -> None:
+        """The call is current no more; that of a stream goes on."""
+        try:
+            CURRENT.reset(self._token)
+        except ValueError:  # whoever closes an abandoned coroutine does so in another context
+            pass
+        if self._open is not None and self._spans is not None:
+            self._spans.leave(self._open, error)
+
+    def end(self, error: BaseException | None, *, left: bool = False) -> None:
+        """The call is over: record it. `left` when it was left before."""
+        seconds = perf_counter() - self._started
+        outcome = "error" if self.bad and error is None else outcome_of(error)
+        instruments, site = telemetry.instruments, self._site
+        try:
+            series = instruments.series(site, outcome, error, self.retries > 0, self.degraded)
+            instruments.call_duration(seconds, series)
+            if self.retries:
+                some = {key: series[key] for key in (s.POLICY, s.OPERATION, s.OUTCOME)}
+                instruments.record(s.CALL_RETRIES, self.retries, some)
+            if self.hedges:
+                instruments.record(s.CALL_HEDGES, self.hedges, {s.POLICY: series[s.POLICY]})
+        except Exception as failure:
+            telemetry.failed("metrics", failure)
+        if not left:
+            self.leave(error)
+        if self._open is not None and self._spans is not None:
+            try:
+                self._spans.end(self._open, outcome, error, self._told())
+            except Exception as failure:
+                telemetry.failed("spans", failure)
+
+    def _told(self) -> dict[str, Any]:
+        told: dict[str, Any] = {
+            s.ATTEMPTS: 1 + self.retries + self.hedges,
+            s.RETRIES: self.retries,
+            s.HEDGES: self.hedges,
+            s.DEGRADED: self.degraded,
+        }
+        if self.waited:
+            told[s.WAITED] = self.waited
+        return told
+
+
+CURRENT: ContextVar[CallRecord | None] = ContextVar("resilience_call", default=None)
+_KINDS = frozenset({"retry", "adaptive_retry", "timeout", "fallback", "hedge", "stale_cache", "deadline", "chaos"})
+"""Names of policies that were given none."""
+
+
+def called(policy: str) -> str:
+    """What a policy is called in telemetry: its name, or that of the pipeline it is in if it was given none."""
+    if policy in _KINDS:
+        record = CURRENT.get()
+        if record is not None:
+            return record.pipeline
+    return policy
+
+
+# --- what policies note -----------------------------------------------------------------------------------------------
+
+
+def note_retry() -> None:
+    """The call that is running makes one more attempt."""
+    record = CURRENT.get()
+    if record is not None:
+        record.retries += 1
+    elif not telemetry.recording:
+        telemetry.look()  # a call that fails is the moment to notice a provider that has come late
+
+
+def note_hedge() -> None:
+    """The call that is running makes one more attempt at the same time."""
+    record = CURRENT.get()
+    if record is not None:
+        record.hedges += 1
+
+
+def note_degraded() -> None:
+    """The call that is running will be answered by a fallback or a stale value."""
+    record = CURRENT.get()
+    if record is not None:
+        record.degraded = True
+
+
+def note_bad_result() -> None:
+    """The call that is running will be answered by a value that was judged bad."""
+    record = CURRENT.get()
+    if record is not None:
+        record.bad = True
+
+
+def note_probe() -> None:
+    """The attempt that is running is the probe of a circuit."""
+    if telemetry.attempts and telemetry.spans is not None:
+        telemetry.spans.probe()
+
+
+def note_wait(source: str, policy: str, seconds: float, outcome: str = "acquired") -> None:
+    """The call that is running has waited: for `bulkhead`, `rate_limiter` or `backoff`."""
+    record = CURRENT.get()
+    if record is not None:
+        record.waited += seconds
+    if telemetry.spans is not None:
+        try:
+            telemetry.spans.waited(source, called(policy), seconds, outcome)
+        except Exception as error:
+            telemetry.failed("spans", error)
+
+
+def note_lookup(cache: str, result: str, age: float | None = None) -> None:
+    """A cache was asked: `hit`, `miss`, `stale` or `negative`, with the age of what it answered."""
+    attributes = {s.POLICY: cache, s.CACHE_RESULT: result}
+    try:
+        telemetry.instruments.add(s.CACHE_LOOKUPS, 1, attributes)
+        if age is not None:
+            telemetry.instruments.record(s.CACHE_AGE, age, attributes)
+    except Exception as error:
+        telemetry.failed("metrics", error)
+
+
+class Wait:
+    """A wait for a slot or a permit, timed by the policy's clock."""
+
+    __slots__ = ("_clock", "_metric", "_policy", "_source", "_started")
+
+    def __init__(self, source: str, metric: s.Metric, policy: str, clock: Clock) -> None:
+        self._source, self._metric, self._policy, self._clock = source, metric, policy, clock
+        self._started = clock.now()
+
+    def over(self, outcome: str) -> None:
+        """It has ended: `acquired`, `rejected` or `cancelled`."""
+        seconds = max(0.0, self._clock.now() - self._started)
+        note_wait(self._source, self._policy, seconds, outcome)
+        try:
+            telemetry.instruments.record(self._metric, seconds, {s.POLICY: self._policy, s.OUTCOME: outcome})
+        except Exception as error:
+            telemetry.failed("metrics", error)
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+
+def measured(call: Call, site: Site) -> Call:
+    """`call` with its duration recorded."""
+
+    def guarded(args: Args, kwargs: Kwargs) -> Any:
+        if not telemetry.recording and not telemetry.look():
+            return call(args, kwargs)
+        record = CallRecord(site)
+        try:
+            result = call(args, kwargs)
+        except BaseException as error:
+            record.end(error)
+            raise
+        record.end(None)
+        return result
+
+    return guarded
+
+
+def measured_async(call: AsyncCall, site: Site) -> AsyncCall:
+    """The twin of `measured` for async code."""
+
+    async def guarded(args: Args, kwargs: Kwargs) -> Any:
+        if not telemetry.recording and not telemetry.look():
+            return await call(args, kwargs)
+        record = CallRecord(site)
+        try:
+            result = await call(args, kwargs)
+        except BaseException as error:
+            record.end(error)
+            raise
+        record.end(None)
+        return result
+
+    return guarded
+
+
+def measured_opening(call: Call, site: Site) -> Call:
+    """A call that opens a stream, with the duration recorded until the stream has ended."""
+
+    def guarded(args: Args, kwargs: Kwargs) -> Any:
+        if not telemetry.on or (not telemetry.recording and not telemetry.look()):
+            return call(args, kwargs)
+        record = CallRecord(site)
+        try:
+            stream = call(args, kwargs)
+        except BaseException as error:
+            record.end(error)
+            raise
+        record.leave(None)
+        stream.on_end(lambda error: record.end(error, left=True))
+        return stream
+
+    return guarded
+
+
+def measured_opening_async(call: AsyncCall, site: Site) -> AsyncCall:
+    """The twin of `measured_opening` for async code."""
+
+    async def guarded(args: Args, kwargs: Kwargs) -> Any:
+        if not telemetry.on or (not telemetry.recording and not telemetry.look()):
+            return await call(args, kwargs)
+        record = CallRecord(site)
+        try:
+            stream = await call(args, kwargs)
+        except BaseException as error:
+            record.end(error)
+            raise
+        record.leave(None)
+        stream.on_end(lambda error: record.end(error, left=True))
+        return stream
+
+    return guarded
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+
+class _Attempt:
+    """One attempt from its begin to its end."""
+
+    __slots__ = ("_kind", "_open", "_policy", "_spans", "_started")
+
+    def __init__(self, policy: str, kind: str, number: int) -> None:
+        self._policy, self._kind, self._spans = called(policy), kind, telemetry.spans
+        self._open: Open | None = None
+        if self._spans is not None and telemetry.settings.spans == "call+attempt":
+            try:
+                self._open = self._spans.begin_attempt(self._policy, kind, number)
+            except Exception as error:
+                telemetry.failed("spans", error)
+        self._started = perf_counter()
+
+    def end(self, error: BaseException | None) -> None:
+        """The attempt is over."""
+        seconds, outcome = perf_counter() - self._started, outcome_of(error)
+        if telemetry.settings.attempt_durations:
+            try:
+                telemetry.instruments.attempt(self._policy, seconds, outcome, error, self._kind)
+            except Exception as failure:
+                telemetry.failed("metrics", failure)
+        if self._open is not None and self._spans is not None:
+            self._spans.leave(self._open, error)
+            try:
+                self._spans.end(self._open, outcome, error, {})
+            except Exception as failure:
+                telemetry.failed("spans", failure)
+
+
+def begun_attempt(policy: str, number: int, repeated: str = "retry") -> _Attempt | None:
+    """An attempt that begins now, if attempts are recorded."""
+    return _Attempt(policy, "initial" if number == 1 else repeated, number) if telemetry.attempts else None
+
+
+def _number() -> int:
+    frame = FRAME.get()
+    return 1 if frame is None else frame.attempt
+
+
+def attempted(call: Call, policy: str, number: Callable[[], int] = _number, repeated: str = "retry") -> Call:
+    """`call` as the attempts of a policy that may make several; `number` tells which one it is."""
+
+    def guarded(args: Args, kwargs: Kwargs) -> Any:
+        attempt = begun_attempt(policy, number(), repeated)
+        if attempt is None:
+            return call(args, kwargs)
+        try:
+            result = call(args, kwargs)
+        except BaseException as error:
+            attempt.end(error)
+            raise
+        attempt.end(None)
+        return result
+
+    return guarded
+
+
+def attempted_async(
+    call: AsyncCall, policy: str, number: Callable[[], int] = _number, repeated: str = "retry"
+) -> AsyncCall:
+    """The twin of `attempted` for async code."""
+
+    async def guarded(args: Args, kwargs: Kwargs) -> Any:
+        attempt = begun_attempt(policy, number(), repeated)
+        if attempt is None:
+            return await call(args, kwargs)
+        try:
+            result = await call(args, kwargs)
+        except BaseException as error:
+            attempt.end(error)
+            raise
+        attempt.end(None)
+        return result
+
+    return guarded

@@ -14,15 +14,16 @@ from weakref import WeakMethod, WeakSet
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
-from resilience_core._events import Bus, Listener
+from resilience_core._events import Bus, Event, Listener
 from resilience_core._fleet_events import RecordIgnored, StoreDegraded, StoreRecovered
-from resilience_core._telemetry import stores
+from resilience_core._telemetry import stores, telemetry
 from resilience_core._validation import Seconds
-from resilience_core.fleet._agent import Agent
+from resilience_core.fleet._agent import Agent, Item
 from resilience_core.fleet._circuit import SharedCircuit, draw
+from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Link
 from resilience_core.fleet._log import logger
-from resilience_core.fleet._names import Keys
+from resilience_core.fleet._names import Keys, encoded
 
 if TYPE_CHECKING:
     from resilience_core._policies.bulkhead import Bulkhead
@@ -67,8 +68,11 @@ class BaseFleet(ABC):
             )
         self._given_member = member
         self.member: str = self._member_id()
+        self._shares: WeakSet[Item] = WeakSet()
         self.bus: Bus = Bus()
-        self.agent: Agent = Agent(self.open_link, self._on_lost, self._on_found, self._on_start, self.timeout)
+        self.agent: Agent = Agent(
+            self.open_link, self._on_lost, self._on_found, self._on_start, self._on_exchange, self.timeout
+        )
         _fleets.add(self)
         stores.add(self)
 
@@ -138,7 +142,7 @@ class BaseFleet(ABC):
 
     def share_circuit(self, breaker: CircuitBreaker) -> Any:
         """The share of a circuit breaker in this fleet."""
-        return SharedCircuit(self, breaker)
+        return self.keep(SharedCircuit(self, breaker))
 
     def share_limiter(self, limiter: RateLimiter) -> Any:
         """That of a rate limiter."""
@@ -158,6 +162,23 @@ class BaseFleet(ABC):
             "once: use a RedisFleet"
         )
 
+    def keep(self, share: Any) -> Any:
+        """Have the share renewed in the child of a fork."""
+        self._shares.add(share)
+        return share
+
+    def join(self, item: Item) -> tuple[bool, bool]:
+        """Have the agent work for a policy: whether that is settled, and whether the policy is alone for now."""
+        attached = self.agent.attach(item)
+        return attached or self.agent.closed, not attached or self.agent.lost
+
+    def holder(self) -> str:
+        """What one policy of this member is called in the store: two of one name in one process are two."""
+        member = self.member
+        if not (member.isascii() and member.isprintable()):  # as escapes it would fill the record
+            member = encoded(member)
+        return f"{member}/{draw()[:4]}"
+
     @staticmethod
     def host_time() -> int:
         """Microseconds since the epoch on this host: for stores that do not tell theirs, and for nothing else."""
@@ -166,23 +187,34 @@ class BaseFleet(ABC):
     def ignored(self, policy: str, problem: str) -> None:
         """Something in the store could not be understood and counts as missing."""
         logger.warning("What the store holds for %r is not understood and is ignored: %s", policy, problem)
-        self.bus.tell(RecordIgnored(policy, time.monotonic(), problem))
+        self._tell(RecordIgnored(policy, time.monotonic(), problem))
+
+    def _tell(self, event: Event) -> None:
+        with no_forks:
+            self.bus.tell(event)
 
     def _on_lost(self, error: BaseException) -> None:
         reason = type(error).__name__  # not its text: that may tell an address
         fault = None if isinstance(error, self.store_errors()) else error  # of our own: where it happened matters
         text = "The store of fleet %r is lost (%s): every process decides by itself"
         logger.warning(text, self.name, reason, exc_info=fault)
-        self.bus.tell(StoreDegraded(self.name, time.monotonic(), reason))
+        self._tell(StoreDegraded(self.name, time.monotonic(), reason))
 
     def _on_found(self, seconds: float) -> None:
         logger.info("The store of fleet %r is back after %.1f s", self.name, seconds)
-        self.bus.tell(StoreRecovered(self.name, time.monotonic(), seconds))
+        self._tell(StoreRecovered(self.name, time.monotonic(), seconds))
+
+    def _on_exchange(self, seconds: float, error: BaseException | None) -> None:
+        if telemetry.recording:
+            with no_forks:  # a meter has locks
+                telemetry.store_operation(self.store_type, "exchange", seconds, error)
 
     def after_fork(self) -> None:
         """In the child of a fork: another member, with an agent of its own."""
         self.member = self._member_id()
         self.agent.after_fork()
+        for share in list(self._shares):  # also of policies that were not called so far: they have names and locks, too
+            share.after_fork()
 
     def _on_start(self) -> None:
         _at_exit(self)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from resilience_core.cli import main
+from resilience_core.feed import feed
 from tests.fleet.members import fleets as fleets
 
 
@@ -32,6 +33,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     for name in ("XDG_RUNTIME_DIR", "REDIS_URL", "RESILIENCE_REDIS_URL", "NO_COLOR", "RESILIENCE_ENVIRONMENT"):
         monkeypatch.delenv(name, raising=False)
     yield directory
+    feed.stop()  # else it would hear the events of all tests that come after this one
     shutil.rmtree(directory)
 
 

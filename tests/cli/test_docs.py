@@ -1,4 +1,4 @@
-"""What docs/command-line.md shows is what the command line says. `python -m tests.cli.test_docs` has no part in it."""
+"""What docs/command-line.md shows is what the command line says."""
 
 from __future__ import annotations
 

@@ -32,18 +32,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter is no reason to fail
     try:
-        code = _run(parse(arguments), os.environ)
+        code = _code_of(arguments)
         sys.stdout.flush()
-    except Failure as failure:
-        return _failed(failure, as_json="--json" in arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         _mute()
         return BROKEN_PIPE
+    return code
+
+
+def _code_of(arguments: list[str]) -> int:
+    try:
+        return _run(parse(arguments), os.environ)
+    except Failure as failure:
+        return _failed(failure, as_json="--json" in arguments)
     except SystemExit as end:  # of argparse, which has told help or version
         return 0 if end.code is None else int(end.code)
-    return code
 
 
 def _run(options: Namespace, env: Mapping[str, str]) -> int:

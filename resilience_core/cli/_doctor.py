@@ -177,10 +177,10 @@ def _refused(fleet: Fleet) -> Iterator[str]:
     told: list[tuple[str, Callable[[], Any]]] = [
         ("set", lambda: client.set(key, "x", ex=_SCRATCH)),
         ("get", lambda: client.get(key)),
-        ("pexpire", lambda: client.pexpire(key, _SCRATCH * 1000)),
         ("pttl", lambda: client.pttl(key)),
         ("del", lambda: client.delete(key)),
         ("hset", lambda: client.hset(key, "x", "x")),
+        ("pexpire", lambda: client.pexpire(key, _SCRATCH * 1000)),  # where hdel is refused, nothing stays for ever
         ("hget", lambda: client.hget(key, "x")),
         ("hgetall", lambda: client.hgetall(key)),
         ("hdel", lambda: client.hdel(key, "x")),

@@ -23,6 +23,7 @@ from resilience_core._validation import did_you_mean
 from resilience_core.admin._commands import CONTROLS
 from resilience_core.admin._peer import Peer
 from resilience_core.cli._text import Failure, printable, unusable
+from resilience_core.fleet._names import encoded
 
 if TYPE_CHECKING:
     from resilience_core.redis import RedisFleet
@@ -114,11 +115,15 @@ class Fleet:
         for key in self.client.scan_iter(match=f"{begin}*", count=_BATCH):
             yield key.decode("utf-8", "replace").removeprefix(begin)
 
-    def _texts(self, encoded: list[str]) -> list[bytes | None]:
+    def _texts(self, names: list[str]) -> list[bytes | None]:
         with self.client.pipeline(transaction=False) as pipeline:
-            for name in encoded:
+            for name in names:
                 pipeline.get(f"{self.prefix}circuit_breaker:{name}")
             replies = pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, self.refused):
+                raise reply
+        # What is no text is of another type, and no record.
         return [reply if isinstance(reply, bytes) else None if reply is None else b"" for reply in replies]
 
     def circuit(self, name: str) -> dict[str, Any]:
@@ -128,7 +133,7 @@ class Fleet:
             Failure: there is none (2); Redis does not answer (3).
         """
         with self.reached():
-            text = self.client.get(self.keys.circuit(name))
+            (text,) = self._texts([encoded(name)])
             if text is not None:
                 return circuit_of(name, text, self.now(), told=name)
         known = [each["name"] for each in self.circuits()]
@@ -216,9 +221,9 @@ class Fleet:
         self.client.close()
 
 
-def circuit_of(encoded: str, text: bytes, now: int, told: str | None = None) -> dict[str, Any]:
+def circuit_of(key: str, text: bytes, now: int, told: str | None = None) -> dict[str, Any]:
     """What a record says, as plain values; moments are seconds since the epoch."""
-    name = unquote(encoded, errors="replace") if told is None else told
+    name = unquote(key, errors="replace") if told is None else told
     record = from_text(text.decode("utf-8", "replace"))
     if record is None:  # members take it for closed, and tell that
         return {"name": name, "state": "closed", "reason": "unreadable_record"} | dict.fromkeys(_REST)

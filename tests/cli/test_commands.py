@@ -317,6 +317,7 @@ def test_a_fleet_s_circuits_are_told_and_forced(run: Run, fleets: Fleets) -> Non
     assert [line.split("  ")[0] for line in told.out.splitlines()[2:5]] == ["a b", "graph", "hash"]
     assert "unreadable_record" in told.out
     assert run("history", *target).code == 0
+    assert run("status", "hash", *target).code == 0
     fleets.client.delete(f"{fleets.prefix}circuit_breaker:hash")
     assert ok(one) == "ok"
 
@@ -459,6 +460,10 @@ def test_rights_that_are_missing_are_named(run: Run, redis_server: RedisServer) 
         assert "scan" in told.err
         admin.execute_command("ACL", "SETUSER", "doctor", "+scan", "+time", "+psubscribe")
         assert run("doctor", *target).code == 0
+        admin.execute_command("ACL", "SETUSER", "doctor", "-get")
+        told = run("status", "graph", *target)
+        assert told.code == 3
+        assert "get" in told.err
     finally:
         admin.execute_command("ACL", "DELUSER", "doctor")
         admin.close()

@@ -19,7 +19,8 @@ from resilience_core import CircuitBreaker, CircuitTransition, ConfigurationErro
 from resilience_core.admin import AdminSocket, _peer, _places, _server, _socket
 from resilience_core.registry import Registry
 from resilience_core.testing import record_telemetry
-from tests.fleet.members import wait_until
+from tests.fleet.members import run_in, wait_until
+from tests.worlds import World
 
 
 class Line:
@@ -294,6 +295,20 @@ def test_a_control_forces_all_circuits_of_the_name_and_is_an_event(
     assert other.state.value == "closed"
     events = [each for each in heard if isinstance(each, CircuitTransition)]
     assert [(each.state, each.actor, each.note) for each in events] == [(state, _peer.Peer().actor, "a test")] * 2
+
+
+def test_it_serves_blocking_asyncio_and_trio_programs_alike(world: World, place: Path, policies: Registry) -> None:
+    breaker = added(policies, "graph")
+
+    async def story() -> None:
+        with AdminSocket(place / "own" / "a.sock", registry=policies) as admin, Line(admin.path) as line:
+            line.ask({"command": "events"})
+            with Line(admin.path) as other:  # while the loop stands still, which waits for the answer
+                assert other.ask({"command": "open", "name": "graph", "actor": "ann"})["ok"]
+            assert line.read()["resilience.control.actor"] == "ann"
+
+    run_in(world, story)
+    assert breaker.state.value == "forced_open"
 
 
 def test_a_control_that_changes_no_state_is_an_event_but_no_transition(policies: Registry) -> None:

@@ -141,7 +141,10 @@ class Client:
         return message
 
     async def aget(self, timeout: float | None = None) -> Message | None:
-        """The same in an event loop."""
+        """The same in an event loop. It lets other tasks run each time, also when a message is there."""
+        from anyio.lowlevel import checkpoint  # here, not above: threads do without it
+
+        await checkpoint()  # else a reader with a full queue has the loop for itself, and does not see its client go
         waiter = async_waiter()
         waits, message = self._take(waiter, timeout)
         if waits:

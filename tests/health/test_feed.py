@@ -227,12 +227,35 @@ def test_a_task_waits_for_a_message_from_any_thread(feed: Feed, run: Any) -> Non
     run(story)
 
 
+def test_a_reader_with_a_full_queue_lets_others_run(feed: Feed) -> None:
+    async def story() -> None:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        with feed.client() as client:
+            for _ in range(10):
+                poke("busy")
+            task = asyncio.ensure_future(other())
+            for _ in range(10):
+                assert await client.aget(0) is not None
+            task.cancel()
+        assert turns >= 9
+
+    asyncio.run(story())
+
+
 def test_a_reader_that_is_cancelled_loses_nothing(feed: Feed) -> None:
 
     async def story() -> None:
         with feed.client() as client:
             reader = asyncio.ensure_future(client.aget())
-            await asyncio.sleep(0)
+            while client._waiter is None:
+                await asyncio.sleep(0)
             reader.cancel()
             poke("poked")
             with pytest.raises(asyncio.CancelledError):
@@ -246,7 +269,8 @@ def test_a_reader_whose_event_loop_is_gone_is_forgotten(feed: Feed) -> None:
     client = feed.client()
     loop = asyncio.new_event_loop()
     reader = loop.create_task(client.aget())
-    loop.run_until_complete(asyncio.sleep(0))
+    while client._waiter is None:
+        loop.run_until_complete(asyncio.sleep(0))
     reader._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.close()
     poke("nobody reads")

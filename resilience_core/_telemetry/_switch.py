@@ -1,8 +1,8 @@
 """Whether telemetry is recorded, where it goes, and what of it.
 
 Without a provider nothing is recorded, and calls look at one flag. A provider can come before the policies are made or
-after: it is looked for by the first thousand calls of the process, whenever a function is decorated, by one
-retry in fifty, and when a reader collects the first time, which the API's placeholder of a meter provider lets happen.
+after: it is looked for by the first thousand calls of the process, whenever a function is decorated, by one retry in
+fifty, and when a reader collects the first time, which the API's placeholder of a meter provider lets happen.
 """
 
 from __future__ import annotations

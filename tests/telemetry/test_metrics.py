@@ -373,7 +373,7 @@ def test_a_hundred_thousand_recipients_add_no_series() -> None:
                 pass
             if number == 10:
                 few = series(recorded)
-        assert series(recorded) == few
+        assert series(recorded) <= few  # those of other tests may go meanwhile
         assert recorded.value("resilience.call.duration") == recipients
 
 

@@ -258,7 +258,8 @@ def _prometheus(host: str, port: int) -> tuple[MetricReader, int, Callable[[], N
     own = "registry" in inspect.signature(PrometheusMetricReader).parameters
     registry = CollectorRegistry() if own else REGISTRY
     server, thread = start_http_server(port, host, registry)
-    reader = PrometheusMetricReader(**({"registry": registry} if own else {}))
+    given: dict[str, Any] = {"registry": registry} if own else {}
+    reader = PrometheusMetricReader(**given)
 
     def end() -> None:
         server.shutdown()

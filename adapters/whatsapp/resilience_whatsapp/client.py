@@ -3,8 +3,8 @@
     total time-out (if given) -> retry -> breaker -> one request
 
 Two pipelines share the same policies: one for sends that may be repeated after an unknown outcome (and for reads), one
-for sends that may not. The spans of sends tell what OpenTelemetry says of messaging, and the API's answer; no recipient,
-text or token is in any of them.
+for sends that may not. The spans of sends tell what OpenTelemetry says of messaging, and the API's answer; no
+recipient, text or token is in any of them.
 """
 
 from __future__ import annotations

@@ -79,12 +79,14 @@ class Agent:
         on_lost: Callable[[BaseException], None],
         on_found: Callable[[float], None],
         on_start: Callable[[], None],
+        on_exchange: Callable[[float, BaseException | None], None],
         bound: float,
     ) -> None:
         self._open_link = open_link
         self._on_lost = on_lost
         self._on_found = on_found
         self._on_start = on_start
+        self._on_exchange = on_exchange
         self._bound = bound
         self.connected: bool = False
         self.closed: bool = False
@@ -275,12 +277,17 @@ class Agent:
             return
         self.commands += len(requests)
         sent = time.monotonic()
-        replies = link.run(requests)
+        try:
+            replies = link.run(requests)
+        except Exception as error:
+            self._on_exchange(time.monotonic() - sent, error)
+            raise
         received = time.monotonic()
         failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
         for request, reply in zip(requests, replies, strict=True):
             if not isinstance(reply, Exception):
                 request.answer(reply, sent, received)
+        self._on_exchange(received - sent, failed)
         if failed is not None:
             raise failed
         if received - sent > 3 * self._bound:  # a byte now and then keeps a time-out from ending

@@ -16,7 +16,7 @@ from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
 from resilience_core._events import Bus, Listener
 from resilience_core._fleet_events import RecordIgnored, StoreDegraded, StoreRecovered
-from resilience_core._telemetry import stores
+from resilience_core._telemetry import stores, telemetry
 from resilience_core._validation import Seconds
 from resilience_core.fleet._agent import Agent
 from resilience_core.fleet._circuit import SharedCircuit, draw
@@ -68,7 +68,9 @@ class BaseFleet(ABC):
         self._given_member = member
         self.member: str = self._member_id()
         self.bus: Bus = Bus()
-        self.agent: Agent = Agent(self.open_link, self._on_lost, self._on_found, self._on_start, self.timeout)
+        self.agent: Agent = Agent(
+            self.open_link, self._on_lost, self._on_found, self._on_start, self._on_exchange, self.timeout
+        )
         _fleets.add(self)
         stores.add(self)
 
@@ -178,6 +180,9 @@ class BaseFleet(ABC):
     def _on_found(self, seconds: float) -> None:
         logger.info("The store of fleet %r is back after %.1f s", self.name, seconds)
         self.bus.tell(StoreRecovered(self.name, time.monotonic(), seconds))
+
+    def _on_exchange(self, seconds: float, error: BaseException | None) -> None:
+        telemetry.store_operation(self.store_type, "exchange", seconds, error)
 
     def after_fork(self) -> None:
         """In the child of a fork: another member, with an agent of its own."""

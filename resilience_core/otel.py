@@ -8,6 +8,7 @@ it needs the extra `otel`: `pip install 'resilience-framework[otel]'`.
 from __future__ import annotations
 
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -273,8 +274,10 @@ def _console(seconds: float) -> tuple[MetricReader, SpanExporter]:
     from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
     from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
-    metrics = ConsoleMetricExporter(formatter=metric_lines)
-    return PeriodicExportingMetricReader(metrics, seconds * 1000), ConsoleSpanExporter(formatter=span_line)
+    metrics = ConsoleMetricExporter(sys.stdout, metric_lines)
+    return PeriodicExportingMetricReader(metrics, seconds * 1000), ConsoleSpanExporter(
+        out=sys.stdout, formatter=span_line
+    )
 
 
 def span_line(span: ReadableSpan) -> str:

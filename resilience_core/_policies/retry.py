@@ -28,7 +28,7 @@ from resilience_core._verdicts import (
 )
 from resilience_core._weave.deadline import remaining
 from resilience_core._weave.edge import Policy
-from resilience_core._weave.nesting import FRAME, Frame, nesting
+from resilience_core._weave.nesting import FRAME, Frame, nesting, unmark
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.site import Args, AsyncCall, Call, Kind, Kwargs, Site
 from resilience_core.registry import trying
@@ -132,12 +132,12 @@ class Retry(Policy):
         self.schedule = Schedule(backoff, self.max_delay, self.jitter, self.jitter_share)
         self._judge = judge_from(on=self.on, classify=self.classify)
         if self.only_outermost and not trying():
-            nesting.watched = True
+            nesting.want()
 
     def _adopt(self, other: Retry, changed: frozenset[str]) -> None:
         self.schedule, self._judge = other.schedule, other._judge
         if self.only_outermost:
-            nesting.watched = True
+            nesting.want()
 
     def snapshot(self) -> dict[str, Any]:
         """Further attempts that were started, and calls that failed in the end, so far."""
@@ -217,7 +217,7 @@ class Retry(Policy):
                         tries.end()
                         return result
             finally:
-                FRAME.reset(token)
+                unmark(token)
 
         def marked(args: Args, kwargs: Kwargs) -> Any:
             frame = begin()
@@ -236,7 +236,7 @@ class Retry(Policy):
                     result = again(tries, delay, args, kwargs)
                 success = True
             finally:
-                FRAME.reset(token)
+                unmark(token)
                 end(frame, success)
             return result
 
@@ -280,7 +280,7 @@ class Retry(Policy):
                         tries.end()
                         return result
             finally:
-                FRAME.reset(token)
+                unmark(token)
 
         async def marked(args: Args, kwargs: Kwargs) -> Any:
             frame = begin()
@@ -299,7 +299,7 @@ class Retry(Policy):
                     result = await again(tries, delay, args, kwargs)
                 success = True
             finally:
-                FRAME.reset(token)
+                unmark(token)
                 end(frame, success)
             return result
 

@@ -70,8 +70,10 @@ class CallRecord:
 
     def leave(self, error: BaseException | None) -> None:
         """The call is current no more; that of a stream goes on."""
-        if not isinstance(error, GeneratorExit):  # whoever closes an abandoned coroutine does so in another context
+        try:
             CURRENT.reset(self._token)
+        except ValueError:  # whoever closes an abandoned coroutine does so in another context
+            pass
         if self._open is not None and self._spans is not None:
             self._spans.leave(self._open, error)
 
@@ -81,14 +83,13 @@ class CallRecord:
         outcome = "error" if self.bad and error is None else outcome_of(error)
         instruments, site = telemetry.instruments, self._site
         try:
-            if instruments is not None:
-                series = instruments.series(site, outcome, error, self.retries > 0, self.degraded)
-                instruments.call_duration(seconds, series)
-                if self.retries:
-                    some = {key: series[key] for key in (s.POLICY, s.OPERATION, s.OUTCOME)}
-                    instruments.record(s.CALL_RETRIES, self.retries, some)
-                if self.hedges:
-                    instruments.record(s.CALL_HEDGES, self.hedges, {s.POLICY: series[s.POLICY]})
+            series = instruments.series(site, outcome, error, self.retries > 0, self.degraded)
+            instruments.call_duration(seconds, series)
+            if self.retries:
+                some = {key: series[key] for key in (s.POLICY, s.OPERATION, s.OUTCOME)}
+                instruments.record(s.CALL_RETRIES, self.retries, some)
+            if self.hedges:
+                instruments.record(s.CALL_HEDGES, self.hedges, {s.POLICY: series[s.POLICY]})
         except Exception as failure:
             telemetry.failed("metrics", failure)
         if not left:
@@ -185,14 +186,13 @@ def note_wait(source: str, policy: str, seconds: float, outcome: str = "acquired
 
 def note_lookup(cache: str, result: str, age: float | None = None) -> None:
     """A cache was asked: `hit`, `miss`, `stale` or `negative`, with the age of what it answered."""
-    if telemetry.instruments is not None:
-        attributes = {s.POLICY: cache, s.CACHE_RESULT: result}
-        try:
-            telemetry.instruments.add(s.CACHE_LOOKUPS, 1, attributes)
-            if age is not None:
-                telemetry.instruments.record(s.CACHE_AGE, age, attributes)
-        except Exception as error:
-            telemetry.failed("metrics", error)
+    attributes = {s.POLICY: cache, s.CACHE_RESULT: result}
+    try:
+        telemetry.instruments.add(s.CACHE_LOOKUPS, 1, attributes)
+        if age is not None:
+            telemetry.instruments.record(s.CACHE_AGE, age, attributes)
+    except Exception as error:
+        telemetry.failed("metrics", error)
 
 
 class Wait:
@@ -208,11 +208,10 @@ class Wait:
         """It has ended: `acquired`, `rejected` or `cancelled`."""
         seconds = max(0.0, self._clock.now() - self._started)
         note_wait(self._source, self._policy, seconds, outcome)
-        if telemetry.instruments is not None:
-            try:
-                telemetry.instruments.record(self._metric, seconds, {s.POLICY: self._policy, s.OUTCOME: outcome})
-            except Exception as error:
-                telemetry.failed("metrics", error)
+        try:
+            telemetry.instruments.record(self._metric, seconds, {s.POLICY: self._policy, s.OUTCOME: outcome})
+        except Exception as error:
+            telemetry.failed("metrics", error)
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
@@ -313,7 +312,7 @@ class _Attempt:
     def end(self, error: BaseException | None) -> None:
         """The attempt is over."""
         seconds, outcome = perf_counter() - self._started, outcome_of(error)
-        if telemetry.settings.attempt_durations and telemetry.instruments is not None:
+        if telemetry.settings.attempt_durations:
             try:
                 telemetry.instruments.attempt(self._policy, seconds, outcome, error, self._kind)
             except Exception as failure:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 from weakref import WeakSet
 
 from attrs import frozen
@@ -51,15 +51,6 @@ class Settings:
     """Whether `resilience.store.operation.duration` is recorded."""
 
 
-class Store(Protocol):
-    """What is read of a fleet when its store's status is observed."""
-
-    store_type: Any
-
-    @property
-    def connected(self) -> bool: ...
-
-
 stores: WeakSet[Any] = WeakSet()
 """The fleets of this process that are still alive."""
 
@@ -70,6 +61,7 @@ class Telemetry:
     __slots__ = (
         "_given",
         "_lock",
+        "_of_global",
         "_told",
         "_unhear",
         "attempts",
@@ -89,9 +81,11 @@ class Telemetry:
         self.attempts = False
         """Whether single attempts are recorded."""
         self.settings = Settings()
-        self.instruments: Instruments | None = None
+        self.instruments: Instruments = cast("Any", None)
+        """Made before anything can be recorded."""
         self.spans: Spans | None = None
         self.looks = LOOKS
+        self._of_global: Instruments | None = None  # made once: they stay with the API's placeholder for ever
         self._given: tuple[MeterProvider | None, TracerProvider | None] | None = None
         self._unhear: Callable[[], None] | None = None
         self._told: set[str] = set()
@@ -101,25 +95,22 @@ class Telemetry:
 
     def prepare(self) -> None:
         """Make the instruments once, and look whether a provider is there; when a function is decorated."""
-        if self.instruments is None:
+        if self._of_global is None:
             with self._lock:
                 self._make_instruments()
         self.look()
 
     def look(self) -> bool:
         """Whether somebody records now. Looks for providers that have come since."""
-        if self.spans is not None and self.recording:
-            return True
-        metrics, traces = self._providers()
-        if metrics is not None or traces is not None:
-            with self._lock:
-                self._begin(traces)
-            return True
-        if self.recording:
-            return True
-        self.looks -= 1
-        self.on = self.looks > 0
-        return False
+        if self.spans is None or not self.recording:
+            metrics, traces = self._providers()
+            if metrics is not None or traces is not None:
+                with self._lock:
+                    self._begin(traces)
+            elif not self.recording:
+                self.looks -= 1
+                self.on = self.looks > 0 and self._given is None
+        return self.recording
 
     def _providers(self) -> tuple[MeterProvider | None, TracerProvider | None]:
         """Providers that record: those that were given, else the global ones unless they are placeholders."""
@@ -144,21 +135,22 @@ class Telemetry:
         self.attempts = self.settings.attempt_durations or (
             self.spans is not None and self.settings.spans == "call+attempt"
         )
-        if self.attempts:
-            nesting.watched = True  # so that retries tell the number of the attempt that runs
+        nesting.trace(self.attempts)  # so that retries tell the number of the attempt that runs
         self.on = self.recording = True
 
     def _make_instruments(self) -> None:
-        if self.instruments is None:
-            from opentelemetry import metrics
+        if self._of_global is None:
+            self._of_global = self._instruments_of(None)
+        if self._given is None:
+            self.instruments = self._of_global
 
-            from resilience_core._telemetry._instruments import Instruments
+    def _instruments_of(self, provider: MeterProvider | None) -> Instruments:
+        from opentelemetry import metrics
 
-            given = None if self._given is None else self._given[0]
-            if given is None and self._given is not None:
-                given = metrics.NoOpMeterProvider()
-            meter = metrics.get_meter(schema.SCOPE, __version__, given, schema.SCHEMA_URL)
-            self.instruments = Instruments(meter, self.collected)
+        from resilience_core._telemetry._instruments import Instruments
+
+        meter = metrics.get_meter(schema.SCOPE, __version__, provider, schema.SCHEMA_URL)
+        return Instruments(meter, self.collected)
 
     def collected(self) -> None:
         """A reader collects: so there is a provider, and perhaps one of traces has come, too.
@@ -176,8 +168,11 @@ class Telemetry:
     def use(self, meters: MeterProvider | None, traces: TracerProvider | None) -> None:
         """Record with these providers instead of the global ones; None records no metrics, or no spans."""
         with self._lock:
+            from opentelemetry.metrics import NoOpMeterProvider
+
             self._stop()
             self._given = (meters, traces)
+            self.instruments = self._instruments_of(meters or NoOpMeterProvider())
             self.look()
 
     def use_global(self) -> None:
@@ -185,6 +180,7 @@ class Telemetry:
         with self._lock:
             self._stop()
             self._given = None
+            self._make_instruments()
             self.looks, self.on = LOOKS, True
 
     def configure(self, settings: Settings) -> None:
@@ -198,18 +194,18 @@ class Telemetry:
     def _stop(self) -> None:
         if self._unhear is not None:
             self._unhear()
-        self._unhear = self.instruments = self.spans = None
+        self._unhear = self.spans = None
         self.on = self.recording = self.attempts = False
+        nesting.trace(False)
 
     # --- recording ---------------------------------------------------------------------------------------------------
 
     def _hear(self, event: Event) -> None:
-        instruments, spans, mode = self.instruments, self.spans, self.settings.events
-        if instruments is not None:
-            try:
-                instruments.hear(event)
-            except Exception as error:
-                self.failed("metrics", error)
+        spans, mode = self.spans, self.settings.events
+        try:
+            self.instruments.hear(event)
+        except Exception as error:
+            self.failed("metrics", error)
         if mode in ("span", "both") and spans is not None:
             try:
                 spans.tell(event)
@@ -230,12 +226,11 @@ class Telemetry:
     def count_reload(self, outcome: str) -> None:
         """One changed configuration file: applied ("success") or refused ("error")."""
         self.prepare()
-        assert self.instruments is not None
         self.instruments.add(schema.RELOADS, 1, {schema.OUTCOME: outcome})
 
     def store_operation(self, store: str, operation: str, seconds: float, error: BaseException | None) -> None:
         """One exchange with the store of a fleet."""
-        if self.instruments is not None and self.settings.store_durations:
+        if self.recording and self.settings.store_durations:
             attributes = {schema.STORE_TYPE: store, schema.STORE_OPERATION: operation}
             if error is not None:
                 attributes[schema.ERROR_TYPE] = type(error).__name__

@@ -1,12 +1,13 @@
 """Retries inside retries: who is outside, and how many attempts that makes.
 
 A retry that shares a budget, or that is to act only when it is the outermost one, marks its calls in a context
-variable; the others do so only while such a retry exists in the process, because a mark costs as much as half a retry.
+variable; the others do so only while such a retry exists in the process, or attempts are recorded by telemetry, because
+a mark costs as much as half a retry.
 """
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any
 
 
@@ -37,13 +38,30 @@ class Frame:
 FRAME: ContextVar[Frame | None] = ContextVar("resilience_retry", default=None)
 
 
+def unmark(token: Token[Frame | None]) -> None:
+    """The call is over that was marked when `token` was made."""
+    try:
+        FRAME.reset(token)
+    except ValueError:  # whoever closes an abandoned coroutine does so in another context
+        pass
+
+
 class Nesting:
     """Whether all retries of the process mark their calls."""
 
-    __slots__ = ("watched",)
+    __slots__ = ("_wanted", "watched")
 
     def __init__(self) -> None:
         self.watched = False
+        self._wanted = False
+
+    def want(self) -> None:
+        """From now on: a retry has been made that acts only when it is the outermost one."""
+        self._wanted = self.watched = True
+
+    def trace(self, on: bool) -> None:
+        """While attempts are recorded, which have numbers."""
+        self.watched = on or self._wanted
 
 
 nesting = Nesting()

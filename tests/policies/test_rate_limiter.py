@@ -49,7 +49,7 @@ def test_a_burst_and_then_the_rate(world: World) -> None:
         assert len(events.of(Rejection)) == 1
         clock.advance(0.5)
         assert await count(guarded, 5) == 1
-        assert policy.snapshot() == {"available": 0, "keys": 0, "rejected": 8, "would_reject": 0}
+        assert policy.snapshot() == {"rate": 2, "available": 0, "keys": 0, "rejected": 8, "would_reject": 0}
 
     world.run(story)
 

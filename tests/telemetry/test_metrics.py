@@ -34,7 +34,7 @@ from resilience_core import (
 from resilience_core import _schema as s
 from resilience_core._telemetry import outcome_of, telemetry
 from resilience_core._telemetry._instruments import OTHER, Few
-from resilience_core.testing import TelemetryRecorder, record_telemetry
+from resilience_core.testing import TelemetryRecorder, record_telemetry, virtual_time
 from tests._cost import size
 from tests.worlds import Script, World
 
@@ -373,7 +373,7 @@ def test_a_hundred_thousand_recipients_add_no_series() -> None:
                 pass
             if number == 10:
                 few = series(recorded)
-        assert series(recorded) <= few  # those of other tests may go meanwhile
+        assert series(recorded) <= few, "and policies of other tests may be gone meanwhile"
         assert recorded.value("resilience.call.duration") == recipients
 
 
@@ -532,3 +532,64 @@ def test_exchanges_with_a_store_are_measured_where_it_is_asked_for() -> None:
         assert recorded.sum("resilience.store.operation.duration", {s.STORE_OPERATION: "read"}) == 1
         assert recorded.value("resilience.store.operation.duration", {s.ERROR_TYPE: "OSError"}) == 1
     telemetry.store_operation("redis", "read", 0.5, None)
+
+
+def test_metrics_without_spans_are_told_of_everything_too(world: World) -> None:
+    async def story() -> None:
+        retry = Retry(on=ConnectionError, base_delay=1, jitter="none")
+        limited = Pipeline(retry, RateLimiter("slow", rate=1, per=3, max_wait=5), name="p")
+        breaker = CircuitBreaker("probed", failure_threshold=1, recovery_timeout=0.5)
+        guarded = world.guard(Pipeline(retry, breaker, name="q"), Script(ConnectionError(), 2).fn)
+        with record_telemetry(spans="none", attempt_durations=True) as recorded:
+            fn = Script(ConnectionError(), 1).fn
+            assert [await world.call(limited, fn), await world.call(limited, fn)] == [1, 1]
+            assert await guarded() == 2
+            assert recorded.value("resilience.attempt.duration", {s.ATTEMPT_KIND: "retry"}) == 2
+            assert recorded.value("resilience.rate_limiter.wait.duration") == 2
+            assert recorded.spans == []
+
+    world.run(story)
+
+
+def test_the_state_of_stores_is_observed() -> None:
+    from resilience_core._telemetry import stores
+
+    class Store:
+        store_type = "of a test"
+        connected = True
+
+    kept = [Store(), Store()]
+    kept[1].connected = False
+    stores.update(kept)
+    with record_telemetry() as recorded:
+        points = recorded.points("resilience.store.status", {s.STORE_TYPE: "of a test"})
+        assert {point.attributes[s.STORE_STATE]: point.value for point in points} == {"connected": 1, "degraded": 1}
+
+
+def test_another_policy_of_before_is_found_when_a_retry_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(telemetry, "on", False)
+    monkeypatch.setattr(type(telemetry), "look", lambda self: looked.append(1))
+    with pytest.raises(ValueError):
+        Retry(on=ValueError, base_delay=0, max_delay=0).call(int, "x")
+    assert len(looked) == 3, "when the call was woven, and before each retry"
+
+
+def test_the_waits_of_guarded_blocks_are_measured() -> None:
+    with record_telemetry() as recorded, virtual_time():
+        limiter = RateLimiter("blocks", rate=1, per=2, max_wait=5)
+        for _ in range(2):
+            with limiter.guard():
+                pass
+        assert recorded.sum("resilience.rate_limiter.wait.duration", {s.POLICY: "blocks"}) == 2
+        assert recorded.value("resilience.call.duration") == 0
+
+
+def test_log_records_that_cannot_be_emitted_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("opentelemetry._logs.get_logger", lambda *_, **__: 1 / 0)
+    telemetry._told.clear()
+    with record_telemetry(events="log"):
+        assert Pipeline(Fallback(value=0), name="p").call(int, "x") == 0
+    assert "Recording events failed (ZeroDivisionError)" in caplog.text

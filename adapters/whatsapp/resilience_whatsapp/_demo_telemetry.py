@@ -61,8 +61,9 @@ def _line(text: str) -> Line:
     if text.startswith("span "):
         trace, name = name.split(" ", maxsplit=1)
     pairs = dict(word.split("=", maxsplit=1) for word in told.split() if "=" in word)
-    first = told.split()[0]
-    numbers = {key: float(pairs[key]) for key in ("count", "sum") if key in pairs} or {"value": float(first)}
+    numbers: dict[str, float] = {key: float(pairs[key]) for key in pairs.keys() & {"count", "sum"}}
+    if not numbers:
+        numbers["value"] = float(told.split(maxsplit=1)[0])
     return Line(name, trace, numbers, pairs)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from attrs import frozen
 
 from resilience_core._events import Event
@@ -11,6 +13,9 @@ from resilience_core._events import Event
 class ConfigurationReloaded(Event):
     """A configuration file has changed and was applied; `policy` names the file."""
 
+    logger = logging.getLogger("resilience_core.config")
+    level = logging.INFO
+
     changed: tuple[str, ...]
     """Names of what got other options."""
 
@@ -18,5 +23,8 @@ class ConfigurationReloaded(Event):
 @frozen
 class ConfigurationRefused(Event):
     """A configuration file has changed to something that cannot be; nothing was applied. `policy` names the file."""
+
+    logger = logging.getLogger("resilience_core.config")
+    level = logging.ERROR
 
     problems: tuple[str, ...]

@@ -47,13 +47,10 @@ class EventRecord:
 
 def record_of(event: Event) -> EventRecord:
     """The record of any event, those of a user's own policies included."""
-    for kind in type(event).__mro__:
-        describe = _RECORDS.get(kind)
-        if describe is not None:
-            name, text, attributes, *level = describe(event)
-            told = {s.POLICY: event.policy} | {key: value for key, value in attributes.items() if value is not None}
-            return EventRecord(f"{s.PREFIX}.{name}", level[0] if level else event.level, text, told)
-    raise AssertionError("every event is an Event")
+    describe = next(_RECORDS[kind] for kind in type(event).__mro__ if kind in _RECORDS)
+    name, text, attributes, *level = describe(event)
+    told = {s.POLICY: event.policy} | {key: value for key, value in attributes.items() if value is not None}
+    return EventRecord(f"{s.PREFIX}.{name}", level[0] if level else event.level, text, told)
 
 
 def error_type(error: BaseException) -> str:
@@ -159,28 +156,28 @@ def _reconfigured(event: Reconfigured) -> tuple[Any, ...]:
 
 def _reloaded(event: ConfigurationReloaded) -> tuple[Any, ...]:
     text = f"Configuration {event.policy!r} is applied: {', '.join(event.changed) or 'no change'}"
-    return "config.reloaded", text, {s.CHANGED: list(event.changed)}, logging.INFO
+    return "config.reloaded", text, {s.CHANGED: list(event.changed)}
 
 
 def _refused(event: ConfigurationRefused) -> tuple[Any, ...]:
     # Their number, not their texts, which show what somebody wrote: the log of whoever reads the file has those.
     text = f"Configuration {event.policy!r} is refused: {len(event.problems)} problems"
-    return "config.reload_failed", text, {s.PROBLEMS: len(event.problems)}, logging.ERROR
+    return "config.reload_failed", text, {s.PROBLEMS: len(event.problems)}
 
 
 def _degraded(event: StoreDegraded) -> tuple[Any, ...]:
     text = f"The store of fleet {event.policy!r} is lost ({event.reason}): every process decides by itself"
-    return "store.degraded", text, {s.ERROR_TYPE: event.reason}, logging.WARNING
+    return "store.degraded", text, {s.ERROR_TYPE: event.reason}
 
 
 def _recovered(event: StoreRecovered) -> tuple[Any, ...]:
     text = f"The store of fleet {event.policy!r} is back after {event.seconds:.1f} s"
-    return "store.recovered", text, {s.OUTAGE: event.seconds}, logging.INFO
+    return "store.recovered", text, {s.OUTAGE: event.seconds}
 
 
 def _ignored(event: RecordIgnored) -> tuple[Any, ...]:
     text = f"What the store holds for {event.policy!r} is not understood and is ignored: {event.problem}"
-    return "store.record_ignored", text, {s.STORE_PROBLEM: event.problem}, logging.WARNING
+    return "store.record_ignored", text, {s.STORE_PROBLEM: event.problem}
 
 
 def _other(event: Event) -> tuple[Any, ...]:

@@ -3,21 +3,26 @@
 A listener cannot hurt a call: what it raises is logged once per listener and goes no further. It runs in the caller's
 thread or task, so it must be quick and must not wait.
 
-The log (`_event_log.py`) hears every event, too, at the level that `LEVELS` gives its class. An event that neither a
-listener nor the log wants is not made at all: `Bus.hears` is asked first.
+The log (`_event_log.py`) hears every event, too, in the logger and at the level of its class. An event that neither a
+listener nor the log wants is not made at all: `Bus.hears` is asked first. Rejections have a way of their own
+(`_weave/rejections.py`), because there may be a million of them in a minute.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from math import inf
 from typing import Any, ClassVar, TypeAlias
 
 from attrs import field, frozen
 
 from resilience_core._errors import RejectionReason
 
+logging.getLogger("resilience_core").addHandler(logging.NullHandler())  # who sets up no log is told nothing on stderr
 logger = logging.getLogger("resilience_core.events")
+CONTROL = logging.getLogger("resilience_core.control")
+"""Where it is logged that somebody set a state by hand."""
 
 
 @frozen
@@ -27,7 +32,7 @@ class Event:
     logger: ClassVar[logging.Logger] = logger
     """Where it is logged."""
     level: ClassVar[int] = logging.DEBUG
-    """The lowest level at which such an event is logged; `_event_records.py` may know better for some of them."""
+    """The highest level at which such an event is logged: where the logger does not want that, none is made."""
 
     policy: str
     """Name of the policy that tells it."""
@@ -43,7 +48,7 @@ class CircuitTransition(Event):
     """
 
     logger = logging.getLogger("resilience_core.circuit_breaker")
-    level = logging.INFO
+    level = logging.WARNING
 
     previous_state: str
     state: str
@@ -190,15 +195,27 @@ class LimitChanged(Event):
 
 Listener: TypeAlias = Callable[[Event], None]
 
+LOUDEST: dict[type[Event], int] = {}
+"""What `resilience_core.logs.set_levels` put in the place of some classes' `level`."""
+
+
+def logged(kind: type[Event]) -> bool:
+    """Whether the log may want an event of that class."""
+    level = LOUDEST.get(kind, kind.level)
+    return kind.logger.isEnabledFor(level) or (kind is CircuitTransition and CONTROL.isEnabledFor(level))
+
 
 class Bus:
     """The listeners of one policy. Reading is lock-free: subscribing replaces the tuple."""
 
-    __slots__ = ("_failed", "listeners")
+    __slots__ = ("_failed", "listeners", "silent_until", "tally")
 
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
         self._failed: tuple[int, ...] = ()  # a tuple, because nearly every bus stays without
+        # What the log was told of rejections: read in the hot path of an open circuit, written by `rejections.py`.
+        self.silent_until: float = -inf
+        self.tally: Any = None
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of every event from now on; call what is returned to stop that."""
@@ -214,15 +231,15 @@ class Bus:
 
     def hears(self, kind: type[Event]) -> bool:
         """Whether anybody wants events of that class; one that nobody wants is not made."""
-        return bool(self.listeners or everywhere.listeners) or kind.logger.isEnabledFor(kind.level)
+        return bool(self.listeners or everywhere.listeners) or logged(kind)
 
     def emit(self, event: Event) -> None:
         """Deliver `event` to this bus's listeners, to those of the whole process, and to the log."""
         self.tell(event)
-        if event.logger.isEnabledFor(event.level):
+        if logged(type(event)):
             from resilience_core._event_log import log_event  # here, not above: nobody logs while all is well
 
-            self._deliver(log_event, event)
+            log_event(event)
 
     def tell(self, event: Event) -> None:
         """As `emit`, but for the log: for those who log it in words of their own."""
@@ -238,10 +255,19 @@ class Bus:
     def _deliver(self, listener: Listener, event: Event) -> None:
         try:
             listener(event)
-        except Exception:
+        except Exception as error:
             if id(listener) not in self._failed:
                 self._failed = (*self._failed, id(listener))
-                logger.exception("Listener %r failed on %s; it is kept, and told once", listener, type(event).__name__)
+                _complain(listener, event, error)
+
+
+def _complain(listener: Listener, event: Event, error: Exception) -> None:
+    from resilience_core._event_log import say
+
+    # By its name: the repr of a bound method or a partial shows what it is bound to.
+    name = getattr(listener, "__qualname__", None) or type(listener).__qualname__
+    text = f"Listener {name!r} failed on {type(event).__name__}; it is kept, and this is told once"
+    say("resilience.listener.failed", text, error=error)
 
 
 everywhere = Bus()

@@ -7,6 +7,7 @@ infinite.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -33,9 +34,27 @@ def to_optional_seconds(value: Seconds | None) -> float | None:
     return None if value is None else to_seconds(value)
 
 
+_LONGEST_SHOWN = 60
+_SECRETIVE = re.compile(r"(\d\D{0,2}){6}|[A-Za-z0-9+/]{16}")
+"""Six digits as in a phone number, or so many characters without a break as in a key."""
+
+
 def refuse(owner: object, field: str, value: object, expected: str) -> ConfigurationError:
     """The error for one field: who, which field, what was given, what is expected instead."""
-    return ConfigurationError(f"{type(owner).__name__}: {field} must be {expected}, not {value!r}")
+    return ConfigurationError(f"{type(owner).__name__}: {field} must be {expected}, not {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """A wrong value as an error tells it; where it may be a token or a phone number in the wrong place, only its size.
+
+    Errors about configurations are logged.
+    """
+    text = repr(value)
+    plain = isinstance(value, (int, float)) or type(value).__module__ == "datetime"
+    if plain or (len(text) <= _LONGEST_SHOWN and not _SECRETIVE.search(text)):
+        return text
+    size = f" of {len(value)}" if isinstance(value, (str, bytes, list, tuple, dict)) else ""
+    return f"a {type(value).__name__}{size} that is not shown here"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,6 @@ dependency (`IGNORED`), our own time-out leaves open whether the call was carrie
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from enum import Enum
 from itertools import count
@@ -19,8 +18,6 @@ from typing import Any, TypeAlias
 from attrs import field, frozen
 
 from resilience_core._errors import CallRejected, ConfigurationError, ResilienceError, TimeoutExceeded
-
-logger = logging.getLogger("resilience_core.verdicts")
 
 
 class Verdict(Enum):
@@ -136,8 +133,11 @@ class Judge:
                 return _PLAIN[Verdict.UNKNOWN]
         try:
             return as_judgement(self._classify(error))
-        except Exception:
-            logger.exception("A classifier failed on %s; the outcome is judged UNKNOWN", type(error).__name__)
+        except Exception as failure:
+            from resilience_core._event_log import say  # here, not above: it knows all events, and few classifiers fail
+
+            text = f"A classifier failed on {type(error).__name__}; the outcome is judged UNKNOWN"
+            say("resilience.classifier.failed", text, error=failure)
             return Judgement(Verdict.UNKNOWN, reason="classifier failed")
 
 

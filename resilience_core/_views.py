@@ -32,19 +32,12 @@ def rows_of(policies: Iterable[Named]) -> list[dict[str, Any]]:
         fleet = getattr(policy, "fleet", None)
         if fleet is not None:
             fleets[id(fleet)] = fleet
-    return rows + [_row_of_fleet(fleet) for fleet in fleets.values()]
+    return rows + [_row("fleet", fleet) for fleet in fleets.values()]
 
 
 def row_of(policy: Named) -> dict[str, Any]:
     """`kind`, `name` and the state of one policy; instead of the state `unreadable`, the class of what went wrong."""
     return _row(policy.kind, policy)
-
-
-def _row_of_fleet(fleet: Any) -> dict[str, Any]:
-    row = _row("fleet", fleet)
-    if row.get("state") == "degraded" and not fleet.agent.lost:
-        row["state"] = "idle"  # nobody has looked for the store yet, so nothing is wrong with it
-    return row
 
 
 def _row(kind: str, policy: Any) -> dict[str, Any]:
@@ -64,7 +57,7 @@ def _date(state: dict[str, Any], clock: Clock) -> None:
     """Turn seconds of the policy's clock into seconds since the epoch."""
     offset = clock.wall() - clock.now()
     forced = state.get("forced")
-    for times, key in ((state, "since"), (forced or {}, "until")):
+    for times, key in ((state, "since"), (state, "down_since"), (forced or {}, "until")):
         if times.get(key) is not None:
             times[key] = round(times[key] + offset, 3)
 

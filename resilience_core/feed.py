@@ -141,7 +141,10 @@ class Client:
         return message
 
     async def aget(self, timeout: float | None = None) -> Message | None:
-        """The same in an event loop."""
+        """The same in an event loop. It lets other tasks run each time, also when a message is there."""
+        from anyio.lowlevel import checkpoint  # here, not above: threads do without it
+
+        await checkpoint()  # else a reader with a full queue has the loop for itself, and does not see its client go
         waiter = async_waiter()
         waits, message = self._take(waiter, timeout)
         if waits:
@@ -234,7 +237,7 @@ class Feed:
     def __init__(self, *, keep: int = 1000, queue: int = 256, registry: Registry = registry) -> None:
         self._keep = _a_count("keep", keep)
         self._queue = _a_count("queue", queue)
-        self._registry = registry
+        self.registry: Registry = registry
         self._lock: Any = renewed_after_fork(threading.RLock())  # a signal handler, too, may make a call that fails
         self._end: Callable[[], None] | None = None
         self._begin()
@@ -345,7 +348,7 @@ class Feed:
         `boot`, `id` (that of the last message: what comes behind it is newer than this), `time` (seconds since the
         epoch), `left_out`, and `policies`: a row for each with `kind`, `name` and what its `snapshot()` has, except:
 
-        * times are seconds since the epoch (`since`, `forced.until`);
+        * times are seconds since the epoch (`since`, `down_since`, `forced.until`);
         * a breaker tells `next_probe_in` (seconds) and `last_error_type`;
         * bulkheads tell `usage` and `queue_usage`, rate limiters `permits`;
         * a fleet has a row of its own, of `kind` "fleet", whose `state` is `connected`, `degraded`, or `idle` as long
@@ -359,7 +362,7 @@ class Feed:
             "id": number,
             "time": wall(),
             "left_out": self.left_out,
-            "policies": rows_of(self._registry),
+            "policies": rows_of(self.registry),
         }
 
     # --- hearing ---------------------------------------------------------------------------------------------------

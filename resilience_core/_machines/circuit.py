@@ -103,6 +103,7 @@ class Circuit:
     """State of one breaker. Permits are positive numbers; 0 means rejected."""
 
     __slots__ = (
+        "down_since",
         "forced",
         "generation",
         "last_transition",
@@ -144,6 +145,7 @@ class Circuit:
         self.ramp_credit = 0.0
         self.forced: Forced | None = None
         self.last_transition: Transition | None = None
+        self.down_since: float | None = None  # since when it has not been closed: failed probes do not change it
         self._open_door()
 
     # --- admission -------------------------------------------------------------------------------------------------
@@ -315,6 +317,10 @@ class Circuit:
             self.state, state, reason, now, forced, None if before is None else max(0.0, now - before.at)
         )
         self.forced = forced if state not in (CircuitState.CLOSED, CircuitState.OPEN) else None
+        if state in _ADMITTING:
+            self.down_since = None
+        elif self.down_since is None:
+            self.down_since = now
         self.state = state
         self.generation += 1
         self.memory = self.rules.trip.start()

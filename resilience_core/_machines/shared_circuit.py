@@ -14,7 +14,8 @@ where the change does not apply (any more). Whoever loses the race applies it to
   opens, usable from `open_until` until `use_by`, and prolonged while nobody else wants it. Used, it lasts until
   `expires`, longer than a probe may take. Who wants it takes it over at `takeover_at`, never before: `MARGIN` after
   an unused one has lapsed, in which the holder's word that it is in use can still arrive.
-* **Times** are the server's, in whole microseconds. As text they are strings: a JSON number loses digits in cjson.
+* **Times** are the server's, in whole microseconds. As text they are strings: a JSON number loses digits in cjson. When
+  its clock is set back, a record from the future is moved to the present as a whole.
 
 What must never happen: two probes at once while leases outlast calls; a result that counts for a lease or an era that
 it does not belong to; a record without an end that nobody can leave.
@@ -38,6 +39,9 @@ USE_WITHIN = 2 * SECOND
 """How long an unused lease lasts beyond `open_until`, unless its holder prolongs it."""
 MARGIN = 1 * SECOND
 """How late the word that a lease is in use may reach the store."""
+SET_BACK = 5 * SECOND
+"""How far a record must be from the future to show that the server's clock was set back: clocks of hosts, which count
+where the server's is not told, may differ by less."""
 LONGEST = 400 * 24 * 3600 * SECOND
 """What a record holds ends within this time after it was written: a poisoned one must not hold a fleet for years."""
 DEEPEST = 16
@@ -120,6 +124,33 @@ class Record:
         if until is None or now < until or not self.forced:
             return self
         return evolve(self, state=CircuitState.CLOSED, reason="forced_expired", control=None)
+
+    def moved(self, now: int) -> Record:
+        """The record as if it had just been written, if the server's clock was set back since it was.
+
+        Else all that it says would last for as much longer: if the lease's holder is dead, nobody probes until then.
+        """
+        back = self.written - now
+        if back <= SET_BACK:
+            return self
+
+        def earlier(moment: int) -> int:
+            return max(0, moment - back)
+
+        lease, control = self.lease, self.control
+        if lease is not None:
+            lease = evolve(lease, use_by=earlier(lease.use_by), expires=earlier(lease.expires))
+        if control is not None and control.until is not None:
+            control = evolve(control, until=earlier(control.until))
+        return evolve(
+            self,
+            since=earlier(self.since),
+            written=now,
+            votes=tuple((member, earlier(until)) for member, until in self.votes),
+            open_until=earlier(self.open_until),
+            lease=lease,
+            control=control,
+        )
 
     def lasts(self, now: int, shortest: int) -> int:
         """Microseconds that it must be kept: never less than twice the open time, nor than a forced state."""

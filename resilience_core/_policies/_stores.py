@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import OrderedDict
@@ -10,7 +9,8 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-logger = logging.getLogger("resilience_core.cache")
+from resilience_core._event_log import say
+from resilience_core._schema import POLICY
 
 
 @runtime_checkable
@@ -126,8 +126,8 @@ class FileStore(MemoryStore):
                 self.entries[key] = (self._decode(value), float(stored_at))
         except FileNotFoundError:
             return
-        except Exception:
-            logger.warning("The cache file of %r cannot be read and is ignored", self._name, exc_info=True)
+        except Exception as error:
+            self._failed("read and is ignored", error)
             self.entries.clear()
 
     def _save(self) -> None:
@@ -142,5 +142,9 @@ class FileStore(MemoryStore):
                 beside = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
                 beside.write_text(json.dumps({"version": 1, "entries": entries}), "utf-8")
                 beside.replace(self._path)
-        except Exception:
-            logger.warning("The cache file of %r cannot be written", self._name, exc_info=True)
+        except Exception as error:
+            self._failed("written", error)
+
+    def _failed(self, what: str, error: Exception) -> None:
+        text = f"The cache file of {self._name!r} cannot be {what}"
+        say("resilience.cache.store_failed", text, {POLICY: self._name}, error=error)

@@ -11,11 +11,12 @@ from attrs import define, field, frozen, setters
 from resilience_core import _validation as check
 from resilience_core._clock import CHANCE, Chance
 from resilience_core._errors import BulkheadFullError, RejectionReason
-from resilience_core._events import LimitChanged, Rejection
+from resilience_core._events import LimitChanged
 from resilience_core._machines.concurrency import LimitLaw, Slots, Steady
 from resilience_core._verdicts import FAILURES, Classifier, Judgement, Verdict
 from resilience_core._weave.gate import Gate
 from resilience_core._weave.priority import Priority
+from resilience_core._weave.rejections import tell_rejection
 from resilience_core._weave.site import Args, Kwargs
 
 _REASONS = {
@@ -122,8 +123,7 @@ class AdaptiveConcurrency(Gate):
         if self.spares(reason, "call"):
             return _Permit(self.clock.now(), None, user)
         self._rejected += 1
-        if self.bus.hears(Rejection):
-            self.bus.emit(Rejection(self.name, self.clock.now(), reason, "call"))
+        tell_rejection(self.bus, self.name, self.clock.now(), reason, "call", total=self._rejected)
         inputs = {
             "kind": self.kind,
             "in_flight": self._slots.in_flight,

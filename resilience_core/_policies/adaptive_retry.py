@@ -13,13 +13,13 @@ from attrs import define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._errors import RateLimitedError, RejectionReason
-from resilience_core._events import Rejection
 from resilience_core._machines.budget import TokenQuota
 from resilience_core._machines.pace import Pace
 from resilience_core._policies.retry import Retry
 from resilience_core._policies.retry_budget import RetryBudget
 from resilience_core._verdicts import FAILURES, Judge, Verdict
 from resilience_core._weave.deadline import within_deadline
+from resilience_core._weave.rejections import tell_rejection
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core._weave.waiting import pause, pause_async
 
@@ -55,6 +55,7 @@ class AdaptiveRetry(Retry):
     )
     stretch: float = field(default=3.0, kw_only=True, validator=check.multiplier)
     _pace: Pace = field(init=False, repr=False, on_setattr=setters.NO_OP)
+    _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
     _failing: float = field(init=False, repr=False, default=0.0, on_setattr=setters.NO_OP)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
 
@@ -133,9 +134,16 @@ class AdaptiveRetry(Retry):
         if wait <= 0 or within_deadline(wait) >= wait:
             return wait
         self._give_back()
-        if self.bus.hears(Rejection):
-            now = self.clock.now()
-            self.bus.emit(Rejection(self.name, now, RejectionReason.RATE_LIMITED, operation, wait))
+        self._rejected += 1
+        tell_rejection(
+            self.bus,
+            self.name,
+            self.clock.now(),
+            RejectionReason.RATE_LIMITED,
+            operation,
+            wait,
+            total=self._rejected,
+        )
         inputs = {
             "kind": self.kind,
             "rate": self._pace.bucket.rate,

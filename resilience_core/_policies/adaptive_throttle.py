@@ -11,12 +11,12 @@ from attrs import define, field, setters
 from resilience_core import _validation as check
 from resilience_core._clock import CHANCE, Chance
 from resilience_core._errors import RateLimitedError, RejectionReason
-from resilience_core._events import Rejection
 from resilience_core._machines.throttle import Throttle
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import Classifier, Judgement, Verdict
 from resilience_core._weave.gate import Gate
 from resilience_core._weave.priority import Priority
+from resilience_core._weave.rejections import tell_rejection
 from resilience_core._weave.site import Args, Kwargs
 
 PATIENCE = (2.0, 1.5, 1.0, 0.8, 0.6)
@@ -111,8 +111,7 @@ class AdaptiveThrottle(Gate):
         if self.spares(RejectionReason.THROTTLED, "call"):
             return
         self._rejected += 1
-        if self.bus.hears(Rejection):
-            self.bus.emit(Rejection(self.name, now, RejectionReason.THROTTLED, "call"))
+        tell_rejection(self.bus, self.name, now, RejectionReason.THROTTLED, "call", total=self._rejected)
         inputs = {"kind": self.kind, "requests": requests, "accepts": accepts, "probability": probability}
         raise RateLimitedError(self.name, RejectionReason.THROTTLED, inputs=inputs)
 

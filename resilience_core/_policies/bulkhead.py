@@ -9,7 +9,6 @@ from attrs import define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._errors import BulkheadFullError, ConfigurationError, RejectionReason
-from resilience_core._events import Rejection
 from resilience_core._machines.slots import Slots, Ticket, Wakeable
 from resilience_core._schema import BULKHEAD_WAIT
 from resilience_core._telemetry import Wait, telemetry
@@ -17,6 +16,7 @@ from resilience_core._validation import to_optional_seconds
 from resilience_core._verdicts import Judgement
 from resilience_core._weave.deadline import within_deadline
 from resilience_core._weave.gate import Gate, stream_gate, stream_gate_async
+from resilience_core._weave.rejections import tell_rejection
 from resilience_core._weave.sharing import Fleet
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core._weave.waiting import ThreadWaiter, async_waiter
@@ -218,8 +218,7 @@ class Bulkhead(Gate):
 
     def _rejection(self, reason: RejectionReason, operation: str, patience: float = 0.0) -> BulkheadFullError:
         self._rejected += 1
-        if self.bus.hears(Rejection):
-            self.bus.emit(Rejection(self.name, self.clock.now(), reason, operation))
+        tell_rejection(self.bus, self.name, self.clock.now(), reason, operation, total=self._rejected)
         slots = self._slots
         inputs = {
             "kind": self.kind,

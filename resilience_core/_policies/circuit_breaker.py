@@ -12,7 +12,7 @@ from attrs import define, field, setters
 from resilience_core import _validation as check
 from resilience_core._clock import CHANCE, Chance
 from resilience_core._errors import CircuitOpenError, ConfigurationError, LastFailure, RejectionReason
-from resilience_core._events import CircuitTransition, Rejection
+from resilience_core._events import CircuitTransition, everywhere
 from resilience_core._machines.circuit import (
     Circuit,
     CircuitRules,
@@ -32,6 +32,7 @@ from resilience_core._verdicts import (
     ResultClassifier,
 )
 from resilience_core._weave.gate import DONE, Gate, stream_gate, stream_gate_async
+from resilience_core._weave.rejections import tell_rejection
 from resilience_core._weave.results import judging_results, judging_results_async
 from resilience_core._weave.sharing import Fleet
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
@@ -218,6 +219,7 @@ class CircuitBreaker(Gate):
     def snapshot(self) -> dict[str, Any]:
         """State, the change that led to it, who forced it, rejections so far, and the last failure.
 
+        `down_since` is when it opened first: probes that fail do not change that, only its closing does.
         `failure_ratio`, `slow_ratio` and `window_calls` are None where the trip rule has no such rate; an empty window
         has the ratio 0.
         """
@@ -227,6 +229,7 @@ class CircuitBreaker(Gate):
             "state": circuit.state.value,
             "reason": None if change is None else change.reason,
             "since": None if change is None else change.at,
+            "down_since": circuit.down_since,
             "retry_after": self.retry_after(),
             "rejected": circuit.rejected,
             "would_reject": self.spared,
@@ -322,7 +325,7 @@ class CircuitBreaker(Gate):
         """
         try:
             if saved["version"] != STATE_VERSION:
-                raise ValueError(f"version {saved['version']!r} is unknown, {STATE_VERSION} is expected")
+                raise ValueError(f"version {check.shown(saved['version'])} is unknown, {STATE_VERSION} is expected")
             age = max(0.0, self.clock.wall() - float(saved["saved_at"]))
             with self._lock:
                 # As if it had been restored when it was saved, and time had passed since.
@@ -413,8 +416,9 @@ class CircuitBreaker(Gate):
             if not by_hand and self.spares(reason, operation, retry_after):
                 return 0
         circuit.rejected += 1
-        if self.bus.hears(Rejection):
-            self.bus.emit(Rejection(self.name, now, reason, operation, retry_after))
+        bus = self.bus
+        if bus.listeners or everywhere.listeners or now >= bus.silent_until:  # as in tell_rejection, without its frame
+            tell_rejection(bus, self.name, now, reason, operation, retry_after, total=circuit.rejected)
         # What an open circuit has to tell was put together when it opened: a rejection only points at it.
         facts = self._facts if retry_after is not None else self._facts_now(now)
         raise _new_error(CircuitOpenError, self.name, reason, retry_after, self._last_failure, facts)

@@ -17,10 +17,10 @@ from attrs import define, field, setters
 from resilience_core import _validation as check
 from resilience_core._clock import SYSTEM, Clock
 from resilience_core._errors import ConfigurationError, DeadlineExceeded, RejectionReason
-from resilience_core._events import Rejection
 from resilience_core._validation import Seconds, to_seconds
 from resilience_core._weave.deadline import DEADLINE, remaining, shortened
 from resilience_core._weave.edge import Policy
+from resilience_core._weave.rejections import tell_rejection
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 
 HEADER = "x-envoy-expected-rq-timeout-ms"
@@ -56,8 +56,8 @@ class Deadline(Policy):
     def _refuse_late(self, operation: str) -> None:
         if remaining() == 0.0:
             self._rejected += 1
-            if self.bus.hears(Rejection):
-                self.bus.emit(Rejection(self.name, self.clock.now(), RejectionReason.DEADLINE, operation))
+            now, total, reason = self.clock.now(), self._rejected, RejectionReason.DEADLINE
+            tell_rejection(self.bus, self.name, now, reason, operation, total=total)
             inputs = {"kind": self.kind, "when": "before the call"}
             raise DeadlineExceeded(self.name, RejectionReason.DEADLINE, inputs=inputs)
 

@@ -23,6 +23,7 @@ from resilience_core._validation import to_optional_seconds
 from resilience_core._weave import births
 from resilience_core._weave.edge import Policy
 from resilience_core._weave.gate import Gate
+from resilience_core._weave.rejections import Series, share_series
 from resilience_core._weave.reload import lock, weavers
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core.registry import registry
@@ -73,6 +74,7 @@ class Keyed(Policy):
     _entries: OrderedDict[Hashable, _Entry] = field(init=False, repr=False, factory=OrderedDict)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _names: tuple[str, ...] | None = field(init=False, repr=False, default=None, on_setattr=setters.NO_OP)
+    _series: tuple[Series, ...] = field(init=False, repr=False, default=(), on_setattr=setters.NO_OP)
     _sites: count[int] = field(init=False, repr=False, factory=count)
     _woven: dict[int, ref[Any]] = field(init=False, repr=False, factory=dict)
     _evicted: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
@@ -179,12 +181,15 @@ class Keyed(Policy):
             names = tuple(part.name for part in policy.parts())
             if self._names is None:
                 self._names = names
+                self._series = tuple(Series() for _ in names)
             elif names != self._names:
                 raise ConfigurationError(
                     f"Keyed {self.name!r}: factory must give the policies of all keys the same name, because names "
                     "become attributes of metrics and keys must not"
                 )
-            for part in policy.parts():
+            parts = tuple(policy.parts())
+            share_series((part.bus for part in parts), self._series)
+            for part in parts:
                 registry.remove(part)  # thousands of one name: this policy stands for them
             policy.subscribe(self._relay)
             entry.policy = policy

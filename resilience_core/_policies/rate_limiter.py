@@ -11,7 +11,6 @@ from attrs import define, field, setters
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError, RateLimitedError, RejectionReason
-from resilience_core._events import Rejection
 from resilience_core._machines.bucket import ASK, Bucket
 from resilience_core._schema import LIMITER_WAIT
 from resilience_core._story import note
@@ -20,6 +19,7 @@ from resilience_core._validation import to_seconds
 from resilience_core._verdicts import Classifier, Judge, Judgement, Verdict
 from resilience_core._weave.deadline import within_deadline
 from resilience_core._weave.gate import Gate, stream_gate, stream_gate_async
+from resilience_core._weave.rejections import tell_rejection
 from resilience_core._weave.sharing import Fleet
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core._weave.waiting import ThreadWaiter, async_waiter, pause, pause_async
@@ -245,9 +245,8 @@ class RateLimiter(Gate):
 
     def _reject(self, bucket: Bucket, retry_after: float, operation: str) -> NoReturn:
         self._rejected += 1
-        if self.bus.hears(Rejection):
-            now = self.clock.now()
-            self.bus.emit(Rejection(self.name, now, RejectionReason.RATE_LIMITED, operation, retry_after))
+        now, total, reason = self.clock.now(), self._rejected, RejectionReason.RATE_LIMITED
+        tell_rejection(self.bus, self.name, now, reason, operation, retry_after, total=total)
         inputs = {
             "kind": self.kind,
             "rate": self.rate,

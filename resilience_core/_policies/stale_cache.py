@@ -17,9 +17,12 @@ from attrs import define, field, frozen, setters
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
+from resilience_core._event_log import say
+from resilience_core._event_records import error_type
 from resilience_core._events import StaleServed
 from resilience_core._machines.freshness import Freshness, freshness
-from resilience_core._policies._stores import CacheStore, FileStore, MemoryStore, logger
+from resilience_core._policies._stores import CacheStore, FileStore, MemoryStore
+from resilience_core._schema import ERROR_TYPE, POLICY
 from resilience_core._story import end_story, story_of
 from resilience_core._telemetry import note_degraded, note_lookup, telemetry
 from resilience_core._validation import to_seconds
@@ -180,10 +183,11 @@ class StaleCache(Policy):
     def _ask_store(self, method: str, *args: Any) -> Any:
         try:
             return getattr(self._kept, method)(*args)
-        except Exception:
+        except Exception as error:
             if self.store is None:
                 raise
-            logger.warning("The store of the cache %r failed on %s", self.name, method, exc_info=True)
+            text = f"The store of the cache {self.name!r} failed on {method}"
+            say("resilience.cache.store_failed", text, {POLICY: self.name}, error=error)
             return None
 
     def _look(self, key: Hashable) -> tuple[Any, float] | None:
@@ -259,7 +263,9 @@ class StaleCache(Policy):
     def _revalidated(self, key: Hashable, flight: Flight, error: BaseException | None) -> None:
         """After a refresh: tell why it failed, and end its flight if it was stopped before it could do so itself."""
         if error is not None:
-            logger.info("The cache %r could not be refreshed: %s", self.name, type(error).__name__)
+            attributes = {POLICY: self.name, ERROR_TYPE: error_type(error)}
+            text = f"The cache {self.name!r} could not be refreshed: {type(error).__name__}"
+            say("resilience.cache.refresh_failed", text, attributes)
             if not flight.over:
                 self._land(key, flight, None, error)
 

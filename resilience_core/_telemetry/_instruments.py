@@ -238,8 +238,9 @@ class Instruments:
 
         found: dict[str, list[int]] = {}
         for store in list(stores):
-            counts = found.setdefault(store.store_type, [0, 0])
-            counts[0 if store.connected else 1] += 1
+            if store.state != "idle":  # nobody has looked for it, so nothing is wrong with it
+                counts = found.setdefault(store.store_type, [0, 0])
+                counts[0 if store.state == "connected" else 1] += 1
         return [
             Observation(count, {s.STORE_TYPE: kind, s.STORE_STATE: state})
             for kind, counts in found.items()

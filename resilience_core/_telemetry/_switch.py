@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from resilience_core._telemetry._instruments import Instruments
     from resilience_core._telemetry._spans import Spans
 
-logger = logging.getLogger("resilience_core.otel")
-
 SpanMode: TypeAlias = Literal["call+attempt", "call", "none"]
 EventMode: TypeAlias = Literal["span", "log", "both", "none"]
 LOOKS = 1_000
@@ -221,7 +219,10 @@ class Telemetry:
         """Recording has failed, in a provider, an exporter or a view: told once, and the call goes on."""
         if what not in self._told:
             self._told.add(what)
-            logger.warning("Recording %s failed (%s); told once", what, type(error).__name__, exc_info=error)
+            from resilience_core._event_log import say  # here, not above: nobody logs while all is well
+
+            text = f"Recording {what} failed ({type(error).__name__}); told once"
+            say("resilience.telemetry.failed", text, error=error)
 
     def count_reload(self, outcome: str) -> None:
         """One changed configuration file: applied ("success") or refused ("error")."""

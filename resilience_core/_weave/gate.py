@@ -15,9 +15,9 @@ from attrs import define, field, setters
 from resilience_core import _validation as check
 from resilience_core._clock import CHANCE
 from resilience_core._errors import CallRejected, RejectionReason
-from resilience_core._events import Rejection
 from resilience_core._verdicts import Classifier, Judge, Judgement, On, Verdict, count_every_error, judge_from
 from resilience_core._weave.edge import Policy
+from resilience_core._weave.rejections import tell_rejection
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 from resilience_core._weave.streams import AnyStream
 
@@ -85,8 +85,9 @@ class Gate(Policy):
         if self.enforce == 1.0 or CHANCE.random() < self.enforce:
             return False
         self.spared += 1
-        if self.bus.hears(Rejection):
-            self.bus.emit(Rejection(self.name, self.clock.now(), reason, operation, retry_after, enforced=False))
+        tell_rejection(
+            self.bus, self.name, self.clock.now(), reason, operation, retry_after, total=self.spared, enforced=False
+        )
         return True
 
     def enter_or_spare(self, args: Args, kwargs: Kwargs, operation: str) -> Any:

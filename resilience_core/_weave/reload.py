@@ -13,7 +13,6 @@ What must never happen: a call that finds half of a weave (the swap is one assig
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -73,7 +72,6 @@ lock = renewed_after_fork(threading.RLock())
 """Held while weaving and while options change: a function must not be woven in the middle of it."""
 weavers: WeakSet[Any] = WeakSet()
 """All that hold a weave. Added to and looked through under the lock."""
-logger = logging.getLogger("resilience_core.config")
 
 
 class Substitutes(dict[Any, Any]):
@@ -112,8 +110,12 @@ def _taken_over(policy: Any, substitute: Any) -> Changes:
     """What a policy has taken over. That may call code of others: where it fails, the rest goes on all the same."""
     try:
         changes: Changes = policy.take_over(substitute)
-    except Exception:
-        logger.exception("%s %r did not take all of its new options over", policy.kind, policy.name)
+    except Exception as error:
+        from resilience_core._event_log import say  # here, not above: nobody logs while all is well
+        from resilience_core._schema import POLICY
+
+        text = f"{policy.kind} {policy.name!r} did not take all of its new options over"
+        say("resilience.config.not_taken", text, {POLICY: policy.name}, error=error)
         return ()
     return changes
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from resilience_core._verdicts import BadResult, ResultClassifier, Verdict, as_judgement
 from resilience_core._weave.site import Args, AsyncCall, Call, Kwargs, Site
 
-logger = logging.getLogger("resilience_core.verdicts")
-
 
 def _judged(result: Any, classify: ResultClassifier) -> Any:
     try:
         judgement = as_judgement(classify(result))
-    except Exception:
+    except Exception as error:
         # The call itself succeeded: a broken classifier must not turn its value into a failure.
-        logger.exception("classify_result failed on a %s; the value is returned as it is", type(result).__name__)
+        from resilience_core._event_log import say
+
+        text = f"classify_result failed on a {type(result).__name__}; the value is returned as it is"
+        say("resilience.classifier.failed", text, error=error)
         return result
     if judgement.verdict is Verdict.SUCCESS:
         return result

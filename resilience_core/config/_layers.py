@@ -22,7 +22,7 @@ from resilience_core._standard import (
     MAX_CONCURRENT,
     TOTAL_TIMEOUT,
 )
-from resilience_core._validation import did_you_mean
+from resilience_core._validation import did_you_mean, shown
 from resilience_core.config._problems import Problem
 
 Table: TypeAlias = Mapping[str, Any]
@@ -158,7 +158,7 @@ def not_a_table(path: tuple[str, ...], value: Any, source: str) -> Problem:
         fix = f"Write [{where}.<name>]" if where else f"There can be {', '.join(_TOP)}"
     elif path[0] == "policies" and len(path) == 3 and path[2] not in STACK_KEYS:
         fix += "; true and false switch it on and off"
-    return Problem(where, f"must be a table, not {value!r}", fix, source)
+    return Problem(where, f"must be a table, not {shown(value)}", fix, source)
 
 
 def preset(name: str) -> Layer:

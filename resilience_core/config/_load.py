@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import evolve
 
-from resilience_core._validation import did_you_mean
+from resilience_core._validation import did_you_mean, shown
 from resilience_core.config._configuration import Configuration, Stack
 from resilience_core.config._environment import CHOICE
 from resilience_core.config._layers import layers_of, not_a_table
@@ -130,7 +130,7 @@ def _translated(mapping: Any, source: str) -> tuple[dict[str, dict[str, Any]], d
     paths = {"timeout": "total_timeout", "timeout.seconds": "total_timeout"}
     problems: list[Problem] = []
     if not isinstance(mapping, Mapping):
-        return {}, paths, [Problem("", f"must be a mapping, not {mapping!r}", _can_have(_LEGACY_KEYS), source)]
+        return {}, paths, [Problem("", f"must be a mapping, not {shown(mapping)}", _can_have(_LEGACY_KEYS), source)]
     for key, content in mapping.items():
         if key == "total_timeout":
             sections["timeout"] = {"seconds": content}
@@ -138,7 +138,7 @@ def _translated(mapping: Any, source: str) -> tuple[dict[str, dict[str, Any]], d
             problems.append(_unknown_key(str(key), str(key), _LEGACY_KEYS, source))
         elif not isinstance(content, Mapping):
             fix = _can_have(_LEGACY[key])
-            problems.append(Problem(str(key), f"must be a mapping, not {content!r}", fix, source))
+            problems.append(Problem(str(key), f"must be a mapping, not {shown(content)}", fix, source))
         else:
             sections[key] = _translated_section(key, content, paths, problems, source)
     return sections, paths, problems
@@ -158,7 +158,7 @@ def _translated_section(
         if key.endswith("_ms") and not isinstance(value, timedelta):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LONGEST:
                 problems.append(
-                    Problem(path, f"must be a number of milliseconds, 0 or more, not {value!r}", "", source)
+                    Problem(path, f"must be a number of milliseconds, 0 or more, not {shown(value)}", "", source)
                 )
                 continue
             value = value / 1000

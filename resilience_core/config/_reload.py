@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,8 +11,10 @@ from attrs import evolve, frozen
 
 from resilience_core._describe import chain_of
 from resilience_core._errors import ConfigurationError
+from resilience_core._event_log import say
 from resilience_core._pipeline import Pipeline
 from resilience_core._policies.retry_budget import RetryBudget
+from resilience_core._schema import POLICY
 from resilience_core._verdicts import On
 from resilience_core._weave.edge import Policy, same
 from resilience_core._weave.reload import lock, swap, tell
@@ -22,8 +23,6 @@ from resilience_core.config._configuration import ANONYMOUS, Code, Configuration
 from resilience_core.config._layers import IN_PLACE_OF
 from resilience_core.config._problems import InvalidConfiguration, Problem
 from resilience_core.registry import Registry, on_trial
-
-logger = logging.getLogger("resilience_core.config")
 
 
 @frozen(eq=False)
@@ -158,7 +157,7 @@ class _Plan:
             if pipelines and not policies and section not in new:
                 self.problems.append(_nowhere(section, stack))
         if not pipelines and not any(found.values()):
-            logger.info("No living policy is set by [policies.%s]", stack.name)
+            say("resilience.config.unused", f"No living policy is set by [policies.{stack.name}]", {POLICY: stack.name})
 
     def _rebuild(self, pipeline: Pipeline, stack: Stack, built: _Built) -> tuple[dict[str, Policy], set[str]]:
         """A pipeline that a configuration built: the policies that stay, by section, and the sections that are new."""

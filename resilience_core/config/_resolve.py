@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve
 
 from resilience_core._policies.retry_budget import RetryBudget
-from resilience_core._validation import did_you_mean
+from resilience_core._validation import did_you_mean, shown
 from resilience_core.config._classes import SECTIONS
 from resilience_core.config._configuration import Configuration, Stack, try_out
 from resilience_core.config._environment import environment_layer
@@ -231,7 +231,7 @@ class _Resolver:
             return value
         fix = "Whether a call may be carried out twice without harm"
         where = ".".join((*path, "idempotent"))
-        self.problems.append(Problem(where, f"must be true or false, not {value!r}", fix, source))
+        self.problems.append(Problem(where, f"must be true or false, not {shown(value)}", fix, source))
         return None
 
     def _allow(self, own: Mapping[str, Written], path: tuple[str, ...]) -> dict[str, str]:

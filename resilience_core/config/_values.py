@@ -26,7 +26,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from resilience_core._errors import ConfigurationError
 from resilience_core._machines.trip_rules import AnyOf, TripRule
 from resilience_core._policies.retry_budget import RetryBudget
-from resilience_core._validation import did_you_mean
+from resilience_core._validation import did_you_mean, shown
 from resilience_core.config._classes import Option, from_code, options_of
 from resilience_core.config._problems import Problem
 
@@ -98,7 +98,7 @@ def value_of(cls: type[Any], option: Option, raw: Any) -> Any:
         try:
             value = convert(value)
         except (TypeError, ValueError, AttributeError):
-            raise ConfigurationError(f"must be {_expected(option)}, not {raw!r}") from None
+            raise ConfigurationError(f"must be {_expected(option)}, not {shown(raw)}") from None
     if attribute.validator is not None and option.type is not RetryBudget:
         owner = object.__new__(cls)  # the validators ask for nothing but its class
         attribute.validator(owner, attribute, value)
@@ -114,13 +114,15 @@ def _shaped(option: Option, raw: Any) -> Any:
     if option.duration and isinstance(raw, str):
         seconds = seconds_in(raw)
         if seconds is None:
-            raise ConfigurationError(f'must be seconds, or a text with a unit such as "250ms" or "2m", not {raw!r}')
+            raise ConfigurationError(
+                f'must be seconds, or a text with a unit such as "250ms" or "2m", not {shown(raw)}'
+            )
         return seconds
     if option.type is RetryBudget and not isinstance(raw, str):
-        raise ConfigurationError(f"must be the name of a table in [budgets], not {raw!r}")
+        raise ConfigurationError(f"must be the name of a table in [budgets], not {shown(raw)}")
     if get_origin(option.type) is Literal and raw not in get_args(option.type):
         known = [str(name) for name in get_args(option.type)]
-        raise ConfigurationError(f"must be one of {', '.join(known)}, not {raw!r}{did_you_mean(str(raw), known)}")
+        raise ConfigurationError(f"must be one of {', '.join(known)}, not {shown(raw)}{did_you_mean(str(raw), known)}")
     if option.type is TripRule and isinstance(raw, list):
         if not raw:
             raise ConfigurationError("must have at least one rule, not []")
@@ -133,7 +135,7 @@ def _shaped(option: Option, raw: Any) -> Any:
 def _sequence(option: Option, raw: Any) -> Any:
     """A list of tables as objects, a list of lists as tuples."""
     if not isinstance(raw, list):
-        raise ConfigurationError(f"must be a list, not {raw!r}")
+        raise ConfigurationError(f"must be a list, not {shown(raw)}")
     member = get_args(option.type)[0]
     if isinstance(member, type) and attrs.has(member):
         return _each(raw, lambda each: _member((member,), each))
@@ -159,7 +161,7 @@ def _member(classes: tuple[type[Any], ...], raw: Any) -> Any:
     """A table as an object of one of the classes, which `type` names where there are several."""
     names = {cls.__name__: cls for cls in classes}
     if not isinstance(raw, Mapping):
-        raise ConfigurationError(f"must be a table{_with_type(names)}, not {raw!r}")
+        raise ConfigurationError(f"must be a table{_with_type(names)}, not {shown(raw)}")
     content = dict(raw)
     kind = content.pop("type", classes[0].__name__ if len(classes) == 1 else None)
     if not isinstance(kind, str) or kind not in names:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +14,7 @@ from resilience_core import _validation as check
 from resilience_core._clock import SYSTEM
 from resilience_core._config_events import ConfigurationRefused, ConfigurationReloaded
 from resilience_core._errors import ConfigurationError
+from resilience_core._event_log import log_event
 from resilience_core._events import everywhere
 from resilience_core._fork import renewed_after_fork
 from resilience_core._telemetry import telemetry
@@ -21,8 +22,6 @@ from resilience_core._validation import Seconds
 from resilience_core.config._load import LARGEST_FILE, load
 from resilience_core.registry import Registry
 from resilience_core.registry import registry as whole_registry
-
-logger = logging.getLogger("resilience_core.config")
 
 
 class Watcher:
@@ -90,21 +89,22 @@ class Watcher:
             return False
         self._seen = seen
         self.error = None
-        logger.info("Configuration %s is applied: %s", name, ", ".join(changed) or "no change")
         telemetry.count_reload("success")
-        everywhere.deliver(ConfigurationReloaded(name, SYSTEM.now(), tuple(changed)))
+        everywhere.emit(ConfigurationReloaded(name, SYSTEM.now(), tuple(changed)))
         return True
 
     def _refuse(self, error: Exception, told_with: Exception | None) -> None:
         name = self._path.name
-        refused = error if isinstance(error, ConfigurationError) else ConfigurationError(str(error) or repr(error))
+        # Of what somebody else's code raised, the class: its text could have anything in it.
+        told = str(error) if told_with is None else type(error).__qualname__
+        refused = error if isinstance(error, ConfigurationError) else ConfigurationError(told)
         problems = tuple(str(problem) for problem in getattr(refused, "problems", ())) or (str(refused),)
-        logger.error(
-            "Configuration %s is refused, nothing has changed: %s", name, "; ".join(problems), exc_info=told_with
-        )
+        event = ConfigurationRefused(name, SYSTEM.now(), problems)
+        all_of_it = re.sub(r"\s*\n\s*", " ", "; ".join(problems))
+        log_event(event, text=f"Configuration {name!r} is refused, nothing has changed: {all_of_it}", error=told_with)
         self.error = refused.with_traceback(None)  # it is kept: the frames of its traceback must not be
         telemetry.count_reload("error")
-        everywhere.deliver(ConfigurationRefused(name, SYSTEM.now(), problems))
+        everywhere.deliver(event)
 
     def start(self) -> None:
         """Look every `interval` seconds from now on, in a thread that does not keep the process alive."""

@@ -12,6 +12,7 @@ Started with the first need, again in the child of a fork; a daemon, ended at ex
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import threading
@@ -19,14 +20,17 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 from resilience_core._clock import CHANCE
+from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Link, OpenLink, Request
-from resilience_core.fleet._log import logger
+from resilience_core.fleet._log import log_failure
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts to connect
 NEVER = float("inf")
+_FAILED_AGAIN = "The store failed once more"
 
 
 class Item(ABC):
@@ -92,6 +96,9 @@ class Agent:
         self.closed: bool = False
         self.commands: int = 0  # sent to the store so far
         self.losses: int = 0
+        self._acquainted = False
+        """Whether it has spoken with a store. The first time a client imports some of its modules: where the process
+        forks meanwhile, the child waits for ever for the lock of an import, with all other connections, too."""
         self._inherited: list[Any] = []  # of the parent: never used, never collected
         self._reset()
 
@@ -100,6 +107,7 @@ class Agent:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
+        self._start_at = 0.0  # not before: no thread was to be had
         self._link: Link | None = None
         self._turns = 0
         self._pause = SHORTEST_PAUSE
@@ -115,7 +123,7 @@ class Agent:
     # --- for everybody ---------------------------------------------------------------------------------------------
 
     def attach(self, item: Item) -> bool:
-        """Work for this item from now on; False where no thread can be had any more."""
+        """Work for this item from now on; False after the end, and where no thread can be had: then ask again."""
         with self._lock:
             if self.closed:
                 return False
@@ -135,20 +143,28 @@ class Agent:
     def _start(self) -> bool:
         if self._thread is not None:
             return True
+        if time.monotonic() < self._start_at:
+            return False
+        thread = threading.Thread(target=self._run, name="resilience-fleet", daemon=True)
+        try:
+            self._open_pipe()
+            thread.start()
+        except (OSError, RuntimeError):  # no file or thread is to be had, or the interpreter ends: local verdicts go on
+            self._start_at = time.monotonic() + LONGEST_PAUSE
+            return False
+        self._thread = thread
+        self._on_start()
+        return True
+
+    def _open_pipe(self) -> None:
+        if self._pipe is not None:  # of an attempt before
+            return
         self._pipe = os.pipe()
         for end in self._pipe:
             os.set_blocking(end, False)
         # Not closed with the thread: a caller may be about to write, and the number may be another file's by then.
         self._closing = weakref.finalize(self, _close, self._pipe)
         self._closing.atexit = False
-        self._on_start()
-        thread = threading.Thread(target=self._run, name="resilience-fleet", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is ending, or no thread can be had: local verdicts go on
-            return False
-        self._thread = thread
-        return True
 
     @property
     def lost(self) -> bool:
@@ -165,7 +181,10 @@ class Agent:
     def wait_connected(self, timeout: float) -> bool:
         """Wait until the store has answered for all items; False when it has not within `timeout` seconds."""
         with self._lock:
-            return self._changed.wait_for(lambda: self.connected, timeout)
+            return self._changed.wait_for(self._answered_for_all, timeout)
+
+    def _answered_for_all(self) -> bool:
+        return self.connected and all(item.proven() for item in self._all())
 
     def settle(self, timeout: float) -> bool:
         """Wait until nothing is left to be written; False when there is after `timeout` seconds."""
@@ -198,15 +217,13 @@ class Agent:
 
     def after_fork(self) -> None:
         """In the child: nothing of the parent's is used, and the first need starts another thread."""
-        link, pipe, items = self._link, self._pipe, self._all()
+        link, pipe = self._link, self._pipe
         self._inherited.append((link, self._lock, self._changed, self._items))
         if link is not None:
             link.abandon()
         if pipe is not None:
             self._closing()
         self._reset()
-        for item in items:
-            item.after_fork()
 
     # --- the thread ------------------------------------------------------------------------------------------------
 
@@ -215,18 +232,20 @@ class Agent:
         return [item for item in items if item is not None]
 
     def _run(self) -> None:
-        while not self._stopping or self._something_left():
+        while self._goes_on():
             try:
                 self._turn()
-            except Exception as error:
+            except BaseException as error:  # a store may raise anything, and without this thread nothing is shared
                 self._lose(error)
             with self._lock:
                 self._turns += 1
                 self._changed.notify_all()
         self._leave()
 
-    def _something_left(self) -> bool:
-        """Whether there is something to be said before the end, and still a chance that it can be."""
+    def _goes_on(self) -> bool:
+        """False at the end, unless there is something to be said before it, and still a chance that it can be."""
+        if not self._stopping:
+            return True
         in_time = time.monotonic() < self._end
         return in_time and self._lost_at is None and any(item.pending() for item in self._all())
 
@@ -235,12 +254,13 @@ class Agent:
         if self._link is None and time.monotonic() < self._retry_at:
             self._wait(self._retry_at, ())
             return
-        link = self._link or self._open()
-        self._talk(link)
-        descriptors = link.descriptors()
-        # Where there is nothing to watch, news must be asked for.
-        self._wait(self._soonest() if descriptors else time.monotonic() + 0.05, descriptors)
-        self._hear(link)
+        with nullcontext() if self._acquainted else no_forks:
+            link = self._link or self._open()
+            self._talk(link)
+        self._acquainted = True
+        if self._goes_on():  # else nobody would wake it up any more
+            self._wait(self._soonest(), link.descriptors())
+            self._hear(link)
 
     def _open(self) -> Link:
         link = self._link = self._open_link()
@@ -284,13 +304,15 @@ class Agent:
             raise
         received = time.monotonic()
         failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        self._on_exchange(received - sent, failed)
         for request, reply in zip(requests, replies, strict=True):
             if not isinstance(reply, Exception):
                 request.answer(reply, sent, received)
         self._on_exchange(received - sent, failed)
         if failed is not None:
             raise failed
-        if received - sent > 3 * self._bound:  # a byte now and then keeps a time-out from ending
+        # A byte now and then keeps a time-out from ending.
+        if received - sent > 3 * self._bound * link.round_trips(len(requests)):
             raise TimeoutError("the store answers, but too slowly")
 
     def _hear(self, link: Link) -> None:
@@ -322,9 +344,9 @@ class Agent:
             self.connected = True
             self._changed.notify_all()
         if lost_at is not None:
-            self._on_found(time.monotonic() - lost_at)
+            _quietly(lambda: self._on_found(time.monotonic() - lost_at), "The recovery could not be told")
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, error: BaseException) -> None:
         now = time.monotonic()
         link, self._link = self._link, None
         with self._lock:
@@ -332,19 +354,16 @@ class Agent:
         self._retry_at = now + self._pause * (0.5 + CHANCE.random())
         self._pause = min(LONGEST_PAUSE, 2 * self._pause)
         if link is not None:
-            _quietly(link.close)
+            _quietly(link.close, _FAILED_AGAIN, "resilience.store.failed_again")
         self._let_go(now)
         if self._lost_at is None:
             self._lost_at = now
             self.losses += 1
-            self._on_lost(error)
+            _quietly(lambda: self._on_lost(error), "The outage could not be told")
 
     def _let_go(self, now: float) -> None:
         for item in self._all():
-            try:
-                item.lost(now)
-            except Exception:
-                logger.exception("A policy could not be told that the store is lost")
+            _quietly(functools.partial(item.lost, now), "A policy could not be told that the store is lost")
 
     def _leave(self) -> None:
         link = self._link
@@ -352,8 +371,8 @@ class Agent:
         if link is not None:
             said = [request for item in self._all() for request in item.goodbye(now)]
             if said:
-                _quietly(lambda: link.run(said))
-            _quietly(link.close)
+                _quietly(lambda: link.run(said), _FAILED_AGAIN, "resilience.store.failed_again")
+            _quietly(link.close, _FAILED_AGAIN, "resilience.store.failed_again")
         with self._lock:
             self.connected = False
         self._let_go(now)
@@ -364,8 +383,8 @@ def _close(pipe: tuple[int, int]) -> None:
         os.close(end)
 
 
-def _quietly(act: Callable[[], Any]) -> None:
+def _quietly(act: Callable[[], Any], complaint: str, name: str = "resilience.store.not_told") -> None:
     try:
         act()
-    except Exception:
-        logger.debug("The store failed once more", exc_info=True)
+    except BaseException as error:  # also a SystemExit of a listener, which would end the thread in silence
+        log_failure(name, complaint, error)

@@ -106,8 +106,11 @@ class SharedAccount:
             self._share.wake()
 
     def _earn(self, tokens: float) -> None:
+        before, cost = self.earned, self.terms.cost
         # What no balance could hold need not be told.
-        self.earned = min(self.earned + tokens, self.terms.capacity, 1000.0 * self.terms.cost)
+        self.earned = min(before + tokens, self.terms.capacity, 1000.0 * cost)
+        if before < cost <= self.earned:  # others could pay with it
+            self._share.wake()
 
     def take(self, now: float, costly: bool) -> float | None:
         """Pay for one more attempt with what is at hand."""
@@ -158,15 +161,14 @@ class SharedBudget(Item):
         self.key: str = fleet.keys.other("retry_budget", budget.name)
         self.account: SharedAccount = SharedAccount(self, budget.law, budget.name)
         self.joined = False
-        self._report_at = 0.0
+        self._told_at = 0.0
 
     # --- by callers, under the budget's lock -----------------------------------------------------------------------
 
     def join(self) -> None:
-        """With the first call the agent begins to work for this budget."""
+        """With the first call the agent begins to work for this budget; where it cannot, with a later one."""
         if not self.joined:
-            self.joined = True
-            self._fleet.agent.attach(self)
+            self.joined = self._fleet.join(self)[0]
 
     def wake(self) -> None:
         """Something is wanted, or lost."""
@@ -180,11 +182,11 @@ class SharedBudget(Item):
         if not account.known or account.wanting:
             return 0.0
         if account.earned < 0:
-            return self._report_at
+            return self._told_at + SPENT_EVERY
         full = account.level >= account.terms.capacity
-        enough = account.earned >= account.terms.cost and not full
-        idle = account.hand > 0
-        return max(self._report_at, account.filled_at + EARNED_EVERY) if enough or idle else NEVER
+        if account.earned >= account.terms.cost and not full:
+            return self._told_at + EARNED_EVERY
+        return account.filled_at + IDLE if account.hand > 0 else NEVER
 
     def pending(self) -> bool:
         account = self.account
@@ -204,7 +206,7 @@ class SharedBudget(Item):
                 account.hand, account.batch = 0.0, 1
             account.wanting = False
             earned, account.earned = account.earned, 0.0
-        self._report_at = now + SPENT_EVERY
+        self._told_at = now
         lives = max(round(self._fleet.ttl * 1000), round(2000 * terms.decay))
         args = (terms.capacity, terms.refill, terms.decay, terms.start, earned, wanted, terms.cost, lives)
 
@@ -224,7 +226,7 @@ class SharedBudget(Item):
             self.account.clear()
 
     def found(self, now: float) -> None:
-        self._report_at = now
+        """The next answer tells."""
 
     def proven(self) -> bool:
         return self.account.known

@@ -46,6 +46,7 @@ class SharedBulkhead(Item):
         self.joined = False
         self.alone = False
         self._token = draw()
+        self._holder = self._fleet.holder()
         self._wanting = False
         self._asked_at: float | None = None  # since when nothing was answered
         self._refused_until = 0.0
@@ -59,19 +60,22 @@ class SharedBulkhead(Item):
     def more(self) -> bool:
         """There is no slot at hand: whether it is worth waiting for the store to give some."""
         if not self.joined:
-            self.joined = True
-            if not self._fleet.agent.attach(self) or self._fleet.agent.lost:
+            self.joined, alone = self._fleet.join(self)
+            if alone:
                 self._go_alone()
         now = time.monotonic()
         if self._asked_at is not None and now - self._asked_at > 3 * self._fleet.timeout:
             self._go_alone()  # it drips: the agent is busy with an answer that does not end
-        if self.alone or now < self._refused_until:
+        if self.alone or now < self._refused_until or self._has_all():
             return False
         self._wanting = True
         self._fleet.agent.wake()
         if self._asked_at is None:
             self._asked_at = now
         return now - self._asked_at <= self.patience  # else somebody has waited in vain already
+
+    def _has_all(self) -> bool:
+        return self._bulkhead._slots.size >= self._bulkhead.max_concurrent
 
     def resized(self) -> None:
         """The options have changed."""
@@ -115,7 +119,7 @@ class SharedBulkhead(Item):
 
     def _request(self, want: int) -> Request:
         args = (
-            self._fleet.member,
+            self._holder,
             self._token,
             want,
             self._bulkhead.max_concurrent,
@@ -140,9 +144,10 @@ class SharedBulkhead(Item):
             if leased < want:
                 self._refusal = min(LONGEST_REFUSAL, 2 * self._refusal)
                 self._refused_until = received + self._refusal
-                slots.dismiss()
             else:
                 self._refusal = REFUSED_FOR / 2
+            if leased < want or self._has_all():
+                slots.dismiss()
             used = slots.taken
         self._renew_at = sent + LEASE / 3 if leased else NEVER
         self._look_at = received + IDLE if leased > used else NEVER

@@ -50,8 +50,8 @@ from resilience_core._machines.shared_circuit import (
 from resilience_core._machines.trip_rules import AnyOf, ConsecutiveFailures
 from resilience_core._verdicts import FAILURES, Verdict
 from resilience_core.fleet._agent import NEVER, Item
+from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Request
-from resilience_core.fleet._names import encoded
 from resilience_core.fleet._windows import SharedWindows
 
 if TYPE_CHECKING:
@@ -87,10 +87,7 @@ class SharedCircuit(Item):
 
     def _clear(self) -> None:
         self.joined = False
-        member = self._fleet.member
-        if not (member.isascii() and member.isprintable()):  # as escapes it would fill the record
-            member = encoded(member)
-        self.holder = f"{member}/{draw()[:4]}"
+        self.holder = self._fleet.holder()
         self.era = ""
         """The epoch that this member's calls belong to; empty without the store, and until it knows of the next one."""
         self._last_era = ""
@@ -126,14 +123,13 @@ class SharedCircuit(Item):
     # --- by callers ------------------------------------------------------------------------------------------------
 
     def join(self) -> None:
-        """With the first call the agent begins to work for this breaker."""
+        """With the first call the agent begins to work for this breaker; where it cannot, with a later one."""
         if self.joined:
             return
-        self.joined = True
-        self._fleet.agent.attach(self)
+        self.joined = self._fleet.join(self)[0]
         breaker = self._breaker
-        with breaker._lock:
-            breaker._circuit.watch(False)
+        with breaker._lock:  # the agent may have been faster than this line
+            breaker._circuit.watch(self.alert or not self.joined)
 
     def admitted(self, circuit: Circuit, now: float, lasts: float) -> None:
         """A permit was given; matters for probes."""
@@ -354,7 +350,8 @@ class SharedCircuit(Item):
     def _writing(self, now: float) -> list[Request]:
         """Apply what is to be changed to what is known, and offer that to the store."""
         server = self._clock.earliest(now)
-        before = None if self._record is None else self._record.at(server)
+        known = None if self._record is None else self._record.moved(server)
+        before = None if known is None else known.at(server)
         record = before or new_record(server, draw)
         kept: list[Change] = []
         for change in self._changes:
@@ -365,7 +362,7 @@ class SharedCircuit(Item):
                 record = changed
                 kept.append(change)
         self._changes = []
-        if not kept and not self._unproven:
+        if not kept and not self._unproven and known is self._record:
             self._poll_at = now  # what was said was not to be: see what is
             return []
         self._number += 1
@@ -409,6 +406,8 @@ class SharedCircuit(Item):
             self._changes.append(_Keep())
         if record is not None and record.forced and left < self._fleet.ttl * 500:
             self._changes.append(_Keep())  # it holds until told otherwise, so the record must not lapse
+        if record is not None and record.moved(server) is not record:
+            self._changes.append(_Move())
 
     def _plan(self, now: float) -> None:
         self._poll_at = now + self._fleet.poll_interval * (0.9 + 0.2 * CHANCE.random())
@@ -464,7 +463,7 @@ class SharedCircuit(Item):
             circuit.open_until = local
             self.lease = None
             change = circuit.last_transition
-        breaker._tell(change)
+        self._tell(change)
 
     def _follow(self, seen: Record, text: bytes | None, now: float) -> None:
         """Have the breaker do what the record says."""
@@ -487,7 +486,11 @@ class SharedCircuit(Item):
             change = breaker._circuit.last_transition
         self._synced_at = now
         if change is not before:
-            breaker._tell(change)
+            self._tell(change)
+
+    def _tell(self, change: Transition | None) -> None:
+        with no_forks:  # listeners and meters have locks
+            self._breaker._tell(change)
 
     def _follow_open(self, record: Record, now: float, ahead: float, first: bool) -> None:
         circuit, held, clock = self._breaker._circuit, record.lease, self._clock
@@ -661,6 +664,13 @@ class _Keep:
 
     def apply(self, record: Record, now: int, draw: Callable[[], str]) -> Record | None:
         return record
+
+
+class _Move:
+    """The server's clock was set back: the record is to be written as `moved`, if nobody has done so meanwhile."""
+
+    def apply(self, record: Record, now: int, draw: Callable[[], str]) -> Record | None:
+        return None
 
 
 class _Restore:

@@ -14,15 +14,16 @@ from weakref import WeakMethod, WeakSet
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
-from resilience_core._events import Bus, Listener
+from resilience_core._events import Bus, Event, Listener
 from resilience_core._fleet_events import RecordIgnored, StoreDegraded, StoreRecovered
 from resilience_core._telemetry import stores, telemetry
 from resilience_core._validation import Seconds
-from resilience_core.fleet._agent import Agent
+from resilience_core.fleet._agent import Agent, Item
 from resilience_core.fleet._circuit import SharedCircuit, draw
+from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Link
-from resilience_core.fleet._log import logger
-from resilience_core.fleet._names import Keys
+from resilience_core.fleet._log import log_told
+from resilience_core.fleet._names import Keys, encoded
 
 if TYPE_CHECKING:
     from resilience_core._policies.bulkhead import Bulkhead
@@ -67,6 +68,7 @@ class BaseFleet(ABC):
             )
         self._given_member = member
         self.member: str = self._member_id()
+        self._shares: WeakSet[Item] = WeakSet()
         self.bus: Bus = Bus()
         self.agent: Agent = Agent(
             self.open_link, self._on_lost, self._on_found, self._on_start, self._on_exchange, self.timeout
@@ -92,6 +94,13 @@ class BaseFleet(ABC):
     def connected(self) -> bool:
         """Whether state is shared right now; else every policy decides by itself."""
         return self.agent.connected
+
+    @property
+    def state(self) -> str:
+        """`connected`, `degraded` (the store is lost), or `idle` as long as nobody has looked for it."""
+        if self.agent.connected:
+            return "connected"
+        return "degraded" if self.agent.lost else "idle"
 
     def wait_ready(self, timeout: Seconds = 1.0) -> bool:
         """Wait until the store has answered for every policy that was called; False after `timeout` seconds.
@@ -124,14 +133,15 @@ class BaseFleet(ABC):
         return {
             "member": self.member,
             "store": self.store_type,
-            "state": "connected" if agent.connected else "degraded",
+            "state": self.state,
             "losses": agent.losses,
             "commands": agent.commands,
         }
 
     def __repr__(self) -> str:
-        # Without the address, which may have a password in it.
-        return f"{type(self).__name__}(name={self.name!r}, member={self.member!r})"
+        # Without the address, which may have a password in it. One that was refused is shown, too, by error collectors.
+        shown = ", ".join(f"{each}={vars(self).get(each)!r}" for each in ("name", "member"))
+        return f"{type(self).__name__}({shown})"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{type(self).__name__} is one process's membership and cannot be pickled: make one in each")
@@ -140,7 +150,7 @@ class BaseFleet(ABC):
 
     def share_circuit(self, breaker: CircuitBreaker) -> Any:
         """The share of a circuit breaker in this fleet."""
-        return SharedCircuit(self, breaker)
+        return self.keep(SharedCircuit(self, breaker))
 
     def share_limiter(self, limiter: RateLimiter) -> Any:
         """That of a rate limiter."""
@@ -160,6 +170,23 @@ class BaseFleet(ABC):
             "once: use a RedisFleet"
         )
 
+    def keep(self, share: Any) -> Any:
+        """Have the share renewed in the child of a fork."""
+        self._shares.add(share)
+        return share
+
+    def join(self, item: Item) -> tuple[bool, bool]:
+        """Have the agent work for a policy: whether that is settled, and whether the policy is alone for now."""
+        attached = self.agent.attach(item)
+        return attached or self.agent.closed, not attached or self.agent.lost
+
+    def holder(self) -> str:
+        """What one policy of this member is called in the store: two of one name in one process are two."""
+        member = self.member
+        if not (member.isascii() and member.isprintable()):  # as escapes it would fill the record
+            member = encoded(member)
+        return f"{member}/{draw()[:4]}"
+
     @staticmethod
     def host_time() -> int:
         """Microseconds since the epoch on this host: for stores that do not tell theirs, and for nothing else."""
@@ -167,19 +194,25 @@ class BaseFleet(ABC):
 
     def ignored(self, policy: str, problem: str) -> None:
         """Something in the store could not be understood and counts as missing."""
-        logger.warning("What the store holds for %r is not understood and is ignored: %s", policy, problem)
-        self.bus.tell(RecordIgnored(policy, time.monotonic(), problem))
+        self._tell(RecordIgnored(policy, time.monotonic(), problem))
+
+    def _tell(self, event: Event, fault: BaseException | None = None) -> None:
+        log_told(event, fault)
+        with no_forks:
+            self.bus.tell(event)
 
     def _on_lost(self, error: BaseException) -> None:
         reason = type(error).__name__  # not its text: that may tell an address
         fault = None if isinstance(error, self.store_errors()) else error  # of our own: where it happened matters
-        text = "The store of fleet %r is lost (%s): every process decides by itself"
-        logger.warning(text, self.name, reason, exc_info=fault)
-        self.bus.tell(StoreDegraded(self.name, time.monotonic(), reason))
+        self._tell(StoreDegraded(self.name, time.monotonic(), reason), fault)
 
     def _on_found(self, seconds: float) -> None:
-        logger.info("The store of fleet %r is back after %.1f s", self.name, seconds)
-        self.bus.tell(StoreRecovered(self.name, time.monotonic(), seconds))
+        self._tell(StoreRecovered(self.name, time.monotonic(), seconds))
+
+    def _on_exchange(self, seconds: float, error: BaseException | None) -> None:
+        if telemetry.recording:
+            with no_forks:  # a meter has locks
+                telemetry.store_operation(self.store_type, "exchange", seconds, error)
 
     def _on_exchange(self, seconds: float, error: BaseException | None) -> None:
         telemetry.store_operation(self.store_type, "exchange", seconds, error)
@@ -188,6 +221,8 @@ class BaseFleet(ABC):
         """In the child of a fork: another member, with an agent of its own."""
         self.member = self._member_id()
         self.agent.after_fork()
+        for share in list(self._shares):  # also of policies that were not called so far: they have names and locks, too
+            share.after_fork()
 
     def _on_start(self) -> None:
         _at_exit(self)

@@ -131,6 +131,8 @@ class SharedBucket(Bucket):
 
     def alone_says(self, now: float, max_wait: float) -> float:
         """The verdict without the store."""
+        if not self._share.joined:  # nobody looks for it so far: or all would be rejected for ever
+            self._share.join()
         if self._share.fail_closed:
             return -1.0 - REFUSED_FOR
         return self.local.take(now, max_wait)
@@ -251,9 +253,13 @@ class SharedLimiter(Item):
         if self.joined:
             self._fleet.agent.wake()
         else:
-            self.joined = True
-            if not self._fleet.agent.attach(self) or self._fleet.agent.lost:
-                self.lost(time.monotonic())
+            self.join()
+
+    def join(self) -> None:
+        """With the first question the agent begins to work for this limiter; where it cannot, with a later one."""
+        self.joined, alone = self._fleet.join(self)
+        if alone:
+            self.lost(time.monotonic())
 
     # --- by the agent ----------------------------------------------------------------------------------------------
 

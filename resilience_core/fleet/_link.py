@@ -26,6 +26,10 @@ class Link(Protocol):
         """The answers in their order; an exception in the place of one that failed."""
         ...
 
+    def round_trips(self, requests: int) -> int:
+        """How many answers `run` waits for, one after the other."""
+        ...
+
     def listen(self, channels: Iterable[str]) -> None:
         """Hear these channels, and no others."""
         ...
@@ -35,7 +39,7 @@ class Link(Protocol):
         ...
 
     def descriptors(self) -> list[int]:
-        """What to watch for news; empty where news must be asked for."""
+        """What to watch for news; empty where there are none."""
         ...
 
     def close(self) -> None:

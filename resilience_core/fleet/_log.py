@@ -1,42 +1,22 @@
 """The log of the agents' threads, which is never in the middle of a line while the process forks.
 
-The standard library frees its own locks in the child, but not that of a handler's stream: a thread of the child that
-logs would wait for ever for one that the parent's agent held. At the begin of an outage, when all agents log, one fork
-in two was so.
+The standard library frees its own locks in the child, but not that of a handler's stream.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
-from typing import Any
-
-LONGEST = 1.0
-"""Seconds that a fork waits at most: a handler that hangs must not hold it up."""
+from resilience_core._event_log import log_event, say
+from resilience_core._events import Event
+from resilience_core.fleet._forks import no_forks
 
 
-class _Log(logging.LoggerAdapter[logging.Logger]):
-    def __init__(self, name: str) -> None:
-        super().__init__(logging.getLogger(name))
-        self._lock = threading.RLock()
-        self._forking = False
-        os.register_at_fork(before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child)
-
-    def log(self, level: int, msg: object, *args: Any, exc_info: Any = None, **_: Any) -> None:
-        """Log what is to be logged, one line after the other."""
-        with self._lock:
-            self.logger.log(level, msg, *args, exc_info=exc_info, stacklevel=2)
-
-    def _before(self) -> None:
-        self._forking = self._lock.acquire(timeout=LONGEST)
-
-    def _in_parent(self) -> None:
-        if self._forking:
-            self._lock.release()
-
-    def _in_child(self) -> None:
-        self._lock = threading.RLock()
+def log_told(event: Event, fault: BaseException | None = None) -> None:
+    """Log an event, and where a fault of our own that led to it happened."""
+    with no_forks:
+        log_event(event, error=fault)
 
 
-logger = _Log("resilience_core.store")
+def log_failure(name: str, text: str, error: BaseException) -> None:
+    """Log what is no event."""
+    with no_forks:
+        say(name, text, error=error)

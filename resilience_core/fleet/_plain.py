@@ -12,6 +12,7 @@ from resilience_core._errors import ConfigurationError
 from resilience_core._machines.shared_circuit import SECOND, from_text
 from resilience_core._validation import Seconds
 from resilience_core.fleet._fleet import BaseFleet
+from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Link, Request
 
 
@@ -90,8 +91,13 @@ class PlainLink:
         """One after the other."""
         return [self._read(request) if request.script == "read" else self._swap(request) for request in requests]
 
+    def round_trips(self, requests: int) -> int:
+        """Each is asked by itself."""
+        return requests
+
     def _current(self, key: str, now: int) -> bytes | None:
-        state = self._store.get_state(key)
+        with no_forks:
+            state = self._store.get_state(key)
         if state is None:
             return None
         text = json.dumps(dict(state), sort_keys=True)
@@ -110,7 +116,8 @@ class PlainLink:
         current = self._current(request.key, now)
         if (json.loads(current) if current else None) != (json.loads(expected) if expected else None):
             return 0, current, now
-        self._store.set_state(request.key, json.loads(text))
+        with no_forks:
+            self._store.set_state(request.key, json.loads(text))
         return 1, None, now
 
     def listen(self, channels: Iterable[str]) -> None:

@@ -88,15 +88,15 @@ class RedisFleet(BaseFleet):
         """The share of a rate limiter in this fleet."""
         if limiter.key is not None:
             self.keys.check_personal(limiter.name)
-        return SharedLimiter(self, limiter)
+        return self.keep(SharedLimiter(self, limiter))
 
     def share_bulkhead(self, bulkhead: Bulkhead) -> Any:
         """That of a bulkhead."""
-        return SharedBulkhead(self, bulkhead)
+        return self.keep(SharedBulkhead(self, bulkhead))
 
     def share_budget(self, budget: RetryBudget) -> Any:
         """That of a retry budget."""
-        return SharedBudget(self, budget)
+        return self.keep(SharedBudget(self, budget))
 
     def open_link(self) -> Link:
         """Connect."""

@@ -65,6 +65,10 @@ class RedisLink:
                 replies[at] = reply
         return [_understood(request, reply) for request, reply in zip(requests, replies, strict=True)]
 
+    def round_trips(self, requests: int) -> int:
+        """One for all of them, but in a cluster."""
+        return requests if self._cluster else 1
+
     def _send(self, requests: Sequence[Request]) -> list[Any]:
         calls = [(script(request.script)[1], 1, request.key, *request.args) for request in requests]
         if self._cluster or len(calls) == 1:

@@ -374,3 +374,28 @@ def test_options_are_frozen() -> None:
 def test_on_and_classify_exclude_each_other() -> None:
     with pytest.raises(ConfigurationError, match="exclude"):
         CircuitBreaker("b", on=OSError, classify=lambda error: Verdict.TRANSIENT)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["EAAGabcdefghijklmnop", "+33 6 12 34 56 78", "a" * 61, ["0612345678"], {"key": "x" * 80}]
+)
+def test_a_wrong_value_that_may_be_a_secret_is_not_shown(wrong: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"Timeout: seconds must be .* that is not shown here") as caught:
+        Timeout(wrong)  # type: ignore[arg-type]
+    assert repr(wrong)[1:-1] not in str(caught.value)
+
+
+def test_all_other_wrong_values_are_shown() -> None:
+    for wrong in ("ten", -1234567890, timedelta(days=-123456), object, [1, 2]):
+        with pytest.raises(ConfigurationError) as caught:
+            Timeout(wrong)  # type: ignore[arg-type]
+        assert "not shown" not in str(caught.value)
+
+
+def test_the_size_of_what_has_none_is_not_told() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            return "x" * 100
+
+    with pytest.raises(ConfigurationError, match="not a Odd that is not shown here"):
+        Timeout(Odd())  # type: ignore[arg-type]

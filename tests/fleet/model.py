@@ -639,6 +639,7 @@ def search(
     fenced = not model.faults & {"fence_removed", "counter_epochs"}
     start = canonical(start, fenced)
     numbers: dict[State, int] = {start: 0}
+    plainly: dict[State, State] = {}  # half of what the steps lead to was met before, by the same names
     states = [start]
     came: list[tuple[int, Label]] = [(-1, ())]
     back: list[list[int]] = [[]]  # over steps of a fleet in which nothing breaks
@@ -664,7 +665,10 @@ def search(
             except Violation as found:
                 return Searched(len(states), count, str(found), trace(at, label))
             count += 1
-            after = canonical(after, fenced)
+            plain = plainly.get(after)
+            if plain is None:
+                plain = plainly[after] = canonical(after, fenced)
+            after = plain
             number = numbers.get(after)
             if number is None:
                 number = numbers[after] = len(states)

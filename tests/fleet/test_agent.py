@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import logging
@@ -13,13 +14,14 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resilience_core import Bulkhead, CircuitBreaker, CircuitState, RateLimiter, RetryBudget, TokenQuota
-from resilience_core.fleet._agent import Agent, Item
+from resilience_core import Bulkhead, CallRejected, CircuitBreaker, CircuitState, RateLimiter, RetryBudget, TokenQuota
+from resilience_core.fleet._agent import NEVER, Agent, Item
 from resilience_core.fleet._link import Request
 from resilience_core.redis import RedisFleet
 from tests.fleet.members import PATIENCE, Fleets, fail, ok, wait_until
@@ -74,6 +76,29 @@ def test_one_thread_serves_all_policies_of_a_fleet(fleets: Fleets) -> None:
     assert len(fleets.written()) == 7
 
 
+def test_a_fleet_is_ready_when_the_store_has_answered_for_the_policy_that_came_last(fleets: Fleets) -> None:
+    (first,) = fleets.breakers(1)
+    late = CircuitBreaker("late", fleet=first.fleet)
+    ok(late)
+    assert late.fleet.wait_ready(PATIENCE)
+    assert late._shared.era
+
+
+def test_an_agent_that_has_nothing_to_do_sleeps(fleets: Fleets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a circuit there are no news, and it woke up twenty times a second to look for them."""
+    fleet, sleeps = fleets.member(), []
+    wait = fleet.agent._wait
+
+    def noted(until: float, descriptors: Any) -> None:
+        sleeps.append(until)
+        wait(until, descriptors)
+
+    monkeypatch.setattr(fleet.agent, "_wait", noted)
+    RateLimiter("sms", rate=9, strict=True, fleet=fleet).call(lambda: None)
+    assert fleet.wait_ready(PATIENCE)
+    wait_until(lambda: sleeps[-1:] == [NEVER])
+
+
 def test_a_program_that_makes_no_call_starts_no_thread(fleets: Fleets) -> None:
     assert run("idle", fleets) == "threads 1\n"
 
@@ -92,6 +117,41 @@ def test_children_of_all_kinds_are_members_of_their_own(fleets: Fleets, how: str
     # The parent's failure, and four of the children; where the program is loaded anew no other is made.
     wait_until(lambda: json.loads(fleets.record())["state"] == "open", "all failures count, the children's too")
     assert len(json.loads(fleets.record())["members"]) == 5
+
+
+def test_children_of_a_process_that_made_its_policies_and_never_called_them_are_members_of_their_own(
+    fleets: Fleets,
+) -> None:
+    """A server that loads the program before it forks: all of its workers had one name, and all had the lease."""
+    fleet = fleets.member()
+    breaker = CircuitBreaker("graph", fleet=fleet, failure_threshold=3, recovery_timeout=0.1)
+    bulkhead = Bulkhead("db", max_concurrent=4, fleet=fleet)
+    children = []
+    asked, ask = os.pipe()
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(30)
+                fail(breaker)
+                guard = bulkhead.guard()
+                guard.__enter__()
+                wait_until(lambda: breaker.state is CircuitState.OPEN, "three of three have failed")
+                os.close(ask)
+                os.read(asked, 1)  # until all have seen it, and the parent says so
+                code = 0 if breaker._shared.lease is None else 2
+            finally:
+                os._exit(code)
+        children.append(child)
+    wait_until(lambda: json.loads(fleets.record() or "{}").get("state") == "open")
+    assert len(json.loads(fleets.record())["members"]) == 3
+    key = f"{fleets.prefix}rc:{{{fleets.prefix}bulkhead:db}}"
+    wait_until(lambda: fleets.client.hlen(key) == 3, "three members have leases of slots")
+    os.close(ask)
+    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+    os.close(asked)
+    assert codes == [0, 0, 2], "one of them has the lease"
 
 
 def test_a_fork_while_calls_are_made_leaves_no_lock_held(fleets: Fleets) -> None:
@@ -193,6 +253,20 @@ def test_close_reports_ends_the_thread_and_leaves_the_policies_working(fleets: F
     assert not breaker.fleet.flush(0.01)
 
 
+def test_an_agent_that_has_said_the_last_word_does_not_sleep_before_it_ends(fleets: Fleets) -> None:
+    fleet = fleets.member(timeout=PATIENCE)
+    limiter = RateLimiter("sms", rate=9, strict=True, fleet=fleet)
+    limiter.call(lambda: None)
+    assert fleet.flush(PATIENCE)
+    with limiter._shared.lock:  # so that the agent is still at it when it is told to end
+        limiter._shared._wanting[limiter._bucket] = True
+        ending = threading.Thread(target=fleet.close)
+        ending.start()
+        wait_until(lambda: fleet.agent._stopping)
+    ending.join(PATIENCE)
+    assert not ending.is_alive()
+
+
 def test_policies_that_nobody_holds_are_forgotten(fleets: Fleets) -> None:
     fleet = fleets.member()
     breaker = CircuitBreaker("graph", fleet=fleet)
@@ -207,19 +281,54 @@ def test_policies_that_nobody_holds_are_forgotten(fleets: Fleets) -> None:
 def test_a_fleet_cannot_be_pickled_and_shows_no_address(fleets: Fleets) -> None:
     fleet = RedisFleet("redis://:password@localhost:1/0")
     assert "password" not in repr(fleet)
+    assert repr(RedisFleet.__new__(RedisFleet)) == "RedisFleet(name=None, member=None)"
     with pytest.raises(TypeError, match="one process's membership"):
         pickle.dumps(fleet)
 
 
-def test_no_thread_to_be_had_is_no_error(fleets: Fleets, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+def refuse(*_: Any) -> Any:
+    raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    fleet = fleets.member()
-    assert ok(CircuitBreaker("graph", fleet=fleet)) == "ok"
-    assert Bulkhead("db", max_concurrent=1, fleet=fleet).call(lambda: 1) == 1
-    assert RateLimiter("sms", rate=1, fleet=fleet).call(lambda: 1) == 1
+
+def refuse_files() -> Any:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    ("what", "how"), [("threading.Thread.start", refuse), ("os.pipe", refuse_files)], ids=["thread", "file"]
+)
+def test_no_thread_and_no_file_to_be_had_is_no_error_and_not_for_ever(
+    fleets: Fleets, monkeypatch: pytest.MonkeyPatch, what: str, how: Any
+) -> None:
+    """Whoever came first in a bad moment shared nothing any more, and rejected all calls if it fails closed."""
+    budget = RetryBudget("retries", law=TokenQuota(10), fleet=fleets.member())
+    policies: list[Any] = [
+        CircuitBreaker("graph", fleet=fleets.member()),
+        Bulkhead("db", max_concurrent=1, fleet=fleets.member()),
+        RateLimiter("sms", rate=100, fleet=fleets.member()),
+    ]
+    closed: list[Any] = [
+        Bulkhead("closed", max_concurrent=1, fail_closed=True, fleet=fleets.member()),
+        RateLimiter("closed", rate=100, fail_closed=True, fleet=fleets.member()),
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(what, how)
+        for _ in range(2):
+            assert [policy.call(lambda: 1) for policy in policies] == [1, 1, 1]
+            for policy in closed:
+                with pytest.raises(CallRejected):
+                    policy.call(lambda: 1)
+            budget.began()
+            assert budget.take() is not None
+
+    def used() -> bool:
+        budget.began()
+        for policy in (*policies, *closed):
+            with suppress(CallRejected), policy.guard() if policy is policies[1] else nullcontext():
+                policy.call(lambda: 1)
+        return all(policy.fleet.connected for policy in (*policies, *closed, budget))
+
+    wait_until(used)
 
 
 def test_a_server_that_does_not_answer_costs_a_call_nothing() -> None:
@@ -231,7 +340,7 @@ def test_a_server_that_does_not_answer_costs_a_call_nothing() -> None:
     assert time.monotonic() - started < 2_000 * fleet.timeout / 10
     assert fail(breaker, 5) == "failed"
     assert ok(breaker) == "rejected"
-    assert fleet.snapshot()["state"] == "degraded"
+    wait_until(lambda: fleet.snapshot()["state"] == "degraded", "who has found nobody says so")
     fleet.close()
 
 
@@ -239,7 +348,7 @@ def test_losing_and_finding_the_store_is_logged_without_its_address(
     own_redis_server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "resilience_core.store"):
-        fleet = RedisFleet(own_redis_server.url, timeout=0.5, name="shop")
+        fleet = RedisFleet(own_redis_server.url, timeout=5.0, name="shop")
         breaker = CircuitBreaker("graph", fleet=fleet)
         ok(breaker)
         assert fleet.wait_ready(PATIENCE)
@@ -286,6 +395,8 @@ def test_a_fault_of_our_own_does_not_end_the_agent(fleets: Fleets, caplog: pytes
     assert ok(breaker) == "ok"
     broken.mended = True
     assert breaker.fleet.wait_ready(PATIENCE)
-    told = [record.getMessage() for record in caplog.records if record.exc_info]
+    told = [
+        record.getMessage().partition(" (at ")[0] for record in caplog.records if "in Broken." in record.getMessage()
+    ]
     assert "The store of fleet 'fleet' is lost (ZeroDivisionError): every process decides by itself" in told
-    assert "A policy could not be told that the store is lost" in told
+    assert any(line.startswith("A policy could not be told that the store is lost (ZeroDiv") for line in told)

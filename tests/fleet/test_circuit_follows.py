@@ -28,6 +28,7 @@ class Store:
 
     def __init__(self) -> None:
         self.texts: dict[str, bytes] = {}
+        self.ahead = 0.0  # seconds by which its clock is before the hosts'
 
     def turn(self, breaker: CircuitBreaker) -> int:
         """One turn of the agent; how much was asked."""
@@ -47,7 +48,7 @@ class Store:
             time.sleep(0.002)
 
     def answer(self, request: Any) -> Any:
-        micros, text = time.time_ns() // 1000, self.texts.get(request.key)
+        micros, text = time.time_ns() // 1000 + round(self.ahead * SECOND), self.texts.get(request.key)
         if request.script == "read":
             return text, micros, 100_000
         expected, new, _, _ = request.args
@@ -300,3 +301,66 @@ def test_the_record_has_room_for_all_members_whatever_they_are_called(name: str)
     votes = tuple((holder, record.since) for holder in holders)
     full = Record(record.state, record.epoch, record.since, "x" * 1_000, members=tuple(holders), votes=votes)
     assert from_text(to_text(full)) == full
+
+
+@pytest.mark.usefixtures("short_leases")
+def test_a_clock_of_the_server_that_is_set_back_keeps_nobody_from_probing_for_a_dead_holder() -> None:
+    """Nobody could take its lease before the clock had caught up: the circuit was open for an hour."""
+    store = Store()
+    store.ahead = 3_600.0
+    dead = member(store, "dead")
+    others = [member(store, name, success_threshold=1) for name in ("second", "third")]
+    opened(store, dead)
+    store.ahead = 0.0
+
+    def look() -> None:
+        for other in others:
+            other._shared._poll_at = 0.0
+            store.turn(other)
+            store.turn(other)
+
+    for other in others:
+        other._shared._fresh = False
+    look()
+    before = store.record(dead)
+    end = time.monotonic() + 5.0
+    while not any(made(other) for other in others):
+        assert time.monotonic() < end, store.record(dead)
+        look()
+        time.sleep(0.005)
+    assert store.record(dead).epoch == before.epoch, "no other era has begun"
+    for other in others:
+        store.settle(other)
+    look()
+    assert {other.state for other in others} == {CircuitState.CLOSED}
+
+
+def made(breaker: CircuitBreaker) -> bool:
+    try:
+        return breaker(lambda: True)()
+    except CircuitOpenError:
+        return False
+
+
+def test_only_one_member_writes_the_record_that_a_clock_set_back_has_made_one_of_the_future() -> None:
+    store = Store()
+    store.ahead = 3_600.0
+    breakers = [member(store, name) for name in ("first", "second")]
+    store.settle(breakers[0])
+    epoch = store.record(breakers[0]).epoch
+    store.ahead = 0.0
+    asked: list[Any] = []
+    for breaker in breakers:
+        breaker._shared._poll_at = 0.0
+        store.turn(breaker)  # all of them have seen it
+        asked.append(breaker._shared.requests(time.monotonic()))
+    for requests in asked:
+        for request in requests:
+            request.answer(store.answer(request), time.monotonic(), time.monotonic())
+    written = store.texts[breakers[0]._shared.key]
+    assert abs(store.record(breakers[0]).written / SECOND - time.time()) < 60
+    for breaker in breakers:
+        breaker._shared._poll_at = 0.0
+        store.settle(breaker)
+        assert breaker._shared.era == epoch
+    assert store.texts[breakers[0]._shared.key] == written

@@ -257,7 +257,7 @@ def impatient(members: Members, source: Any, proxy: FaultProxy) -> None:
     """The fleet's own time-outs count, and nothing is tried twice."""
     fleet = members.member(source, prefix=next(_prefixes), timeout=0.2)
     limiter = RateLimiter("l", rate=1, strict=True, fail_closed=True, fleet=fleet)
-    assert admitted(limiter)
+    wait_until(lambda: admitted(limiter))  # at first it has no connection, which may take longer than it waits
     members.heard.clear()
     proxy.black_hole()
     started = time.monotonic()
@@ -477,7 +477,7 @@ def test_a_client_of_one_node_of_a_cluster_decides_alone(members: Members, clust
 def test_a_node_of_a_cluster_that_dies(members: Members, own_redis_cluster: RedisCluster) -> None:
     cluster = own_redis_cluster
     client, prefix = cluster.client(), next(_prefixes)
-    one, other = (members.member(client, prefix=prefix, timeout=0.5) for _ in range(2))
+    one, other = (members.member(client, prefix=prefix, timeout=1.0) for _ in range(2))
     share_a_circuit(one, other)
     assert members.heard == []
     breaker = CircuitBreaker("local", fleet=one, failure_threshold=3)

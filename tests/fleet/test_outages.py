@@ -38,7 +38,6 @@ from resilience_core import (
     TimeWindow,
     TokenQuota,
 )
-from resilience_core.fleet import _log
 from resilience_core.fleet._link import Request
 from resilience_core.redis import RedisFleet
 from resilience_core.redis._link import RedisLink
@@ -48,6 +47,8 @@ from tests.fleet.members import PATIENCE, Fleets, fail, ok, wait_until
 
 TIMEOUT = 0.2
 """Of the members that have the outage, in seconds."""
+PATIENT = 5.0
+"""Of those that are to have none: a slow machine must not look like one."""
 SOON = 5.0
 """Seconds within which all is shared again when a fault has ended."""
 OUTAGE = 0.3
@@ -278,13 +279,13 @@ class Rig:
         self._fleets.append(fleet)
         return fleet
 
-    def pairs(self, kinds: list[Any]) -> list[tuple[Any, Any]]:
+    def pairs(self, kinds: list[Any], timeout: float = TIMEOUT) -> list[tuple[Any, Any]]:
         """Of each kind one that is to have the outage, and one that has it only if the server itself has."""
         made = []
         for kind in kinds:
             prefix = next(_names)
-            partner = {} if self.proxy is None else {"timeout": 5.0}
-            one = kind(self.fleet(prefix, through_proxy=True))
+            partner = {"timeout": timeout if self.proxy is None else 5.0}
+            one = kind(self.fleet(prefix, through_proxy=True, timeout=timeout))
             other = kind(self.fleet(prefix, through_proxy=False, **partner))
             one.ready()
             other.ready()
@@ -343,17 +344,20 @@ def outage(rig: Rig, begin: Callable[[], Any], end: Callable[[], Any], kinds: li
 
 
 def calls_take_no_time(shares: list[Share], lasts: float = OUTAGE) -> None:
-    """For a while use all of them, over and over: together the calls wait for less than two answers would."""
-    spent = [0.0] * len(shares)
+    """For a while use all of them, over and over: but for two of each, no call waits for an answer.
+
+    A machine that has no time for this process makes some calls long, but not fifty.
+    """
+    waited = [0] * len(shares)
     end, calls = time.monotonic() + lasts, 0
     while calls < 50 or time.monotonic() < end:
         for number, share in enumerate(shares):
             started = time.monotonic()
             share.use()
-            spent[number] += time.monotonic() - started
+            waited[number] += time.monotonic() - started >= TIMEOUT / 2
         calls += 1
         time.sleep(0.002)
-    assert max(spent) < 2 * TIMEOUT, f"seconds that the calls of each waited: {spent}"
+    assert max(waited) <= 2, f"calls of each that waited: {waited}"
 
 
 PROXY_FAULTS: dict[str, Callable[[FaultProxy], Any]] = {
@@ -614,31 +618,6 @@ def test_a_fork_while_redis_hangs(rig: Rig) -> None:
     wait_until(lambda: all(one.fleet.connected for one in ones), "and the parent goes on, too")
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_fork_while_a_handler_of_the_log_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is waited for, but not for ever; the child's log is free."""
-    monkeypatch.setattr(_log, "LONGEST", 0.05)
-    held, done = threading.Event(), threading.Event()
-
-    def hang() -> None:
-        with _log.logger._lock:
-            held.set()
-            done.wait(PATIENCE)
-
-    thread = threading.Thread(target=hang)
-    thread.start()
-    held.wait(PATIENCE)
-    child = os.fork()
-    if child == 0:
-        signal.alarm(int(PATIENCE))
-        os._exit(0 if _log.logger._lock.acquire(timeout=1.0) else 1)
-    done.set()
-    thread.join()
-    assert os.waitpid(child, 0) == (child, 0)
-    assert _log.logger._lock.acquire(timeout=PATIENCE)
-    _log.logger._lock.release()
-
-
 # --- news ------------------------------------------------------------------------------------------------------------
 
 
@@ -696,7 +675,7 @@ def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("lost", [["SCRIPT", "FLUSH"], ["FLUSHALL"]], ids=" ".join)
 def test_lost_scripts_and_lost_keys_are_no_outage(lost: list[str], short_leases: None) -> None:
     with own_rig() as rig:
-        pairs = rig.pairs(KINDS)
+        pairs = rig.pairs(KINDS, PATIENT)
         for _ in range(3):
             rig.server.ask(*lost)
             for one, _ in pairs:
@@ -709,7 +688,7 @@ def test_lost_scripts_and_lost_keys_are_no_outage(lost: list[str], short_leases:
 
 def test_a_server_that_does_not_tell_its_time_is_no_outage() -> None:
     with own_rig(users=["default on nopass ~* &* +@all -time"]) as rig:
-        for one, other in rig.pairs(KINDS):
+        for one, other in rig.pairs(KINDS, PATIENT):
             type(one).shared(one, other)
             assert one.told == other.told == []
 
@@ -783,11 +762,14 @@ def test_no_value_and_no_type_makes_a_script_fail(fleets: Fleets, name: str) -> 
 
 @pytest.mark.parametrize("number", range(6))
 def test_poisoned_keys_are_no_outage_and_heal(rig: Rig, number: int, short_leases: None) -> None:
-    pairs = rig.pairs(KINDS)
+    pairs = rig.pairs(KINDS, PATIENT)
     rates = FailureRate(0.5, window=TimeWindow(60), minimum_calls=4)
     heard: list[Event] = []
     for prefix in {one.fleet.keys.prefix for one, _ in pairs[:1]}:
-        rated = [CircuitBreaker("rate", trip=rates, fleet=rig.fleet(prefix, through_proxy=False)) for _ in range(2)]
+        rated = [
+            CircuitBreaker("rate", trip=rates, fleet=rig.fleet(prefix, through_proxy=False, timeout=PATIENT))
+            for _ in range(2)
+        ]
         for breaker in rated:
             breaker.fleet.subscribe(heard.append)
             fail(breaker)

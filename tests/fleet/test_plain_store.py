@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -10,8 +11,18 @@ from typing import Any
 
 import pytest
 
-from resilience_core import Bulkhead, CircuitBreaker, CircuitState, ConfigurationError, RateLimiter, RetryBudget
+from resilience_core import (
+    Bulkhead,
+    CircuitBreaker,
+    CircuitState,
+    ConfigurationError,
+    RateLimiter,
+    RetryBudget,
+    StoreDegraded,
+    StoreRecovered,
+)
 from resilience_core.fleet import StateStore, StoreFleet
+from resilience_core.testing import record_telemetry
 from tests.fleet.members import PATIENCE, fail, ok, wait_until
 
 
@@ -40,7 +51,7 @@ def table() -> Table:
 
 @pytest.fixture
 def breakers(table: Table) -> Generator[list[CircuitBreaker]]:
-    fleets = [StoreFleet(table, member=f"m{number}", poll_interval=0.05) for number in range(2)]
+    fleets = [StoreFleet(table, member=f"m{number}", poll_interval=0.2) for number in range(2)]
     made = [CircuitBreaker("graph", fleet=fleet, recovery_timeout=0.3) for fleet in fleets]
     for breaker in made:
         ok(breaker)
@@ -74,6 +85,50 @@ def test_a_store_that_fails_is_an_outage(table: Table, breakers: list[CircuitBre
     table.broken = False
     wait_until(lambda: second.state is CircuitState.OPEN, "what one has decided meanwhile is everybody's then")
     assert first.fleet.snapshot()["store"] == "memory"
+
+
+def test_what_a_store_or_a_listener_raises_does_not_end_the_agent(breakers: list[CircuitBreaker]) -> None:
+    """A store that runs a loop raises its CancelledError, which is no Exception: nothing was shared any more."""
+    first, second = breakers
+    told: list[type[Any]] = []
+
+    def leave(event: Any) -> None:
+        told.append(type(event))
+        raise SystemExit
+
+    first.fleet.subscribe(leave)
+    store = first.fleet._store
+    get_state = store.get_state
+
+    def cancelled(name: str) -> Any:
+        raise asyncio.CancelledError
+
+    store.get_state = cancelled
+    wait_until(lambda: told == [StoreDegraded] and not second.fleet.connected)
+    store.get_state = get_state
+    wait_until(lambda: told[:2] == [StoreDegraded, StoreRecovered] and second.fleet.connected)
+    fail(first, 5)
+    wait_until(lambda: second.state is CircuitState.OPEN)
+
+
+def test_many_circuits_are_no_slow_store(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are asked for one after the other: from so many on, the store was lost with each look at all of them."""
+    fleet = StoreFleet(table, poll_interval=PATIENCE, ttl=10 * PATIENCE)
+    breakers = [CircuitBreaker(f"c{number}", fleet=fleet) for number in range(20)]
+    store: Any = fleet._store
+    get_state = store.get_state
+
+    def slow(name: str) -> Any:
+        time.sleep(PATIENCE / 300)
+        return get_state(name)
+
+    monkeypatch.setattr(store, "get_state", slow)
+    monkeypatch.setattr(fleet.agent, "_bound", PATIENCE / 150)  # of which one call takes half, and all of them ten
+    for breaker in breakers:
+        ok(breaker)
+    assert fleet.flush(3 * PATIENCE)
+    assert fleet.snapshot()["losses"] == 0
+    fleet.close()
 
 
 def test_a_record_whose_time_is_up_counts_as_missing(table: Table) -> None:
@@ -118,3 +173,19 @@ def test_what_a_plain_store_cannot_do_is_refused(table: Table) -> None:
             make()
     with pytest.raises(ConfigurationError, match=r"store must have get_state\(name\) and set_state\(name, state\)"):
         StoreFleet(object())
+
+
+def test_exchanges_with_the_store_are_measured(table: Table) -> None:
+    with record_telemetry(store_durations=True) as recorded:
+        fleet = StoreFleet(table, poll_interval=0.02)
+        breaker = CircuitBreaker("graph", fleet=fleet)
+        ok(breaker)
+        assert fleet.wait_ready(PATIENCE)
+        store = {"resilience.store.type": "memory", "resilience.store.operation": "exchange"}
+        assert recorded.value("resilience.store.operation.duration", store) > 0
+        table.broken = True
+        failed = store | {"error.type": "OSError"}
+        wait_until(lambda: recorded.value("resilience.store.operation.duration", failed))
+        lost = {"resilience.store.state": "degraded"}
+        wait_until(lambda: recorded.value("resilience.store.status", lost) >= 1)
+        fleet.close()

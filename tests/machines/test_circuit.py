@@ -232,3 +232,13 @@ def test_in_a_fleet_the_result_of_a_probe_counts_only_while_the_lease_lasts() ->
         made.probe_until = float("inf")  # the store is away: it is on its own, and may go on
         assert call(made, S, 6.0)
         assert made.state is CircuitState.CLOSED
+
+
+def test_a_circuit_is_down_from_its_first_opening_until_it_closes() -> None:
+    circuit = Circuit(CircuitRules(ConsecutiveFailures(1), success_threshold=1, recovery_timeout=10.0))
+    assert circuit.down_since is None
+    circuit.settle(circuit.admit(5.0, 30.0), Verdict.TRANSIENT, 5.0)
+    circuit.settle(circuit.admit(15.0, 30.0), Verdict.TRANSIENT, 15.0)
+    assert (circuit.state, circuit.down_since) == (CircuitState.OPEN, 5.0), "a probe that failed is the same outage"
+    circuit.settle(circuit.admit(25.0, 30.0), Verdict.SUCCESS, 25.0)
+    assert (circuit.state, circuit.down_since) == (CircuitState.CLOSED, None)

@@ -20,6 +20,7 @@ from resilience_core._machines.shared_circuit import (
     MARGIN,
     MOST_VOTES,
     SECOND,
+    SET_BACK,
     USE_WITHIN,
     VERSION,
     AskForLease,
@@ -769,3 +770,27 @@ def test_a_text_that_was_cut_or_overwritten_is_a_record_or_none(at: int, length:
 
 def test_the_version_that_is_written() -> None:
     assert json.loads(VALID)["version"] == VERSION
+
+
+def test_a_record_of_the_future_is_moved_as_if_it_had_just_been_written() -> None:
+    hour = 3_600 * S
+    lease = Lease("l", "other", NOW + hour + 12 * S, NOW + hour + 13 * S, used=True)
+    record = Record(OPEN, "e", NOW + hour, "slow", NOW + hour, votes=(("m", NOW + hour + S),), lease=lease)
+    record = evolve(record, open_until=NOW + hour + 10 * S)
+    moved = record.moved(NOW)
+    assert moved == Record(
+        OPEN,
+        "e",
+        NOW,
+        "slow",
+        NOW,
+        votes=(("m", NOW + S),),
+        open_until=NOW + 10 * S,
+        lease=Lease("l", "other", NOW + 12 * S, NOW + 13 * S, used=True),
+    )
+    assert moved.moved(NOW) is moved
+    assert record.moved(record.written - SET_BACK) is record, "so far apart the clocks of hosts may be"
+    assert Record(CLOSED, "e", 5, "created", NOW).moved(S).since == 0
+    for until, then in ((None, None), (NOW + hour + 60 * S, NOW + 60 * S)):
+        forced = Record(CircuitState.FORCED_OPEN, "e", NOW, "manual", NOW + hour, control=Control("ann", None, until))
+        assert forced.moved(NOW).control == Control("ann", None, then)

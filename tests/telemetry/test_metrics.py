@@ -556,10 +556,10 @@ def test_the_state_of_stores_is_observed() -> None:
 
     class Store:
         store_type = "of a test"
-        connected = True
+        state = "connected"
 
-    kept = [Store(), Store()]
-    kept[1].connected = False
+    kept = [Store(), Store(), Store()]
+    kept[1].state, kept[2].state = "degraded", "idle"
     stores.update(kept)
     with record_telemetry() as recorded:
         points = recorded.points("resilience.store.status", {s.STORE_TYPE: "of a test"})

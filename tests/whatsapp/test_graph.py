@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,20 @@ def test_bad_options_are_refused_by_name(option: str, value: Any) -> None:
         GraphClient(**{**good, option: value})
     assert "secret-token" not in str(caught.value)
     assert "secret-token" not in repr(GraphClient(**good))
+
+
+def test_the_token_is_in_no_frame_that_an_error_collector_shows() -> None:
+    async def token() -> str:
+        return "EAAGsecret"
+
+    async def story() -> None:
+        for given_token in ("EAAGsecret", lambda: "EAAGsecret", token):
+            async with GraphClient(token=given_token, phone_number_id="1", base_url="http://127.0.0.1:1") as client:
+                with pytest.raises(aiohttp.ClientError) as caught:
+                    await client.send_message({})
+                shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+                frames = [frame for frame in shown.stack if "resilience_whatsapp" in frame.filename]
+                assert "_request" in {frame.name for frame in frames}
+                assert "EAAGsecret" not in str([frame.locals for frame in frames])
+
+    asyncio.run(story())

@@ -29,6 +29,15 @@ Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 __all__ = ["GraphClient", "GraphTransport", "SendReceipt", "Template", "TemplatePage", "Wire", "mask_recipient"]
 
 
+class _Unseen(str):
+    """A text that does not show itself in a debugger or an error collector."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'...'"
+
+
 @define
 class Wire:
     """What became of one request: handed to `send_message`, readable whatever ends it."""
@@ -135,10 +144,7 @@ class GraphClient:
         params: Mapping[str, str] | None = None,
         wire: Wire | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        token = self.token if isinstance(self.token, str) else self.token()
-        if inspect.isawaitable(token):
-            token = await token
-        headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}  # no compressed bombs
+        headers = {"Authorization": await self._authorization(), "Accept-Encoding": "identity"}  # no compressed bombs
         data = None
         if json_body is not None:
             data = json.dumps(json_body).encode()
@@ -156,6 +162,11 @@ class GraphClient:
             cap = limit if response.status == 200 else _SEND_LIMIT
             body = await _read(response, cap)
             return response.status, dict(response.headers), body
+
+    async def _authorization(self) -> str:
+        """In a frame of its own, which is gone before anything can fail: error collectors show the locals of frames."""
+        token = self.token if isinstance(self.token, str) else self.token()
+        return _Unseen(f"Bearer {await token if inspect.isawaitable(token) else token}")
 
     # --- the session -----------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 -- A fleet's slots: each member leases some, and those of a member that does not renew them come back.
 --
--- KEYS[1]  a hash: member -> "token:slots:expires", expires in milliseconds of the server's time
+-- KEYS[1]  a hash: member (one bulkhead of a process) -> "token:slots:expires", expires in milliseconds of the server's time
 -- ARGV     member, token, slots wanted in all, slots of the fleet, milliseconds of the lease, channel, time of the
 --          client (us)
 -- Answers  {slots leased now, slots free after that, slots held before or -1 if there was no such lease}

@@ -1,0 +1,43 @@
+"""The pages as an application of aiohttp; the only module here that imports it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from resilience_core.health._health import Asked, Health
+
+_LOOK = 0.25
+"""Seconds between two looks whether the client is still there: aiohttp does not tell a handler."""
+
+
+def application(health: Health) -> web.Application:
+    """An application to be mounted with `add_subapp`, or served by itself."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        peer = None if request.transport is None else request.transport.get_extra_info("peername")
+        client = peer[0] if isinstance(peer, tuple) else None  # not for a unix socket
+        path = "/" + request.match_info.get("page", "")
+        answer = health.answer(Asked(request.method, path, headers, client, request))
+        if answer.stream is None:
+            return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+        response = web.StreamResponse(headers=answer.headers)
+        try:
+            await response.prepare(request)
+            while (frame := await answer.stream.frame(_LOOK)) is not None and request.transport is not None:
+                if frame:
+                    await response.write(frame)
+        except ConnectionError:
+            pass  # it went while we wrote
+        finally:
+            answer.stream.close()
+        return response
+
+    async def close(_: web.Application) -> None:
+        health.close()
+
+    app = web.Application()
+    app.router.add_route("*", "/{page:.*}", handle)
+    app.router.add_route("*", "", handle)
+    app.on_shutdown.append(close)
+    return app

@@ -85,8 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"Python {platform.python_version()}, {platform.machine()}; medians of one run, ratios count\n")
     found = measured(options)
-    if not options.only:
-        found += [single(*row) for row in SINGLE]
+    found += [single(*row) for row in SINGLE if not options.only or options.only in row[0]]
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 

@@ -1,4 +1,4 @@
-"""Writes dashboards/grafana.json and dashboards/prometheus-alerts.yaml from the schema of the telemetry.
+"""Writes dashboards/*, and tables and queries of docs/observability.md, from the schema of the telemetry.
 
 Queries are built from the metrics of `resilience_core/_schema.py`, so that no name is written twice, and a label that a
 metric does not have is an error here instead of an empty panel.
@@ -759,11 +759,52 @@ def alert_rules() -> str:
     return "\n".join(lines) + "\n"
 
 
+# --- the docs ---------------------------------------------------------------------------------------------------------
+
+
+def table() -> str:
+    """What each metric answers."""
+    lines = ["| metric | kind, unit | attributes | answers |", "|---|---|---|---|"]
+    for metric in s.METRICS:
+        attributes = ", ".join(f"`{attribute.removeprefix(f'{s.PREFIX}.')}`" for attribute in metric.attributes)
+        kind = metric.instrument.replace("_", "-") + (", observed" if metric.observed else "")
+        asked = " *(where asked for)*" if metric.opt_in else ""
+        lines.append(f"| `{metric.full_name}` | {kind}, {metric.unit} | {attributes} | {metric.answers}{asked} |")
+    return "\n".join(lines)
+
+
+def four() -> str:
+    """The four metrics that operators ask for first."""
+    q = Queries("5m")
+    parts = (
+        ("times that circuits opened", q.openings([s.POLICY])),
+        ("retries", q.retries([s.POLICY])),
+        ("success rate after retries", q.success_after_retries()),
+        ("success rate before retries", q.success_before_retries()),
+        ("of these degraded: answered by a fallback or an old value", q.degraded()),
+        ("response time, retries and waits included: p95, and the mean", q.response_time(0.95)),
+        ("", q.mean(s.CALL_DURATION)),
+    )
+    lines = [f"# {title}\n{query}" if title else query for title, query in parts]
+    return "```promql\n" + "\n".join(lines) + "\n```"
+
+
+def documented(text: str) -> str:
+    """The page with its tables and queries made anew; each stands between two comments."""
+    for name, made in (("metrics", table()), ("four", four())):
+        begin, end = f"<!-- {name}: make dashboards -->\n", f"\n<!-- end of {name} -->"
+        before, rest = text.split(begin)
+        text = before + begin + made + end + rest.split(end, maxsplit=1)[1]
+    return text
+
+
 def main() -> None:
-    """Write both files."""
+    """Write all of them."""
     GRAFANA.parent.mkdir(exist_ok=True)
     GRAFANA.write_text(grafana())
     ALERTS.write_text(alert_rules())
+    page = ROOT / DOCS
+    page.write_text(documented(page.read_text()))
 
 
 if __name__ == "__main__":

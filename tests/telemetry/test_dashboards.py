@@ -65,6 +65,19 @@ def test_the_files_are_what_the_schema_makes_of_them(path: Path, made: str) -> N
     assert path.read_text() == made, "make dashboards"
 
 
+def test_the_page_shows_the_metrics_and_queries_as_they_are() -> None:
+    page = (dashboards.ROOT / dashboards.DOCS).read_text()
+    assert dashboards.documented(page) == page, "make dashboards"
+
+
+def test_each_alert_has_a_section_that_says_what_to_do() -> None:
+    page = (dashboards.ROOT / dashboards.DOCS).read_text().splitlines()
+    anchors = {line.removeprefix("### ").lower() for line in page if line.startswith("### Resilience")}
+    assert anchors == {alert.anchor for alert in dashboards.alerts()}
+    for alert in dashboards.alerts():
+        assert f"runbook: {dashboards.DOCS}#{alert.anchor}\n" in dashboards.alert_rules()
+
+
 @pytest.mark.parametrize("query", PANEL_QUERIES)
 def test_each_panel_has_something_to_show(query: str, prometheus: Prometheus) -> None:
     assert prometheus.query(query)

@@ -12,6 +12,7 @@ import pytest
 from attrs import define, frozen
 
 from resilience_core import CircuitBreaker, CircuitOpenError, CircuitState, otel
+from resilience_core import _schema as s
 from resilience_core._telemetry import Settings as Recorded
 from resilience_core._telemetry import telemetry
 from resilience_whatsapp import GraphClient, ResilientWhatsAppClient, Settings, WhatsAppService
@@ -127,12 +128,12 @@ QUERIES = Queries("5m")
 
 def test_times_that_circuits_opened(told: tuple[Truth, Prometheus]) -> None:
     truth, prometheus = told
-    assert prometheus.value(QUERIES.openings()) == truth.opened == 2
+    assert prometheus.value(QUERIES.openings([s.POLICY])) == truth.opened == 2
 
 
 def test_retries(told: tuple[Truth, Prometheus]) -> None:
     truth, prometheus = told
-    assert prometheus.value(QUERIES.retries()) == truth.retries == 7
+    assert prometheus.value(QUERIES.retries([s.POLICY])) == truth.retries == 7
 
 
 def test_success_before_and_after_retries(told: tuple[Truth, Prometheus]) -> None:
@@ -148,6 +149,7 @@ def test_response_time_including_retries(told: tuple[Truth, Prometheus]) -> None
     assert prometheus.value("sum (increase(resilience_call_duration_seconds_count[5m]))") == len(truth.sends)
     seconds = prometheus.value("sum (increase(resilience_call_duration_seconds_sum[5m]))")
     assert SLOW + 0.5 * BACKOFF * truth.retries <= seconds <= sum(send.seconds for send in truth.sends)
+    assert prometheus.value(QUERIES.mean(s.CALL_DURATION)) == pytest.approx(seconds / len(truth.sends))
     slowest = max(send.seconds for send in truth.sends)
     assert prometheus.value(QUERIES.response_time(1)) >= max(SLOW, BACKOFF)
     quantiles = [prometheus.value(QUERIES.response_time(share)) for share in (0.5, 0.95, 0.99)]

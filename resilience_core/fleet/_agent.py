@@ -308,7 +308,6 @@ class Agent:
         for request, reply in zip(requests, replies, strict=True):
             if not isinstance(reply, Exception):
                 request.answer(reply, sent, received)
-        self._on_exchange(received - sent, failed)
         if failed is not None:
             raise failed
         # A byte now and then keeps a time-out from ending.

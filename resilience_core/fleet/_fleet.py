@@ -214,9 +214,6 @@ class BaseFleet(ABC):
             with no_forks:  # a meter has locks
                 telemetry.store_operation(self.store_type, "exchange", seconds, error)
 
-    def _on_exchange(self, seconds: float, error: BaseException | None) -> None:
-        telemetry.store_operation(self.store_type, "exchange", seconds, error)
-
     def after_fork(self) -> None:
         """In the child of a fork: another member, with an agent of its own."""
         self.member = self._member_id()

@@ -73,16 +73,22 @@ async def nap(seconds: float) -> int:
 @contextmanager
 def traffic(directory: Path) -> Generator[None]:
     """Drive it; what it went through lives until the end."""
-    retry = Retry("again", on=ConnectionError, max_attempts=3, base_delay=0.001, max_delay=0.001)
+    retry = Retry("traffic.again", on=ConnectionError, max_attempts=3, base_delay=0.001, max_delay=0.001)
     keep: list[Policy] = [retry, *circuits(), *stand_ins()]
-    Pipeline(retry, name="shop").call(failing(1))  # rescued
-    Pipeline(retry, name="shop").call(int)
+    Pipeline(retry, name="traffic.shop").call(failing(1))  # rescued
+    Pipeline(retry, name="traffic.shop").call(int)
     with pytest.raises(ConnectionError):
-        Pipeline(retry, name="shop").call(failing(9))
-    poor = Retry("poor", on=ConnectionError, base_delay=0, max_delay=0, budget=RetryBudget("spent", law=TokenQuota()))
+        Pipeline(retry, name="traffic.shop").call(failing(9))
+    poor = Retry(
+        "traffic.poor",
+        on=ConnectionError,
+        base_delay=0,
+        max_delay=0,
+        budget=RetryBudget("traffic.spent", law=TokenQuota()),
+    )
     for _ in range(60):
         with pytest.raises(ConnectionError):
-            Pipeline(poor, name="shop").call(failing(9))
+            Pipeline(poor, name="traffic.shop").call(failing(9))
     keep += [poor, poor.budget]  # type: ignore[list-item]
     keep += asyncio.run(limits())
     reload(directory)
@@ -90,7 +96,7 @@ def traffic(directory: Path) -> Generator[None]:
     fleet, lost = StoreFleet(Table(), poll_interval=0.02), StoreFleet(table, poll_interval=0.02)
     try:
         for each in (fleet, lost):
-            keep.append(CircuitBreaker("shared", fleet=each))
+            keep.append(CircuitBreaker("traffic.shared", fleet=each))
             keep[-1].call(int)
             assert each.wait_ready(PATIENCE)
         table.broken = True
@@ -102,23 +108,23 @@ def traffic(directory: Path) -> Generator[None]:
 
 
 def circuits() -> list[Policy]:
-    breaker = CircuitBreaker("circuit", failure_threshold=1, recovery_timeout=0.01)
+    breaker = CircuitBreaker("traffic.circuit", failure_threshold=1, recovery_timeout=0.01)
     with pytest.raises(ConnectionError):
         breaker.call(failing(1))
     with pytest.raises(CircuitOpenError):
         breaker.call(int)
     wait_until(lambda: breaker.retry_after() == 0)
     breaker.call(int)
-    slow = CircuitBreaker("slow", trip=SlowCallRate(0.5, slower_than=60))
-    rated = CircuitBreaker("rated", trip=FailureRate(0.5))
+    slow = CircuitBreaker("traffic.slow", trip=SlowCallRate(0.5, slower_than=60))
+    rated = CircuitBreaker("traffic.rated", trip=FailureRate(0.5))
     slow.call(int)
     rated.call(int)
     return [breaker, slow, rated]
 
 
 def stand_ins() -> list[Policy]:
-    cache = StaleCache("kept", fresh_for=0.0, stale_for=60, key=lambda: 1, on=ConnectionError)
-    work = Pipeline(Fallback("instead", value=0, on=ConnectionError), name="shop")
+    cache = StaleCache("traffic.kept", fresh_for=0.0, stale_for=60, key=lambda: 1, on=ConnectionError)
+    work = Pipeline(Fallback("traffic.instead", value=0, on=ConnectionError), name="traffic.shop")
     work.call(failing(1))
     answers = [1, None]
 
@@ -136,8 +142,8 @@ def stand_ins() -> list[Policy]:
 
 
 async def limits() -> list[Policy]:
-    bulkhead = Bulkhead("slots", max_concurrent=1, max_queue=1, max_wait=30)
-    limiter = RateLimiter("permits", rate=1, per=0.02, max_wait=30)
+    bulkhead = Bulkhead("traffic.slots", max_concurrent=1, max_queue=1, max_wait=30)
+    limiter = RateLimiter("traffic.permits", rate=1, per=0.02, max_wait=30)
     held = asyncio.create_task(bulkhead.acall(nap, 0.02))
     waiting = asyncio.create_task(bulkhead.acall(nap, 0))
     await asyncio.sleep(0)
@@ -148,17 +154,20 @@ async def limits() -> list[Policy]:
     await waiting
     await limiter.acall(nap, 0)
     await limiter.acall(nap, 0)
-    short = Timeout(0.001, name="short")
+    short = Timeout(0.001, name="traffic.short")
     with pytest.raises(TimeoutExceeded):
         await short.acall(nap, 60)
     waits = [60.0, 0.0]
-    hedge = Hedge("twice", delay=0.001, idempotent=True)
+    hedge = Hedge("traffic.twice", delay=0.001, idempotent=True)
 
     async def either() -> int:
         return await nap(waits.pop(0))
 
     await hedge.acall(either)
-    adaptive: list[Policy] = [AdaptiveRetry("slowed", on=ConnectionError), AdaptiveConcurrency("adaptive")]
+    adaptive: list[Policy] = [
+        AdaptiveRetry("traffic.slowed", on=ConnectionError),
+        AdaptiveConcurrency("traffic.adaptive"),
+    ]
     for policy in adaptive:
         await policy.acall(nap, 0)
     return [bulkhead, limiter, short, hedge, *adaptive]

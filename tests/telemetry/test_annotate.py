@@ -60,6 +60,5 @@ def test_a_span_that_refuses_attributes_does_not_change_the_call(
         monkeypatch.setattr(type(telemetry.spans), "annotate", lambda *_: 1 / 0)
         with caplog.at_level(logging.WARNING, "resilience_core.otel"):
             CircuitBreaker("b").call(answer)
-    assert [record.getMessage() for record in caplog.records] == [
-        "Recording spans failed (ZeroDivisionError); told once"
-    ]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("Recording spans failed (ZeroDivisionError); told once")

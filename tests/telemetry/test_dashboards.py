@@ -157,7 +157,7 @@ def test_grafana_can_import_it() -> None:
 def test_opened_circuits_are_told_by_the_alerts(prometheus: Prometheus) -> None:
     found = {alert.name: prometheus.query(alert.expression) for alert in dashboards.alerts()}
     (opened,) = found["ResilienceCircuitOpened"].items()
-    assert opened == (frozenset({("resilience_policy_name", "circuit")}), 1)
+    assert opened == (frozenset({("resilience_policy_name", "traffic.circuit")}), 1)
     for name in ("ResilienceRetryBudgetExhausted", "ResilienceStoreDegraded", "ResilienceConfigurationRefused"):
         assert found[name], name
     assert found["ResilienceAbandonedThreads"] == {}

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from typing import ClassVar
 
 from attrs import frozen
 
 from resilience_core._events import Event
+
+_CONFIG = logging.getLogger("resilience_core.config")
 
 
 @frozen
 class ConfigurationReloaded(Event):
     """A configuration file has changed and was applied; `policy` names the file."""
 
-    logger = logging.getLogger("resilience_core.config")
-    level = logging.INFO
+    logger: ClassVar[logging.Logger] = _CONFIG
+    level: ClassVar[int] = logging.INFO
 
     changed: tuple[str, ...]
     """Names of what got other options."""
@@ -24,7 +27,7 @@ class ConfigurationReloaded(Event):
 class ConfigurationRefused(Event):
     """A configuration file has changed to something that cannot be; nothing was applied. `policy` names the file."""
 
-    logger = logging.getLogger("resilience_core.config")
-    level = logging.ERROR
+    logger: ClassVar[logging.Logger] = _CONFIG
+    level: ClassVar[int] = logging.ERROR
 
     problems: tuple[str, ...]

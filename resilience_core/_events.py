@@ -21,6 +21,16 @@ from resilience_core._errors import RejectionReason
 
 logging.getLogger("resilience_core").addHandler(logging.NullHandler())  # who sets up no log is told nothing on stderr
 logger = logging.getLogger("resilience_core.events")
+_CIRCUIT_BREAKER = logging.getLogger("resilience_core.circuit_breaker")
+_REJECTIONS = logging.getLogger("resilience_core.rejections")
+_RETRY = logging.getLogger("resilience_core.retry")
+_TIMEOUT = logging.getLogger("resilience_core.timeout")
+_FALLBACK = logging.getLogger("resilience_core.fallback")
+_CACHE = logging.getLogger("resilience_core.cache")
+_HEDGE = logging.getLogger("resilience_core.hedge")
+_CHAOS = logging.getLogger("resilience_core.chaos")
+_CONFIG = logging.getLogger("resilience_core.config")
+_LIMITS = logging.getLogger("resilience_core.limits")
 CONTROL = logging.getLogger("resilience_core.control")
 """Where it is logged that somebody set a state by hand."""
 
@@ -47,8 +57,8 @@ class CircuitTransition(Event):
     For a state entered by hand, `actor`, `note` and `until` say who did it, why, and until when (clock seconds).
     """
 
-    logger = logging.getLogger("resilience_core.circuit_breaker")
-    level = logging.WARNING
+    logger: ClassVar[logging.Logger] = _CIRCUIT_BREAKER
+    level: ClassVar[int] = logging.WARNING
 
     previous_state: str
     state: str
@@ -64,7 +74,7 @@ class CircuitTransition(Event):
 class Rejection(Event):
     """A call was not made, or would not have been if the policy's `enforce` were 1."""
 
-    logger = logging.getLogger("resilience_core.rejections")
+    logger: ClassVar[logging.Logger] = _REJECTIONS
 
     reason: RejectionReason
     operation: str
@@ -77,8 +87,8 @@ class Rejection(Event):
 class RetryScheduled(Event):
     """An attempt failed and another one follows after `delay` seconds."""
 
-    logger = logging.getLogger("resilience_core.retry")
-    level = logging.INFO
+    logger: ClassVar[logging.Logger] = _RETRY
+    level: ClassVar[int] = logging.INFO
 
     operation: str
     attempt: int
@@ -95,7 +105,7 @@ class RetryScheduled(Event):
 class RetrySuppressed(Event):
     """An attempt failed and no other one follows; `reason` as in `resilience.retry.suppressed`."""
 
-    logger = logging.getLogger("resilience_core.retry")
+    logger: ClassVar[logging.Logger] = _RETRY
 
     operation: str
     attempt: int
@@ -107,8 +117,8 @@ class RetrySuppressed(Event):
 class TimeoutExpired(Event):
     """A call was given up after `seconds`."""
 
-    logger = logging.getLogger("resilience_core.timeout")
-    level = logging.INFO
+    logger: ClassVar[logging.Logger] = _TIMEOUT
+    level: ClassVar[int] = logging.INFO
 
     operation: str
     seconds: float
@@ -120,8 +130,8 @@ class TimeoutExpired(Event):
 class FallbackUsed(Event):
     """A fallback answered in place of a failed call."""
 
-    logger = logging.getLogger("resilience_core.fallback")
-    level = logging.INFO
+    logger: ClassVar[logging.Logger] = _FALLBACK
+    level: ClassVar[int] = logging.INFO
 
     operation: str
     kind: str
@@ -133,8 +143,8 @@ class FallbackUsed(Event):
 class StaleServed(Event):
     """A cache answered with a value of `age` seconds: fetching a new one failed with `error`, or is under way."""
 
-    logger = logging.getLogger("resilience_core.cache")
-    level = logging.INFO
+    logger: ClassVar[logging.Logger] = _CACHE
+    level: ClassVar[int] = logging.INFO
 
     operation: str
     age: float
@@ -145,7 +155,7 @@ class StaleServed(Event):
 class HedgeStarted(Event):
     """An attempt was late and a further one, number `attempt` (from 2), was started."""
 
-    logger = logging.getLogger("resilience_core.hedge")
+    logger: ClassVar[logging.Logger] = _HEDGE
 
     operation: str
     attempt: int
@@ -155,7 +165,7 @@ class HedgeStarted(Event):
 class HedgeWon(Event):
     """A call for which `attempts` were started has its answer, from the attempt number `winner`."""
 
-    logger = logging.getLogger("resilience_core.hedge")
+    logger: ClassVar[logging.Logger] = _HEDGE
 
     operation: str
     attempts: int
@@ -166,7 +176,7 @@ class HedgeWon(Event):
 class ChaosInjected(Event):
     """A fault was injected on purpose: `latency`, `error` or `result`."""
 
-    logger = logging.getLogger("resilience_core.chaos")
+    logger: ClassVar[logging.Logger] = _CHAOS
 
     operation: str
     fault: str
@@ -176,8 +186,8 @@ class ChaosInjected(Event):
 class Reconfigured(Event):
     """A policy got other options while in use: pairs of before and after, by name, as plain values."""
 
-    logger = logging.getLogger("resilience_core.config")
-    level = logging.INFO
+    logger: ClassVar[logging.Logger] = _CONFIG
+    level: ClassVar[int] = logging.INFO
 
     changes: tuple[tuple[str, Any, Any], ...]
 
@@ -186,7 +196,7 @@ class Reconfigured(Event):
 class LimitChanged(Event):
     """An adaptive limit changed, and why."""
 
-    logger = logging.getLogger("resilience_core.limits")
+    logger: ClassVar[logging.Logger] = _LIMITS
 
     previous: int
     limit: int

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from typing import ClassVar
 
 from attrs import frozen
 
 from resilience_core._events import Event
+
+_STORE = logging.getLogger("resilience_core.store")
 
 
 @frozen
 class StoreDegraded(Event):
     """The store of a fleet cannot be reached: each process decides by itself. `reason` is the error's class name."""
 
-    logger = logging.getLogger("resilience_core.store")
-    level = logging.WARNING
+    logger: ClassVar[logging.Logger] = _STORE
+    level: ClassVar[int] = logging.WARNING
 
     reason: str
 
@@ -23,8 +26,8 @@ class StoreDegraded(Event):
 class StoreRecovered(Event):
     """The store answers again, after `seconds`."""
 
-    logger = logging.getLogger("resilience_core.store")
-    level = logging.INFO
+    logger: ClassVar[logging.Logger] = _STORE
+    level: ClassVar[int] = logging.INFO
 
     seconds: float
 
@@ -33,7 +36,7 @@ class StoreRecovered(Event):
 class RecordIgnored(Event):
     """What the store holds for a policy is not understood, and counts as missing."""
 
-    logger = logging.getLogger("resilience_core.store")
-    level = logging.WARNING
+    logger: ClassVar[logging.Logger] = _STORE
+    level: ClassVar[int] = logging.WARNING
 
     problem: str

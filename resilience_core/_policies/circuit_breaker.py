@@ -452,8 +452,12 @@ class CircuitBreaker(Gate):
         with self._lock:
             if change is self._circuit.last_transition:  # or another one has come since: who made it tells it
                 self._facts = self._facts_of(change)
-        if change is None or change.previous is change.state:
+        if change is None:
             return
+        if change.previous is change.state and (
+            change.reason != "manual" or not (change.forced and change.forced.actor)
+        ):
+            return  # but if somebody did it, who does it again, or until another time, has done something
         if self.bus.hears(CircuitTransition):
             forced = change.forced or Forced()
             self.bus.emit(

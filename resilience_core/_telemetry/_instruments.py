@@ -165,6 +165,8 @@ class Instruments:
             told(event)
 
     def _transition(self, event: CircuitTransition) -> None:
+        if event.previous_state == event.state:  # forced again, by somebody else or for longer
+            return
         policy = {s.POLICY: self._name(event.policy)}
         states = {s.PREVIOUS_STATE: str(event.previous_state), s.CIRCUIT_STATE: str(event.state)}
         self.add(s.TRANSITIONS, 1, policy | states | {s.TRANSITION_REASON: event.reason})

@@ -69,9 +69,9 @@ class Item(ABC):
     def after_fork(self) -> None:
         """In the child: no lock is held, nothing is under way, and no agent runs."""
 
+    @abstractmethod
     def goodbye(self, now: float) -> list[Request]:
         """What is to be said before leaving; nothing is answered to it."""
-        return []
 
 
 class Agent:

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from resilience_core import CircuitBreaker
+from resilience_core._fleet_events import StoreDegraded
 from resilience_core.fleet import StoreFleet, _forks
-from resilience_core.fleet._log import logger
+from resilience_core.fleet._log import log_told
 from tests.fleet.members import PATIENCE, Fleets, fail, ok
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from 3.12 on: this process has threads
@@ -84,14 +85,14 @@ def test_the_lock_of_a_handler_of_the_log() -> None:
             handler.work()
 
     handler, own = Locked(), Handler()
-    logger.logger.addHandler(own)
-    thread = threading.Thread(target=logger.warning, args=("lost",))
+    logging.getLogger("resilience_core.store").addHandler(own)
+    thread = threading.Thread(target=log_told, args=(StoreDegraded("f", 0.0, "OSError"),))
     thread.start()
     try:
         assert handler.is_free_in_a_child()
     finally:
         thread.join()
-        logger.logger.removeHandler(own)
+        logging.getLogger("resilience_core.store").removeHandler(own)
 
 
 def test_the_locks_of_what_is_imported_with_the_first_connection(fleets: Fleets) -> None:

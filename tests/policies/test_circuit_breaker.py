@@ -428,3 +428,14 @@ def test_options() -> None:
     with pytest.raises(ConnectionError), never.guard():
         raise DOWN
     assert never.state is CircuitState.CLOSED
+
+
+def test_an_opening_that_nobody_wants_to_hear_of_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    monkeypatch.setattr("resilience_core._policies.circuit_breaker.CircuitTransition", told.append)
+    monkeypatch.setattr("resilience_core._events.logged", lambda kind: False)
+    breaker = CircuitBreaker("silent", failure_threshold=1)
+    with pytest.raises(ValueError):
+        breaker.call(int, "x")
+    assert breaker.state is CircuitState.OPEN
+    assert told == []

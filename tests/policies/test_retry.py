@@ -26,8 +26,16 @@ from resilience_core import (
     Verdict,
     judgement_of,
 )
+from resilience_core._weave.nesting import nesting
 from resilience_core.testing import VirtualClock, record_events, run_virtual, run_virtual_trio
 from tests.worlds import Script, World
+
+
+@pytest.fixture(autouse=True)
+def nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests of this process may have made retries that act only when they are the outermost."""
+    monkeypatch.setattr(nesting, "watched", False)
+
 
 DOWN = ConnectionError("down")
 

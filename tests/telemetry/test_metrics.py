@@ -594,3 +594,24 @@ def test_log_records_that_cannot_be_emitted_change_nothing(
     with record_telemetry(events="log"):
         assert Pipeline(Fallback(value=0), name="p").call(int, "x") == 0
     assert "Recording events failed (ZeroDivisionError)" in caplog.text
+
+
+def test_a_blocking_wait_that_is_interrupted_was_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def wake(self) -> bool:
+            return True
+
+        def wait(self, timeout: float | None, usual: bool = False) -> bool:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("resilience_core._policies.bulkhead.ThreadWaiter", Interrupted)
+    monkeypatch.setattr("resilience_core._policies.rate_limiter.pause", lambda clock, wait: Interrupted().wait(wait))
+    bulkhead = Bulkhead("db", max_concurrent=1, max_queue=1, max_wait=5)
+    limiter = RateLimiter("mail", rate=1, per=60, max_wait=100)
+    limiter.call(int)
+    with record_telemetry() as recorded, bulkhead.guard():
+        for gate in (bulkhead, limiter):
+            with pytest.raises(KeyboardInterrupt):
+                gate.call(int)
+        for source in ("bulkhead", "rate_limiter"):
+            assert recorded.value(f"resilience.{source}.wait.duration", {s.OUTCOME: "cancelled"}) == 1

@@ -27,7 +27,7 @@ SAME_ON_EACH = canary http whatsapp test_benchmarks.py test_repository.py test_t
 	fleet/test_model.py fleet/test_prove.py
 CORE_TESTS = tests $(addprefix --ignore=tests/,$(SAME_ON_EACH))
 
-.PHONY: help setup demo test prove-long prove-fleet schema docs lint format types coverage other-pythons check bench requirements dist
+.PHONY: help setup demo test prove-long prove-fleet schema dashboards docs lint format types coverage other-pythons check bench requirements dist
 .PHONY: clean venv-base venv-test venv-lint venv-all venv-bench venv-others types-mypy types-pyright types-public
 
 help: ## what can be made
@@ -46,6 +46,9 @@ prove-long: venv-test ## all tests, the long ones in full: 3 times the fuzzing, 
 
 schema: venv-base ## write the JSON Schema of the configuration anew, after a change of options
 	@$(BIN)/python -m resilience_core.config._schema
+
+dashboards: venv-base ## write the Grafana dashboard and the alert rules anew, after a change of metrics
+	@$(BIN)/python tools/dashboards.py
 
 docs: venv-test ## only the code of README and docs
 	@$(BIN)/python $(PYTEST) README.md docs $(ARGS)

@@ -15,6 +15,7 @@ from benchmarks.rows import (
     import_milliseconds,
     million_calls_per_second,
     nanoseconds_per_policy,
+    own_nanoseconds,
     rows,
     span_nanoseconds,
     tasks_against_a_semaphore,
@@ -53,6 +54,7 @@ SINGLE: tuple[tuple[str, Callable[[], float], float, bool], ...] = (
     ("each further policy, ns", nanoseconds_per_policy, 100, False),
     ("telemetry off, ns a call", telemetry_off_nanoseconds, 100, False),
     ("telemetry on, metrics with the SDK, ns", telemetry_nanoseconds, 8_000, False),
+    ("telemetry on, our share of the metrics, ns", own_nanoseconds, 2_000, False),
     ("telemetry on, metrics and a span, ns", span_nanoseconds, 45_000, False),
     ("bytes per breaker", bytes_per_breaker, 600, False),
     ("import, milliseconds", import_milliseconds, 90, False),
@@ -85,8 +87,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"Python {platform.python_version()}, {platform.machine()}; medians of one run, ratios count\n")
     found = measured(options)
-    if not options.only:
-        found += [single(*row) for row in SINGLE]
+    found += [single(*row) for row in SINGLE if not options.only or options.only in row[0]]
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 

@@ -103,11 +103,18 @@ class Metric:
 
     @property
     def prometheus_name(self) -> str:
-        """As a Prometheus exporter names it: of a histogram, the base of `_count`, `_sum` and `_bucket`."""
-        unit = {"s": "_seconds"}.get(self.unit, "")
-        ratio = "_ratio" if self.unit == "1" and self.instrument == "gauge" else ""
+        """As a Prometheus exporter names it: of a histogram, the base of `_count`, `_sum` and `_bucket`.
+
+        Exporters differ in whether they add `_ratio` to the unit 1, but none adds it twice: what is a ratio ends so.
+        """
+        unit = {"s": "_seconds", "{permit}/s": "_per_second"}.get(self.unit, "")
         total = "_total" if self.instrument == "counter" else ""
-        return f"{self.full_name.replace('.', '_')}{unit}{ratio}{total}"
+        return f"{prometheus_label(self.full_name)}{unit}{total}"
+
+
+def prometheus_label(attribute: str) -> str:
+    """An attribute as a Prometheus exporter names it."""
+    return attribute.replace(".", "_")
 
 
 CALL_DURATION = Metric(

@@ -7,6 +7,7 @@ it needs the extra `otel`: `pip install 'resilience-framework[otel]'`.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from attrs import evolve
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
-from resilience_core._telemetry import telemetry
+from resilience_core._telemetry import note_attributes, telemetry
 from resilience_core._telemetry._switch import EventMode, SpanMode
 from resilience_core._validation import Seconds
 from resilience_core._weave.nesting import FRAME
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
-__all__ = ["Exporter", "OpenTelemetry", "configure", "resend_count", "setup"]
+__all__ = ["Exporter", "OpenTelemetry", "annotate", "configure", "resend_count", "setup"]
 
 Exporter: TypeAlias = Literal["otlp", "prometheus", "console"]
 
@@ -83,12 +84,29 @@ def resend_count() -> int:
     return 0 if frame is None else frame.product() - 1
 
 
+def annotate(attributes: Mapping[str, Any], *, call: bool = False) -> None:
+    """Add attributes to the span of the attempt that is running, for adapters that know more of it than the core.
+
+    Nothing happens where no span is recorded, and it costs next to nothing then. It never raises. What is given ends
+    up in traces: no keys, tokens, texts or addresses.
+
+    Args:
+        attributes: of OpenTelemetry's kinds; those that are None are left out.
+        call: add them to the span of the whole call instead.
+    """
+    note_attributes(attributes, call)
+
+
 class OpenTelemetry:
     """What `setup` has set up. Also a context manager, which shuts it down at the end."""
 
-    def __init__(self, meters: MeterProvider, traces: TracerProvider, close: Callable[[], None]) -> None:
+    def __init__(
+        self, meters: MeterProvider, traces: TracerProvider, close: Callable[[], None], port: int | None = None
+    ) -> None:
         self.meter_provider: MeterProvider = meters
         self.tracer_provider: TracerProvider = traces
+        self.prometheus_port: int | None = port
+        """Where Prometheus finds the metrics; None without that exporter."""
         self._close = close
         self._lock = threading.Lock()
         self._closed = False
@@ -169,11 +187,12 @@ def setup(
         _refuse_second()
     ends: list[Callable[[], None]] = []
     readers: list[MetricReader] = []
+    port: int | None = None
     about = Resource.create({"service.name": service_name, **(resource or {})})
     traces = TracerProvider(resource=about)
     for exporter in chosen:
         if exporter == "prometheus":
-            reader, end = _prometheus(prometheus_host, prometheus_port)
+            reader, port, end = _prometheus(prometheus_host, prometheus_port)
             readers.append(reader)
             ends.append(end)
         else:
@@ -193,7 +212,7 @@ def setup(
         for end in ends:
             end()
 
-    return OpenTelemetry(meters, traces, close)
+    return OpenTelemetry(meters, traces, close, port)
 
 
 def _missing(error: ImportError) -> ConfigurationError:
@@ -229,22 +248,26 @@ def _otlp(endpoint: str | None, headers: Mapping[str, str] | None, seconds: floa
     return PeriodicExportingMetricReader(metrics, seconds * 1000), traces
 
 
-def _prometheus(host: str, port: int) -> tuple[MetricReader, Callable[[], None]]:
+def _prometheus(host: str, port: int) -> tuple[MetricReader, int, Callable[[], None]]:
     try:
         from opentelemetry.exporter.prometheus import PrometheusMetricReader
-        from prometheus_client import start_http_server
+        from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
     except ImportError as error:
         raise _missing(error) from error
-    reader = PrometheusMetricReader()
-    server, thread = start_http_server(port, host)
+    # A registry of its own, so that two set-ups do not show each other's metrics; older exporters know only the one of
+    # the process.
+    own = "registry" in inspect.signature(PrometheusMetricReader).parameters
+    registry = CollectorRegistry() if own else REGISTRY
+    server, thread = start_http_server(port, host, registry)
+    given: dict[str, Any] = {"registry": registry} if own else {}
+    reader = PrometheusMetricReader(**given)
 
     def end() -> None:
         server.shutdown()
         server.server_close()
         thread.join()
 
-    reader.prometheus_port = server.server_port  # type: ignore[attr-defined]
-    return reader, end
+    return reader, server.server_port, end
 
 
 def _console(seconds: float) -> tuple[MetricReader, SpanExporter]:

@@ -94,7 +94,7 @@ class Instruments:
 
     def __init__(self, meter: Meter, collected: Callable[[], None]) -> None:
         self._collected = collected
-        self._policies, self._operations = Few(POLICIES), Few(OPERATIONS)
+        self._policies, self._operations, self._errors = Few(POLICIES), Few(OPERATIONS), Few(ERRORS)
         self._record: dict[s.Metric, Callable[..., None]] = {}
         self._hear: dict[type, Callable[[Any], None]] = {
             CircuitTransition: self._transition,
@@ -153,7 +153,7 @@ class Instruments:
         """Record one attempt."""
         attributes = {s.POLICY: self._policies(policy), s.OUTCOME: outcome, s.ATTEMPT_KIND: kind}
         if error is not None:
-            attributes[s.ERROR_TYPE] = error_type(error)
+            attributes[s.ERROR_TYPE] = self._errors(error_type(error))
         self.record(s.ATTEMPT_DURATION, seconds, attributes)
 
     # --- events ------------------------------------------------------------------------------------------------------
@@ -197,7 +197,8 @@ class Instruments:
             self._instead(event.policy, "cache", event.error)
 
     def _instead(self, policy: str, kind: str, error: BaseException) -> None:
-        attributes = {s.POLICY: self._name(policy), s.FALLBACK_KIND: kind, s.ERROR_TYPE: error_type(error)}
+        cause = self._errors(error_type(error))  # an adapter's may be what a server answered
+        attributes = {s.POLICY: self._name(policy), s.FALLBACK_KIND: kind, s.ERROR_TYPE: cause}
         self.add(s.FALLBACKS, 1, attributes)
 
     def _hedge(self, event: HedgeWon) -> None:

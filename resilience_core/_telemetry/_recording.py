@@ -6,7 +6,7 @@ before the span ends and while it is current, because that is how a metric gets 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,14 @@ class CallRecord:
     def pipeline(self) -> str:
         """Name of the outermost policy."""
         return self._site.pipeline
+
+    def annotate(self, attributes: Mapping[str, Any], call: bool) -> None:
+        """Add attributes to the span of the call, or else to the one that is current."""
+        if self._open is not None and self._spans is not None:
+            try:
+                self._spans.annotate(self._open if call else None, attributes)
+            except Exception as error:
+                telemetry.failed("spans", error)
 
     def leave(self, error: BaseException | None) -> None:
         """The call is current no more; that of a stream goes on."""
@@ -119,6 +127,13 @@ def called(policy: str) -> str:
 
 
 # --- what policies note -----------------------------------------------------------------------------------------------
+
+
+def note_attributes(attributes: Mapping[str, Any], call: bool) -> None:
+    """Something that an adapter knows of the attempt that is running, or of its call."""
+    record = CURRENT.get()
+    if record is not None:
+        record.annotate(attributes, call)
 
 
 def note_retry() -> None:

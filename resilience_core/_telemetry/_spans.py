@@ -7,6 +7,7 @@ are told by their class only: messages may hold anything.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from opentelemetry import context, trace
@@ -82,6 +83,12 @@ class Spans:
             }
             name = s.WAIT_SPAN.format(source=source)
             self._tracer.start_span(name, attributes=attributes, start_time=now - int(seconds * 1e9)).end(now)
+
+    @staticmethod
+    def annotate(span: Open | None, attributes: Mapping[str, Any]) -> None:
+        """Add attributes to `span`, or to the one that is current."""
+        recorded = trace.get_current_span() if span is None else span[0]
+        recorded.set_attributes({key: value for key, value in attributes.items() if value is not None})
 
     @staticmethod
     def probe() -> None:

@@ -148,3 +148,7 @@ def test_a_status_error_keeps_to_itself_what_it_must() -> None:
 
 def test_idempotent_methods() -> None:
     assert [is_idempotent(method) for method in ("get", "PUT", "DELETE", "POST", "PATCH")] == [True] * 3 + [False] * 2
+
+
+def test_a_status_error_is_told_by_its_status() -> None:
+    assert HttpStatusError("GET", 503).telemetry_type == "503"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import subprocess
 import sys
 
 import pytest
+from attrs import evolve
 
+from resilience_core._telemetry import telemetry
 from resilience_whatsapp import demo
+from resilience_whatsapp._demo_telemetry import Printed, compared, recorded
 from resilience_whatsapp.simulator import Simulator
 from resilience_whatsapp.simulator.book import Entry
 
@@ -77,3 +81,59 @@ def test_colours_are_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> N
 def test_the_naive_story_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
     assert asyncio.run(demo.main(True)) == 1
     assert "duplicated=2" in capsys.readouterr().out
+
+
+def test_spans_and_metrics_tell_the_same_numbers_as_the_book() -> None:
+    command = [sys.executable, "-m", "resilience_whatsapp.demo", "--otel", "console"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.fullmatch(
+        r"otel: ok calls=24 accepted=15 requests=\d+ retries=\d+ circuit_opened=1 equal to the book", lines[-1]
+    )
+    last_line("\n".join(lines[:-1]))
+    assert sum(line.startswith("span ") for line in lines) > 24
+    assert sum(line.startswith("metric ") for line in lines) > 20
+    assert demo.RECIPIENT[1:] not in done.stdout
+    assert Simulator().token not in done.stdout
+
+
+PRINTED = """\
+span ab resilience whatsapp: 0.1 s operation.name=ResilientWhatsAppClient._send_once messaging.message.id=w
+span ab attempt: 0.1 s attempt.number=1
+metric resilience.call.duration: count=1 sum=0.1 operation.name=ResilientWhatsAppClient._send_once outcome=success
+"""
+
+
+@pytest.mark.parametrize(
+    ("answered", "requests", "circuit_opened", "said"),
+    [
+        (True, 1, 0, "otel: ok calls=1 accepted=1 requests=1 retries=0 circuit_opened=0 equal to the book"),
+        (False, 1, 0, "otel: FAILED .* not the book's: accepted is 0 there, other messages are booked"),
+        (True, 2, 0, "otel: FAILED .* not the book's: requests is 2 there"),
+        (True, 1, 1, "otel: FAILED .* not the book's: circuit_opened is 1 there"),
+    ],
+)
+def test_telemetry_that_tells_other_numbers_fails(
+    answered: bool, requests: int, circuit_opened: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulator = Simulator()
+    simulator.book.entries = [evolve(entry("a"), answered=answered)]
+    simulator.book.requests["messages"] = requests
+    printed = Printed(io.StringIO())
+    printed.write(PRINTED)
+    code = compared(printed, simulator, {"a": "accepted"}, circuit_opened)
+    assert re.fullmatch(said, capsys.readouterr().out.strip())
+    assert code == ("FAILED" in said)
+
+
+def test_with_prometheus_the_endpoint_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        with recorded("prometheus") as printed:
+            assert not printed.isatty()
+            print("the story", flush=True)
+        assert re.search(
+            r"metrics at http://127.0.0.1:\d+/metrics until the story ends\nthe story", capsys.readouterr().out
+        )
+    finally:
+        telemetry.use_global()

@@ -18,5 +18,10 @@ class HttpStatusError(Exception):
         self.status = status
         self.retry_after_header = retry_after_header
 
+    @property
+    def telemetry_type(self) -> str:
+        """What metrics and traces show as `error.type`: the status."""
+        return str(self.status)
+
     def __str__(self) -> str:
         return f"{self.method} was answered with HTTP {self.status}"

@@ -3,7 +3,8 @@
     total time-out (if given) -> retry -> breaker -> one request
 
 Two pipelines share the same policies: one for sends that may be repeated after an unknown outcome (and for reads), one
-for sends that may not.
+for sends that may not. The spans of sends tell what OpenTelemetry says of messaging, and the API's answer; no
+recipient, text or token is in any of them.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from resilience_core import (
     RetryScheduled,
     Timeout,
 )
+from resilience_core.otel import annotate
 from resilience_whatsapp._delivery import ACTIVE, Sending, name_of_error
-from resilience_whatsapp.errors import classify_graph
+from resilience_whatsapp.errors import AmbiguousOutcomeError, GraphError, classify_graph
 from resilience_whatsapp.graph import GraphTransport, SendReceipt, TemplatePage, Wire
 from resilience_whatsapp.records import Delivery
 from resilience_whatsapp.settings import DEFAULT
@@ -68,16 +70,26 @@ class ResilientWhatsAppClient:
         options: dict[str, Any] = {"name": "whatsapp", "classify": classify_graph, "allow": allow}
         self._repeatable = Pipeline(*policies, **options, idempotent=True)
         self._once = Pipeline(*policies, **options, idempotent=False)
+        self._sends: dict[bool, Callable[..., Awaitable[SendReceipt]]] = {
+            repeatable: pipeline(self._send_once)
+            for repeatable, pipeline in ((True, self._repeatable), (False, self._once))
+        }
+        self._lists: Callable[[str | None], Awaitable[TemplatePage]] = self._repeatable(self._list_once)
+        self._told = {
+            "messaging.system": "whatsapp",
+            "messaging.operation.type": "send",
+            "messaging.operation.name": "send",
+            "whatsapp.phone_number_id": getattr(http_client, "phone_number_id", None),
+        }
         self.retry_policy.subscribe(self._log_retry)
 
     async def send(self, payload: Mapping[str, Any], delivery: Delivery, sending: Sending) -> SendReceipt:
         """Send one message; `sending` learns of every attempt, also when this raises or is cancelled."""
-        pipeline = self._repeatable if delivery == "at_least_once" else self._once
-        return await self._guarded(pipeline, self._attempt, payload, sending)
+        return await self._guarded(self._sends[delivery == "at_least_once"], payload, sending)
 
     async def get_templates_page(self, after: str | None) -> TemplatePage:
         """One page of approved templates."""
-        return await self._guarded(self._repeatable, self.http_client.get_templates_page, after)
+        return await self._guarded(self._lists, after)
 
     def describe(self) -> dict[str, Any]:
         """How its requests are guarded, as plain values: see `Pipeline.describe`."""
@@ -88,23 +100,38 @@ class ResilientWhatsAppClient:
         calls = [*self._repeatable.explain(), *self._once.explain()]
         return sorted(calls, key=lambda call: call.decisions[-1].at or 0.0)
 
-    async def _guarded(self, pipeline: Pipeline, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+    async def _guarded(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
         token = ACTIVE.set(self)
         try:
-            return await pipeline.acall(fn, *args)
+            return await call(*args)
         finally:
             ACTIVE.reset(token)
 
-    async def _attempt(self, payload: Mapping[str, Any], sending: Sending) -> SendReceipt:
+    async def _send_once(self, payload: Mapping[str, Any], sending: Sending) -> SendReceipt:
+        annotate(self._told, call=True)
         wire = Wire() if self._tells_wire else None
         sending.begin(wire)
         try:
             if wire is None:
-                return await self._send_message(payload)
-            return await self._send_message(payload, wire=wire)
+                receipt = await self._send_message(payload)
+            else:
+                receipt = await self._send_message(payload, wire=wire)
         except BaseException as error:
             sending.failed(error)
+            _annotate_error(error)
             raise
+        annotate({"http.response.status_code": 200})  # there is no other one with a receipt
+        annotate({"messaging.message.id": receipt.wamid, "http.response.status_code": 200}, call=True)
+        return receipt
+
+    async def _list_once(self, after: str | None) -> TemplatePage:
+        try:
+            page = await self.http_client.get_templates_page(after)
+        except Exception as error:
+            _annotate_error(error)
+            raise
+        annotate({"http.response.status_code": 200})
+        return page
 
     def _log_retry(self, event: Event) -> None:
         if isinstance(event, RetryScheduled) and ACTIVE.get() is self:
@@ -116,6 +143,20 @@ class ResilientWhatsAppClient:
                     "error": name_of_error(event.error),
                 },
             )
+
+
+def _annotate_error(error: BaseException) -> None:
+    """What the API answered: the status on both spans (the call's has the last one), Graph's codes on the attempt's."""
+    if isinstance(error, (GraphError, AmbiguousOutcomeError)):
+        annotate({"http.response.status_code": error.http_status}, call=True)
+        codes = (error.code, error.subcode) if isinstance(error, GraphError) else (None, None)
+        annotate(
+            {
+                "http.response.status_code": error.http_status,
+                "whatsapp.error.code": codes[0],
+                "whatsapp.error.subcode": codes[1],
+            }
+        )
 
 
 def _checked(http_client: GraphTransport) -> GraphTransport:

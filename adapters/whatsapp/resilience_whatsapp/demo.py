@@ -1,8 +1,9 @@
-"""The main job, told as it happens: `python -m resilience_whatsapp.demo [--naive]`.
+"""The main job, told as it happens: `python -m resilience_whatsapp.demo [--naive] [--otel console]`.
 
 Sends messages through the service while a simulated API goes healthy -> slow -> failing -> dead -> back, over real HTTP
 and in real time, with waits short enough for a demonstration. Then it compares its records with the simulator's book.
-`--naive` sends the same messages with a blind retry instead, and shows what that costs.
+`--naive` sends the same messages with a blind retry instead, and shows what that costs. `--otel console` prints spans
+and metrics, too, and compares them with the book; `otlp` and `prometheus` export them.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import get_args
 
 from attrs import define, field
 
 from resilience_core import CircuitTransition, Event
+from resilience_core.otel import Exporter
+from resilience_whatsapp._demo_telemetry import compared, recorded
 from resilience_whatsapp.client import ResilientWhatsAppClient
 from resilience_whatsapp.graph import GraphClient
 from resilience_whatsapp.service import WhatsAppService
@@ -69,6 +73,8 @@ class Outcome:
     statuses: dict[str, str] = field(factory=dict)
     circuit_opened: int = 0
     template_source: str = "none"
+    client: ResilientWhatsAppClient | None = None
+    """Kept, so that the state of its policies can be told at the end."""
 
 
 Send = Callable[[], Awaitable[None]]
@@ -84,6 +90,7 @@ async def resilient(simulator: Simulator, http_client: GraphClient, teller: Tell
         http_client, DEMO_SETTINGS.circuit_breaker(), DEMO_SETTINGS.retry_policy(), logger, total_timeout=5.0
     )
     service = WhatsAppService(client, delivery="at_most_once")
+    outcome.client = client
 
     def watch(event: Event) -> None:
         if isinstance(event, CircuitTransition):
@@ -206,8 +213,21 @@ def verdict(simulator: Simulator, outcome: Outcome, by_hand: bool) -> int:
     return 0 if good else 1
 
 
-async def main(by_hand: bool) -> int:
+async def main(by_hand: bool, exporter: Exporter | None = None) -> int:
     """Play and judge."""
+    if exporter is None:
+        simulator, outcome = await tell(by_hand)
+        return verdict(simulator, outcome, by_hand)
+    with recorded(exporter) as printed:
+        simulator, outcome = await tell(by_hand)
+    code = verdict(simulator, outcome, by_hand)
+    if exporter == "console":
+        code |= compared(printed, simulator, outcome.statuses, outcome.circuit_opened)
+    return code
+
+
+async def tell(by_hand: bool) -> tuple[Simulator, Outcome]:
+    """Play; the simulator with its book, and what the sender believes."""
     teller = Teller()
     async with Simulator() as simulator:
         teller.say("phase", f"a Graph API simulator listens on {simulator.base_url}")
@@ -220,11 +240,14 @@ async def main(by_hand: bool) -> int:
             read_timeout=READ_TIMEOUT,
         )
         async with http_client:
-            outcome = await (naive if by_hand else resilient)(simulator, http_client, teller)
-        return verdict(simulator, outcome, by_hand)
+            return simulator, await (naive if by_hand else resilient)(simulator, http_client, teller)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m resilience_whatsapp.demo", description=__doc__)
     parser.add_argument("--naive", action="store_true", help="send with a blind retry, and see the duplicates")
-    sys.exit(asyncio.run(main(parser.parse_args().naive)))
+    parser.add_argument("--otel", choices=get_args(Exporter), help="where spans and metrics go")
+    chosen = parser.parse_args()
+    if chosen.naive and chosen.otel:
+        parser.error("--otel: a blind retry has no telemetry; leave --naive out")
+    sys.exit(asyncio.run(main(chosen.naive, chosen.otel)))

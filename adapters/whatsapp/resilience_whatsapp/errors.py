@@ -57,6 +57,11 @@ class GraphError(WhatsAppError):
         self.retry_after = retry_after
         self.fbtrace_id = fbtrace_id
 
+    @property
+    def telemetry_type(self) -> str | None:
+        """What metrics and traces show as `error.type`: the code; the class where there is none."""
+        return None if self.code is None else str(self.code)
+
     def __str__(self) -> str:
         number = "no code" if self.code is None else f"code {self.code}"
         sub = "" if self.subcode is None else f"/{self.subcode}"

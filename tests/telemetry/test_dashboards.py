@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.request
 from collections.abc import Generator
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from resilience_core import ConfigurationError, otel
 from resilience_core import _schema as s
-from resilience_core import otel
 from resilience_core._telemetry import Settings, telemetry
 from tests.telemetry._traffic import traffic
 from tests.telemetry.promql import Prometheus, Scrape, grouped_by, parse, selectors
@@ -181,6 +182,14 @@ def test_two_endpoints_show_what_their_own_set_up_recorded() -> None:
     finally:
         telemetry.use_global()
         telemetry.configure(Settings())
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"prometheus_port: nothing can listen on 127.0.0.1 port {port}"):
+            otel.setup("prometheus", prometheus_port=port, set_global=False)
+    assert not telemetry.recording
 
 
 def test_exporters_that_know_no_registry_use_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,7 +142,7 @@ def note_retry() -> None:
     if record is not None:
         record.retries += 1
     elif not telemetry.recording:
-        telemetry.look()  # a call that fails is the moment to notice a provider that has come late
+        telemetry.look_now_and_then()
 
 
 def note_hedge() -> None:
@@ -299,7 +299,8 @@ class _Attempt:
 
     __slots__ = ("_kind", "_open", "_policy", "_spans", "_started")
 
-    def __init__(self, policy: str, kind: str, number: int) -> None:
+    def __init__(self, policy: str, number: int, repeated: str) -> None:
+        kind = "initial" if number == 1 else repeated
         self._policy, self._kind, self._spans = called(policy), kind, telemetry.spans
         self._open: Open | None = None
         if self._spans is not None and telemetry.settings.spans == "call+attempt":
@@ -325,9 +326,9 @@ class _Attempt:
                 telemetry.failed("spans", failure)
 
 
-def begun_attempt(policy: str, number: int, repeated: str = "retry") -> _Attempt | None:
-    """An attempt that begins now, if attempts are recorded."""
-    return _Attempt(policy, "initial" if number == 1 else repeated, number) if telemetry.attempts else None
+def begun_attempt(policy: str, number: int) -> _Attempt | None:
+    """An attempt of a retry's loop that begins now, if attempts are recorded."""
+    return _Attempt(policy, number, "retry") if telemetry.attempts else None
 
 
 def _number() -> int:
@@ -339,9 +340,9 @@ def attempted(call: Call, policy: str, number: Callable[[], int] = _number, repe
     """`call` as the attempts of a policy that may make several; `number` tells which one it is."""
 
     def guarded(args: Args, kwargs: Kwargs) -> Any:
-        attempt = begun_attempt(policy, number(), repeated)
-        if attempt is None:
+        if not telemetry.attempts:
             return call(args, kwargs)
+        attempt = _Attempt(policy, number(), repeated)
         try:
             result = call(args, kwargs)
         except BaseException as error:
@@ -359,9 +360,9 @@ def attempted_async(
     """The twin of `attempted` for async code."""
 
     async def guarded(args: Args, kwargs: Kwargs) -> Any:
-        attempt = begun_attempt(policy, number(), repeated)
-        if attempt is None:
+        if not telemetry.attempts:
             return await call(args, kwargs)
+        attempt = _Attempt(policy, number(), repeated)
         try:
             result = await call(args, kwargs)
         except BaseException as error:

@@ -1,8 +1,8 @@
 """Whether telemetry is recorded, where it goes, and what of it.
 
 Without a provider nothing is recorded, and calls look at one flag. A provider can come before the policies are made or
-after: it is looked for by the first thousand calls of the process, whenever a function is decorated, when a call is
-retried, and when a reader collects the first time, which the API's placeholder of a meter provider lets happen.
+after: it is looked for by the first thousand calls of the process, whenever a function is decorated, by one retry in
+fifty, and when a reader collects the first time, which the API's placeholder of a meter provider lets happen.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ SpanMode: TypeAlias = Literal["call+attempt", "call", "none"]
 EventMode: TypeAlias = Literal["span", "log", "both", "none"]
 LOOKS = 1_000
 """Calls that look for a provider before they stop doing so."""
+SELDOM = 50
+"""Of so many retries, one looks for a provider."""
 
 
 @frozen
@@ -60,6 +62,7 @@ class Telemetry:
         "_given",
         "_lock",
         "_of_global",
+        "_passed",
         "_told",
         "_unhear",
         "attempts",
@@ -83,6 +86,7 @@ class Telemetry:
         """Made before anything can be recorded."""
         self.spans: Spans | None = None
         self.looks = LOOKS
+        self._passed = 0
         self._of_global: Instruments | None = None  # made once: they stay with the API's placeholder for ever
         self._given: tuple[MeterProvider | None, TracerProvider | None] | None = None
         self._unhear: Callable[[], None] | None = None
@@ -109,6 +113,13 @@ class Telemetry:
                 self.looks -= 1
                 self.on = self.looks > 0 and self._given is None
         return self.recording
+
+    def look_now_and_then(self) -> None:
+        """Look once in so many times: a call that is retried can notice a provider that has come late."""
+        self._passed += 1
+        if self._passed >= SELDOM:
+            self._passed = 0
+            self.look()
 
     def _providers(self) -> tuple[MeterProvider | None, TracerProvider | None]:
         """Providers that record: those that were given, else the global ones unless they are placeholders."""

@@ -14,7 +14,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 if TYPE_CHECKING:
-    from resilience_core.testing import EventRecorder, VirtualClock
+    from resilience_core.testing import EventRecorder, TelemetryRecorder, VirtualClock
 
 
 @pytest.fixture
@@ -32,6 +32,15 @@ def resilience_events() -> Iterator[EventRecorder]:
     from resilience_core.testing import record_events
 
     with record_events() as recorder:
+        yield recorder
+
+
+@pytest.fixture
+def resilience_telemetry() -> Iterator[TelemetryRecorder]:
+    """The telemetry of all policies during the test."""
+    from resilience_core.testing import record_telemetry
+
+    with record_telemetry() as recorder:
         yield recorder
 
 

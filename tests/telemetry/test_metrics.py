@@ -567,15 +567,6 @@ def test_the_state_of_stores_is_observed() -> None:
         assert {point.attributes[s.STORE_STATE]: point.value for point in points} == {"connected": 1, "degraded": 1}
 
 
-def test_another_policy_of_before_is_found_when_a_retry_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[int] = []
-    monkeypatch.setattr(telemetry, "on", False)
-    monkeypatch.setattr(type(telemetry), "look", lambda self: looked.append(1))
-    with pytest.raises(ValueError):
-        Retry(on=ValueError, base_delay=0, max_delay=0).call(int, "x")
-    assert len(looked) == 3, "when the call was woven, and before each retry"
-
-
 def test_the_waits_of_guarded_blocks_are_measured() -> None:
     with record_telemetry() as recorded, virtual_time():
         limiter = RateLimiter("blocks", rate=1, per=2, max_wait=5)

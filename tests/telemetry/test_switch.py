@@ -71,8 +71,9 @@ elif order == "metrics after a thousand calls":
 elif order == "traces after a thousand calls":
     settle()
     set_traces()
-    failing.append(ConnectionError())
-    work()  # sees it when it has to try again
+    for _ in range(50):
+        failing.append(ConnectionError())
+        work()  # one of so many that have to try again sees it
 elif order == "a function decorated later":
     settle()
     set_metrics()

@@ -14,6 +14,7 @@ from resilience_core._clock import CHANCE, SYSTEM
 from resilience_core.testing import (
     Deadlock,
     EventRecorder,
+    TelemetryRecorder,
     VirtualClock,
     _loop,
     run_virtual,
@@ -118,3 +119,8 @@ def test_the_plugin_s_fixtures(
     assert CHANCE.random() == random.Random(0).random()
     CircuitBreaker("heard").force_open()
     assert resilience_events[-1].policy == "heard"
+
+
+def test_the_fixture_of_the_telemetry(resilience_telemetry: TelemetryRecorder) -> None:
+    CircuitBreaker("graph").call(int)
+    assert resilience_telemetry.value("resilience.call.duration", {"resilience.policy.name": "graph"}) == 1

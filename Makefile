@@ -48,7 +48,7 @@ schema: venv-base ## write the JSON Schema of the configuration anew, after a ch
 	@$(BIN)/python -m resilience_core.config._schema
 
 dashboards: venv-base ## write the Grafana dashboard and the alert rules anew, after a change of metrics
-	@$(BIN)/python tools/dashboards.py
+	@$(BIN)/python -m tools.dashboards
 
 docs: venv-test ## only the code of README and docs
 	@$(BIN)/python $(PYTEST) README.md docs $(ARGS)

@@ -258,7 +258,12 @@ def _prometheus(host: str, port: int) -> tuple[MetricReader, int, Callable[[], N
     # the process.
     own = "registry" in inspect.signature(PrometheusMetricReader).parameters
     registry = CollectorRegistry() if own else REGISTRY
-    server, thread = start_http_server(port, host, registry)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise ConfigurationError(
+            f"prometheus_port: nothing can listen on {host} port {port} ({error.strerror}); 0 takes a free port"
+        ) from error
     given: dict[str, Any] = {"registry": registry} if own else {}
     reader = PrometheusMetricReader(**given)
 

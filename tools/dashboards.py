@@ -1,7 +1,6 @@
 """Writes dashboards/*, and tables and queries of docs/observability.md, from the schema of the telemetry.
 
-Queries are built from the metrics of `resilience_core/_schema.py`, so that no name is written twice, and a label that a
-metric does not have is an error here instead of an empty panel.
+Run it by `make dashboards`: it imports its neighbours, so it is a module, not a script.
 """
 
 from __future__ import annotations
@@ -9,120 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
 from resilience_core import _schema as s
+from tools.alerts import DOCS, alert_rules
+from tools.queries import Queries, label, legend
 
 ROOT = Path(__file__).resolve().parent.parent
 GRAFANA = ROOT / "dashboards" / "grafana.json"
 ALERTS = ROOT / "dashboards" / "prometheus-alerts.yaml"
-DOCS = "docs/observability.md"
-
-# --- queries ----------------------------------------------------------------------------------------------------------
-
-
-@frozen
-class Queries:
-    """Builds PromQL: over which time, and for which policies and operations."""
-
-    window: str
-    narrowed: bool = False
-    """Whether the variables of the dashboard narrow what is shown."""
-
-    def select(self, metric: s.Metric, suffix: str = "", /, **where: str) -> str:
-        """The series of a metric; `where` maps constants of the schema to matchers: OUTCOME='="success"'."""
-        matchers: list[str] = []
-        if self.narrowed:
-            for attribute, variable in ((s.POLICY, "policy"), (s.OPERATION, "operation")):
-                if attribute in metric.attributes:
-                    matchers.append(f'{s.prometheus_label(attribute)}=~"${variable}"')
-        matchers += [f"{label(metric, getattr(s, name))}{matcher}" for name, matcher in where.items()]
-        return f"{metric.prometheus_name}{suffix}" + (f"{{{', '.join(matchers)}}}" if matchers else "")
-
-    def rate(self, metric: s.Metric, suffix: str = "", /, by: Sequence[str] = (), **where: str) -> str:
-        """Per second, summed up."""
-        return f"{_sum(metric, by)} (rate({self.select(metric, suffix, **where)}[{self.window}]))"
-
-    def increase(self, metric: s.Metric, suffix: str = "", /, by: Sequence[str] = (), **where: str) -> str:
-        """How many within the window, summed up."""
-        return f"{_sum(metric, by)} (increase({self.select(metric, suffix, **where)}[{self.window}]))"
-
-    def now(self, metric: s.Metric, /, by: Sequence[str] = (), **where: str) -> str:
-        """What is observed, summed up over the processes."""
-        return f"{_sum(metric, by)} ({self.select(metric, **where)})"
-
-    def quantile(self, share: float, metric: s.Metric, /, by: Sequence[str] = (), **where: str) -> str:
-        """A quantile of a histogram, as fine as its buckets."""
-        labels = ", ".join(["le", *(label(metric, attribute) for attribute in by)])
-        selected = self.select(metric, "_bucket", **where)
-        return f"histogram_quantile({share:g}, sum by ({labels}) (rate({selected}[{self.window}])))"
-
-    def mean(self, metric: s.Metric, /, by: Sequence[str] = (), **where: str) -> str:
-        """The mean of a histogram's values."""
-        return f"{self.rate(metric, '_sum', by, **where)} / {self.rate(metric, '_count', by, **where)}"
-
-    def grew(self, metric: s.Metric, /, by: Sequence[str] = (), **where: str) -> str:
-        """Counters that counted, a first time included: `increase` does not see a series begin with 1."""
-        selected = self.select(metric, **where)
-        begun = f"{_sum(metric, by)} ({selected} unless {selected} offset {self.window})"
-        return f"{self.increase(metric, by=by, **where)} > 0 or {begun} > 0"
-
-    # The user's four.
-
-    def openings(self, by: Sequence[str] = ()) -> str:
-        """How often circuits opened: a re-opening after a failed probe and a fleet's echo are not counted again."""
-        return self.increase(s.TRANSITIONS, by=by, **OPENED)
-
-    def retries(self, by: Sequence[str] = ()) -> str:
-        """How many retries there were."""
-        return self.increase(s.CALL_RETRIES, "_sum", by)
-
-    def success_after_retries(self) -> str:
-        """The share of calls that succeeded, however many attempts they took; cancelled ones are left out."""
-        return self._share(OUTCOME='="success"')
-
-    def success_before_retries(self) -> str:
-        """The share of calls whose first attempt succeeded."""
-        return self._share(OUTCOME='="success"', RETRIED='="false"')
-
-    def degraded(self) -> str:
-        """The share of calls that succeeded because a fallback or an old value answered."""
-        return self._share(OUTCOME='="success"', DEGRADED='="true"')
-
-    def _share(self, **where: str) -> str:
-        some = self.rate(s.CALL_DURATION, "_count", **where)
-        return f"({some} or vector(0)) / {self.rate(s.CALL_DURATION, '_count', **FINISHED)}"
-
-    def response_time(self, share: float, by: Sequence[str] = ()) -> str:
-        """How long callers waited, retries and waits included."""
-        return self.quantile(share, s.CALL_DURATION, by)
-
-    def amplification(self, by: Sequence[str] = ()) -> str:
-        """Retries for each call."""
-        return f"{self.rate(s.CALL_RETRIES, '_sum', by)} / {self.rate(s.CALL_DURATION, '_count', by)}"
-
-
-OPENED = {"PREVIOUS_STATE": '="closed"', "CIRCUIT_STATE": '="open"', "TRANSITION_REASON": '!="remote"'}
-FINISHED = {"OUTCOME": '!="cancelled"'}
-
-
-def label(metric: s.Metric, attribute: str) -> str:
-    """A metric's attribute as Prometheus names it; refuses one that the metric does not have."""
-    if attribute not in metric.attributes:
-        raise ValueError(f"{metric.full_name} has no attribute {attribute}")
-    return s.prometheus_label(attribute)
-
-
-def _sum(metric: s.Metric, by: Sequence[str]) -> str:
-    return f"sum by ({', '.join(label(metric, attribute) for attribute in by)})" if by else "sum"
-
-
-def legend(*attributes: str) -> str:
-    """The text of a legend: the values of these labels."""
-    return " ".join(f"{{{{{s.prometheus_label(attribute)}}}}}" for attribute in attributes)
-
 
 # --- the dashboard ----------------------------------------------------------------------------------------------------
 
@@ -152,337 +48,197 @@ _STATES: tuple[tuple[str, str], ...] = (
 """From the best to the worst: of many processes, the worst one is shown."""
 
 
-def rows() -> list[tuple[str, list[Panel]]]:
+Row: TypeAlias = "list[Panel]"
+BOARD, WHOLE = Queries("$__rate_interval", narrowed=True), Queries("$__range", narrowed=True)
+"""Over the resolution of the graph, and over all that it shows."""
+
+
+def rows() -> list[tuple[str, Row]]:
     """All rows of the dashboard."""
-    q = Queries("$__rate_interval", narrowed=True)
-    whole = Queries("$__range", narrowed=True)
-    calls = s.CALL_DURATION
-    per_policy = legend(s.POLICY)
     return [
-        (
-            "Traffic and outcomes",
-            [
-                Panel(
-                    "Calls by outcome",
-                    "How many calls are there, and how do they end?",
-                    [(q.rate(calls, "_count", [s.OUTCOME]), legend(s.OUTCOME))],
-                    "ops",
-                ),
-                Panel(
-                    "Calls by policy",
-                    "Where does the traffic come from?",
-                    [(q.rate(calls, "_count", [s.POLICY, s.OPERATION]), legend(s.POLICY, s.OPERATION))],
-                    "ops",
-                ),
-                Panel(
-                    "What failed",
-                    "Classes or codes of the errors that callers got.",
-                    [
-                        (
-                            q.rate(calls, "_count", [s.ERROR_TYPE, s.OUTCOME], ERROR_TYPE='!=""'),
-                            legend(s.ERROR_TYPE, s.OUTCOME),
-                        )
-                    ],
-                    "ops",
-                ),
-            ],
+        ("Traffic and outcomes", traffic(BOARD)),
+        ("Success before and after retries", success(BOARD)),
+        ("Response time", response_time(BOARD)),
+        ("Circuits", circuits(BOARD)),
+        ("Retries", retries(BOARD)),
+        ("Bulkheads, limiters and time-outs", limits(BOARD)),
+        ("Fallbacks and cache", stand_ins(BOARD)),
+        ("Hedges", hedges(BOARD)),
+        ("Stores of fleets", stores(BOARD)),
+        ("Configuration", configuration(BOARD)),
+    ]
+
+
+def one(title: str, text: str, query: str, *labels: str, unit: str = "short", **more: Any) -> Panel:
+    """A panel of one query, whose legend is the values of `labels`."""
+    return Panel(title, text, [(query, legend(*labels))], unit, **more)
+
+
+def rates(q: Queries, title: str, metric: s.Metric, *by: str) -> Panel:
+    """How often something is counted per second."""
+    return one(title, metric.answers, q.rate(metric, by=by), *by, unit="ops")
+
+
+def p95(q: Queries, title: str, metric: s.Metric, *by: str, more: str = "") -> Panel:
+    """How long something takes for all but a few."""
+    return one(title, f"{metric.answers}{more}", q.quantile(0.95, metric, by), *by, unit="s")
+
+
+def observed(q: Queries, title: str, metric: s.Metric, unit: str = "short") -> Panel:
+    """What policies say of themselves, summed up over the processes."""
+    return one(title, metric.answers, q.now(metric, by=[s.POLICY]), s.POLICY, unit=unit)
+
+
+def extreme(q: Queries, title: str, metric: s.Metric, join: str, **more: Any) -> Panel:
+    """The largest or smallest value that a process observes."""
+    query = f"{join} by ({label(metric, s.POLICY)}) ({q.select(metric)})"
+    return one(title, metric.answers, query, s.POLICY, **more)
+
+
+def traffic(q: Queries) -> Row:
+    calls, failed = s.CALL_DURATION, (s.ERROR_TYPE, s.OUTCOME)
+    places = (s.POLICY, s.OPERATION)
+    ended = q.rate(calls, "_count", [s.OUTCOME])
+    errors = q.rate(calls, "_count", failed, ERROR_TYPE='!=""')
+    return [
+        one("Calls by outcome", "How many calls are there, and how do they end?", ended, s.OUTCOME, unit="ops"),
+        one(
+            "Calls by policy", "Where does the traffic come from?", q.rate(calls, "_count", places), *places, unit="ops"
         ),
-        (
-            "Success before and after retries",
-            [
-                Panel(
-                    "Success rate",
-                    "The distance between before and after is what retries rescue. Degraded answers count as success, "
-                    "and are a line of their own. Cancelled calls are left out.",
-                    [
-                        (q.success_after_retries(), "after retries"),
-                        (q.success_before_retries(), "before retries"),
-                        (q.degraded(), "of these degraded: answered by a fallback or an old value"),
-                    ],
-                    "percentunit",
-                    width=16,
-                    highest=1,
-                ),
-                Panel(
-                    "Success after retries, whole range",
-                    "The share of all calls in the range shown.",
-                    [(whole.success_after_retries(), "")],
-                    "percentunit",
-                    "stat",
-                    highest=1,
-                ),
-            ],
-        ),
-        (
-            "Response time",
-            [
-                Panel(
-                    "Response time, retries and waits included",
-                    calls.answers,
-                    [(q.response_time(share), f"p{share * 100:g}") for share in (0.5, 0.95, 0.99)]
-                    + [(q.mean(calls), "mean")],
-                    "s",
-                ),
-                Panel(
-                    "p95 by policy",
-                    "Which policy's callers wait?",
-                    [(q.response_time(0.95, [s.POLICY]), per_policy)],
-                    "s",
-                ),
-                Panel(
-                    "Single attempts, p95",
-                    f"{s.ATTEMPT_DURATION.answers} Recorded only with attempt_durations=True.",
-                    [
-                        (
-                            q.quantile(0.95, s.ATTEMPT_DURATION, [s.POLICY, s.ATTEMPT_KIND]),
-                            legend(s.POLICY, s.ATTEMPT_KIND),
-                        )
-                    ],
-                    "s",
-                ),
-            ],
-        ),
-        (
-            "Circuits",
-            [
-                Panel("State", s.STATUS.answers, [(_worst_state(q), per_policy)], kind="state-timeline", width=16),
-                Panel(
-                    "Times opened, whole range",
-                    f"{s.TRANSITIONS.answers} Openings of a closed circuit; of a fleet, each once.",
-                    [(whole.openings([s.POLICY]), per_policy)],
-                    kind="stat",
-                ),
-                Panel(
-                    "Transitions",
-                    "What changed, and why?",
-                    [
-                        (
-                            q.increase(
-                                s.TRANSITIONS, by=[s.POLICY, s.PREVIOUS_STATE, s.CIRCUIT_STATE, s.TRANSITION_REASON]
-                            ),
-                            f"{legend(s.POLICY, s.PREVIOUS_STATE)} to {legend(s.CIRCUIT_STATE, s.TRANSITION_REASON)}",
-                        )
-                    ],
-                    custom={"drawStyle": "bars"},
-                ),
-                Panel(
-                    "Open time",
-                    f"{s.OPEN_DURATION.answers} The mean of the periods that ended.",
-                    [(q.mean(s.OPEN_DURATION, [s.POLICY]), per_policy)],
-                    "s",
-                ),
-                Panel(
-                    "Rejections by reason",
-                    s.REJECTIONS.answers,
-                    [(q.rate(s.REJECTIONS, by=[s.POLICY, s.REJECTION_REASON]), legend(s.POLICY, s.REJECTION_REASON))],
-                    "ops",
-                ),
-                Panel(
-                    "Failures in the window",
-                    s.FAILURE_RATIO.answers,
-                    [(f"max by ({label(s.FAILURE_RATIO, s.POLICY)}) ({q.select(s.FAILURE_RATIO)})", per_policy)],
-                    "percentunit",
-                    highest=1,
-                ),
-                Panel(
-                    "Slow calls in the window",
-                    s.SLOW_RATIO.answers,
-                    [(f"max by ({label(s.SLOW_RATIO, s.POLICY)}) ({q.select(s.SLOW_RATIO)})", per_policy)],
-                    "percentunit",
-                    highest=1,
-                ),
-                Panel(
-                    "Calls in the window",
-                    s.WINDOW_CALLS.answers,
-                    [(q.now(s.WINDOW_CALLS, by=[s.POLICY]), per_policy)],
-                ),
-            ],
-        ),
-        (
-            "Retries",
-            [
-                Panel(
-                    "Retries",
-                    s.CALL_RETRIES.answers,
-                    [
-                        (q.rate(s.CALL_RETRIES, "_sum"), "retries"),
-                        (q.rate(s.CALL_RETRIES, "_count"), "calls that retried"),
-                        (q.rate(s.CALL_RETRIES, "_count", OUTCOME='="success"'), "calls that a retry rescued"),
-                    ],
-                    "ops",
-                ),
-                Panel(
-                    "Retries for each call",
-                    "How much more traffic do retries make? 0.1 is 10 % more.",
-                    [(q.amplification([s.POLICY]), per_policy)],
-                    "percentunit",
-                ),
-                Panel(
-                    "Calls that back off",
-                    f"{s.RETRY_DELAY.answers} Seconds spent waiting in each second: calls that wait at a time.",
-                    [(q.rate(s.RETRY_DELAY, "_sum", [s.POLICY, s.DELAY_SOURCE]), legend(s.POLICY, s.DELAY_SOURCE))],
-                ),
-                Panel(
-                    "Retries not made, by reason",
-                    s.RETRY_SUPPRESSED.answers,
-                    [
-                        (
-                            q.rate(s.RETRY_SUPPRESSED, by=[s.POLICY, s.SUPPRESSED_REASON]),
-                            legend(s.POLICY, s.SUPPRESSED_REASON),
-                        )
-                    ],
-                    "ops",
-                ),
-                Panel(
-                    "Retry budget",
-                    s.BUDGET_AVAILABLE.answers,
-                    [(f"min by ({label(s.BUDGET_AVAILABLE, s.POLICY)}) ({q.select(s.BUDGET_AVAILABLE)})", per_policy)],
-                ),
-            ],
-        ),
-        (
-            "Bulkheads, limiters and time-outs",
-            [
-                Panel(
-                    "In flight",
-                    s.BULKHEAD_USAGE.answers,
-                    [
-                        (q.now(s.BULKHEAD_USAGE, by=[s.POLICY]), per_policy),
-                        (q.now(s.BULKHEAD_LIMIT, by=[s.POLICY]), f"{per_policy}, limit"),
-                    ],
-                ),
-                Panel(
-                    "Queue",
-                    s.QUEUE_USAGE.answers,
-                    [
-                        (q.now(s.QUEUE_USAGE, by=[s.POLICY]), per_policy),
-                        (q.now(s.QUEUE_LIMIT, by=[s.POLICY]), f"{per_policy}, limit"),
-                    ],
-                ),
-                Panel(
-                    "Waits for a slot, p95",
-                    s.BULKHEAD_WAIT.answers,
-                    [(q.quantile(0.95, s.BULKHEAD_WAIT, [s.POLICY, s.OUTCOME]), legend(s.POLICY, s.OUTCOME))],
-                    "s",
-                ),
-                Panel(
-                    "Waits for a permit, p95",
-                    s.LIMITER_WAIT.answers,
-                    [(q.quantile(0.95, s.LIMITER_WAIT, [s.POLICY, s.OUTCOME]), legend(s.POLICY, s.OUTCOME))],
-                    "s",
-                ),
-                Panel(
-                    "Permits at hand",
-                    s.PERMITS.answers,
-                    [(q.now(s.PERMITS, by=[s.POLICY]), per_policy)],
-                ),
-                Panel(
-                    "Allowed rate",
-                    s.LIMITER_RATE.answers,
-                    [(q.now(s.LIMITER_RATE, by=[s.POLICY]), per_policy)],
-                    "ops",
-                ),
-                Panel(
-                    "Time-outs",
-                    s.TIMEOUTS.answers,
-                    [(q.rate(s.TIMEOUTS, by=[s.POLICY, s.TIMEOUT_SCOPE]), legend(s.POLICY, s.TIMEOUT_SCOPE))],
-                    "ops",
-                ),
-                Panel(
-                    "Abandoned threads",
-                    s.ABANDONED.answers,
-                    [(q.now(s.ABANDONED, by=[s.POLICY]), per_policy)],
-                ),
-            ],
-        ),
-        (
-            "Fallbacks and cache",
-            [
-                Panel(
-                    "Fallbacks",
-                    s.FALLBACKS.answers,
-                    [
-                        (
-                            q.rate(s.FALLBACKS, by=[s.POLICY, s.FALLBACK_KIND, s.ERROR_TYPE]),
-                            f"{legend(s.POLICY, s.FALLBACK_KIND)} for {legend(s.ERROR_TYPE)}",
-                        )
-                    ],
-                    "ops",
-                ),
-                Panel(
-                    "Cache lookups",
-                    s.CACHE_LOOKUPS.answers,
-                    [(q.rate(s.CACHE_LOOKUPS, by=[s.POLICY, s.CACHE_RESULT]), legend(s.POLICY, s.CACHE_RESULT))],
-                    "ops",
-                ),
-                Panel(
-                    "Age of what was served, p95",
-                    s.CACHE_AGE.answers,
-                    [(q.quantile(0.95, s.CACHE_AGE, [s.POLICY, s.CACHE_RESULT]), legend(s.POLICY, s.CACHE_RESULT))],
-                    "s",
-                ),
-                Panel("Cache entries", s.CACHE_ENTRIES.answers, [(q.now(s.CACHE_ENTRIES, by=[s.POLICY]), per_policy)]),
-            ],
-        ),
-        (
-            "Hedges",
-            [
-                Panel(
-                    "Hedges",
-                    s.CALL_HEDGES.answers,
-                    [
-                        (q.rate(s.CALL_HEDGES, "_sum", [s.POLICY]), f"{per_policy}, further attempts"),
-                        (q.rate(s.CALL_HEDGES, "_count", [s.POLICY]), f"{per_policy}, hedged calls"),
-                    ],
-                    "ops",
-                ),
-                Panel(
-                    "Who answered first",
-                    s.HEDGE_WINS.answers,
-                    [(q.rate(s.HEDGE_WINS, by=[s.POLICY, s.ATTEMPT_KIND]), legend(s.POLICY, s.ATTEMPT_KIND))],
-                    "ops",
-                ),
-            ],
-        ),
-        (
-            "Stores of fleets",
-            [
-                Panel(
-                    "Stores",
-                    f"{s.STORE_STATUS.answers} Processes by the state of their store.",
-                    [(q.now(s.STORE_STATUS, by=[s.STORE_TYPE, s.STORE_STATE]), legend(s.STORE_TYPE, s.STORE_STATE))],
-                ),
-                Panel(
-                    "Exchanges with the store",
-                    f"{s.STORE_DURATION.answers} Recorded only with store_durations=True.",
-                    [
-                        (
-                            q.quantile(0.95, s.STORE_DURATION, [s.STORE_TYPE, s.STORE_OPERATION]),
-                            f"{legend(s.STORE_TYPE, s.STORE_OPERATION)} p95",
-                        )
-                    ],
-                    "s",
-                ),
-                Panel(
-                    "Failed exchanges",
-                    "What fails between the processes and the store?",
-                    [(q.rate(s.STORE_DURATION, "_count", [s.ERROR_TYPE], ERROR_TYPE='!=""'), legend(s.ERROR_TYPE))],
-                    "ops",
-                ),
-            ],
-        ),
-        (
-            "Configuration",
-            [
-                Panel(
-                    "Reloads",
-                    s.RELOADS.answers,
-                    [(q.increase(s.RELOADS, by=[s.OUTCOME]), legend(s.OUTCOME))],
-                    custom={"drawStyle": "bars"},
-                )
-            ],
+        one("What failed", "Classes or codes of the errors that callers got.", errors, *failed, unit="ops"),
+    ]
+
+
+def success(q: Queries) -> Row:
+    lines = [
+        (q.success_after_retries(), "after retries"),
+        (q.success_before_retries(), "before retries"),
+        (q.degraded(), "of these degraded: answered by a fallback or an old value"),
+    ]
+    text = (
+        "The distance between before and after is what retries rescue. Degraded answers count as success, "
+        "and are a line of their own. Cancelled calls are left out."
+    )
+    whole = [(WHOLE.success_after_retries(), "")]
+    return [
+        Panel("Success rate", text, lines, "percentunit", width=16, highest=1),
+        Panel(
+            "Success after retries, whole range",
+            "The share of all calls in the range shown.",
+            whole,
+            "percentunit",
+            "stat",
+            highest=1,
         ),
     ]
+
+
+def response_time(q: Queries) -> Row:
+    quantiles = [(q.response_time(share), f"p{share * 100:g}") for share in (0.5, 0.95, 0.99)]
+    lines = [*quantiles, (q.mean(s.CALL_DURATION), "mean")]
+    slowest = q.response_time(0.95, [s.POLICY])
+    asked = " Recorded only with attempt_durations=True."
+    return [
+        Panel("Response time, retries and waits included", s.CALL_DURATION.answers, lines, "s"),
+        one("p95 by policy", "Which policy's callers wait?", slowest, s.POLICY, unit="s"),
+        p95(q, "Single attempts, p95", s.ATTEMPT_DURATION, s.POLICY, s.ATTEMPT_KIND, more=asked),
+    ]
+
+
+def circuits(q: Queries) -> Row:
+    changes = q.increase(s.TRANSITIONS, by=[s.POLICY, s.PREVIOUS_STATE, s.CIRCUIT_STATE, s.TRANSITION_REASON])
+    change = f"{legend(s.POLICY, s.PREVIOUS_STATE)} to {legend(s.CIRCUIT_STATE, s.TRANSITION_REASON)}"
+    opened = f"{s.TRANSITIONS.answers} Openings of a closed circuit; of a fleet, each once."
+    lasted = f"{s.OPEN_DURATION.answers} The mean of the periods that ended."
+    return [
+        one("State", s.STATUS.answers, _worst_state(q), s.POLICY, kind="state-timeline", width=16),
+        one("Times opened, whole range", opened, WHOLE.openings([s.POLICY]), s.POLICY, kind="stat"),
+        Panel("Transitions", "What changed, and why?", [(changes, change)], custom={"drawStyle": "bars"}),
+        one("Open time", lasted, q.mean(s.OPEN_DURATION, [s.POLICY]), s.POLICY, unit="s"),
+        rates(q, "Rejections by reason", s.REJECTIONS, s.POLICY, s.REJECTION_REASON),
+        extreme(q, "Failures in the window", s.FAILURE_RATIO, "max", unit="percentunit", highest=1),
+        extreme(q, "Slow calls in the window", s.SLOW_RATIO, "max", unit="percentunit", highest=1),
+        observed(q, "Calls in the window", s.WINDOW_CALLS),
+    ]
+
+
+def retries(q: Queries) -> Row:
+    lines = [
+        (q.rate(s.CALL_RETRIES, "_sum"), "retries"),
+        (q.rate(s.CALL_RETRIES, "_count"), "calls that retried"),
+        (q.rate(s.CALL_RETRIES, "_count", OUTCOME='="success"'), "calls that a retry rescued"),
+    ]
+    more = "How much more traffic do retries make? 0.1 is 10 % more."
+    waits = f"{s.RETRY_DELAY.answers} Seconds spent waiting in each second: calls that wait at a time."
+    waiting = (s.POLICY, s.DELAY_SOURCE)
+    return [
+        Panel("Retries", s.CALL_RETRIES.answers, lines, "ops"),
+        one("Retries for each call", more, q.amplification([s.POLICY]), s.POLICY, unit="percentunit"),
+        one("Calls that back off", waits, q.rate(s.RETRY_DELAY, "_sum", waiting), *waiting),
+        rates(q, "Retries not made, by reason", s.RETRY_SUPPRESSED, s.POLICY, s.SUPPRESSED_REASON),
+        extreme(q, "Retry budget", s.BUDGET_AVAILABLE, "min"),
+    ]
+
+
+def limits(q: Queries) -> Row:
+    def against(title: str, usage: s.Metric, limit: s.Metric) -> Panel:
+        lines = [
+            (q.now(usage, by=[s.POLICY]), legend(s.POLICY)),
+            (q.now(limit, by=[s.POLICY]), f"{legend(s.POLICY)}, limit"),
+        ]
+        return Panel(title, usage.answers, lines)
+
+    return [
+        against("In flight", s.BULKHEAD_USAGE, s.BULKHEAD_LIMIT),
+        against("Queue", s.QUEUE_USAGE, s.QUEUE_LIMIT),
+        p95(q, "Waits for a slot, p95", s.BULKHEAD_WAIT, s.POLICY, s.OUTCOME),
+        p95(q, "Waits for a permit, p95", s.LIMITER_WAIT, s.POLICY, s.OUTCOME),
+        observed(q, "Permits at hand", s.PERMITS),
+        observed(q, "Allowed rate", s.LIMITER_RATE, "ops"),
+        rates(q, "Time-outs", s.TIMEOUTS, s.POLICY, s.TIMEOUT_SCOPE),
+        observed(q, "Abandoned threads", s.ABANDONED),
+    ]
+
+
+def stand_ins(q: Queries) -> Row:
+    causes = q.rate(s.FALLBACKS, by=[s.POLICY, s.FALLBACK_KIND, s.ERROR_TYPE])
+    cause = f"{legend(s.POLICY, s.FALLBACK_KIND)} for {legend(s.ERROR_TYPE)}"
+    return [
+        Panel("Fallbacks", s.FALLBACKS.answers, [(causes, cause)], "ops"),
+        rates(q, "Cache lookups", s.CACHE_LOOKUPS, s.POLICY, s.CACHE_RESULT),
+        p95(q, "Age of what was served, p95", s.CACHE_AGE, s.POLICY, s.CACHE_RESULT),
+        observed(q, "Cache entries", s.CACHE_ENTRIES),
+    ]
+
+
+def hedges(q: Queries) -> Row:
+    lines = [
+        (q.rate(s.CALL_HEDGES, "_sum", [s.POLICY]), f"{legend(s.POLICY)}, further attempts"),
+        (q.rate(s.CALL_HEDGES, "_count", [s.POLICY]), f"{legend(s.POLICY)}, hedged calls"),
+    ]
+    return [
+        Panel("Hedges", s.CALL_HEDGES.answers, lines, "ops"),
+        rates(q, "Who answered first", s.HEDGE_WINS, s.POLICY, s.ATTEMPT_KIND),
+    ]
+
+
+def stores(q: Queries) -> Row:
+    states, exchanges = (s.STORE_TYPE, s.STORE_STATE), (s.STORE_TYPE, s.STORE_OPERATION)
+    text = f"{s.STORE_STATUS.answers} Processes by the state of their store."
+    asked = f"{s.STORE_DURATION.answers} Recorded only with store_durations=True."
+    lasting = [(q.quantile(0.95, s.STORE_DURATION, exchanges), f"{legend(*exchanges)} p95")]
+    failed = q.rate(s.STORE_DURATION, "_count", [s.ERROR_TYPE], ERROR_TYPE='!=""')
+    question = "What fails between the processes and the store?"
+    return [
+        one("Stores", text, q.now(s.STORE_STATUS, by=states), *states),
+        Panel("Exchanges with the store", asked, lasting, "s"),
+        one("Failed exchanges", question, failed, s.ERROR_TYPE, unit="ops"),
+    ]
+
+
+def configuration(q: Queries) -> Row:
+    taken = q.increase(s.RELOADS, by=[s.OUTCOME])
+    return [one("Reloads", s.RELOADS.answers, taken, s.OUTCOME, custom={"drawStyle": "bars"})]
 
 
 def _worst_state(q: Queries) -> str:
@@ -614,149 +370,6 @@ def _panel(panel: Panel, number: int, left: int, top: int) -> dict[str, Any]:
             for at, (expression, shown) in enumerate(panel.queries)
         ],
     }
-
-
-# --- the alerts -------------------------------------------------------------------------------------------------------
-
-
-@frozen
-class Alert:
-    """One alert rule."""
-
-    name: str
-    expression: str
-    severity: str
-    summary: str
-    description: str
-    lasting: str = "0m"
-    """How long the expression must hold."""
-
-    @property
-    def anchor(self) -> str:
-        """Its section in the docs."""
-        return self.name.lower()
-
-
-def alerts() -> list[Alert]:
-    """All rules."""
-    q = Queries("5m")
-    policy = [s.POLICY]
-    where = f"{{{{ $labels.{s.prometheus_label(s.POLICY)} }}}}"
-    calls = q.rate(s.CALL_DURATION, "_count", policy, **FINISHED)
-    degraded = q.rate(s.CALL_DURATION, "_count", policy, DEGRADED='="true"')
-    failed = q.rate(s.CALL_DURATION, "_count", policy, OUTCOME='=~"error|rejected|timeout"')
-    return [
-        Alert(
-            "ResilienceCircuitOpened",
-            q.grew(s.TRANSITIONS, by=policy, **OPENED),
-            "warning",
-            f"Circuit {where} opened",
-            "What it guards failed, or was slow, beyond its threshold. Calls are rejected until a probe succeeds.",
-        ),
-        Alert(
-            "ResilienceCircuitOpenLong",
-            q.now(s.STATUS, by=policy, CIRCUIT_STATE='=~"open|half_open|forced_open"') + " > 0",
-            "critical",
-            f"Circuit {where} has not been closed for 5 minutes",
-            "In some process it is open, is probing without success, or was opened by hand: this is an outage.",
-            "5m",
-        ),
-        Alert(
-            "ResilienceSuccessLow",
-            f"{failed} / {calls} > 0.05",
-            "critical",
-            f"Less than 95 % of the calls of {where} succeed",
-            "Retries did not help, and callers got errors. {{ $value | humanizePercentage }} of them failed.",
-            "10m",
-        ),
-        Alert(
-            "ResilienceAnswersDegraded",
-            f"{degraded} / {calls} > 0.05",
-            "warning",
-            f"More than 5 % of the answers of {where} are not the real ones",
-            "Fallbacks and old values of a cache answer: callers see success, and what is behind it is failing.",
-            "10m",
-        ),
-        Alert(
-            "ResilienceRetryAmplification",
-            f"{q.amplification(policy)} > 0.5",
-            "warning",
-            f"Retries make 50 % more calls of {where}",
-            "{{ $value | humanize }} retries for each call: they may keep what they call from getting well.",
-            "10m",
-        ),
-        Alert(
-            "ResilienceRetryBudgetExhausted",
-            q.grew(s.RETRY_SUPPRESSED, by=policy, SUPPRESSED_REASON='="budget"'),
-            "warning",
-            f"Retries of {where} have used their budget up",
-            "Too large a share of the calls fails, so failed ones are not tried again.",
-            "5m",
-        ),
-        Alert(
-            "ResilienceRejections",
-            f"{q.rate(s.REJECTIONS, by=[s.POLICY, s.REJECTION_REASON])} > 1",
-            "warning",
-            f"{where} rejects more than one call a second",
-            f"The reason is {{{{ $labels.{s.prometheus_label(s.REJECTION_REASON)} }}}}.",
-            "5m",
-        ),
-        Alert(
-            "ResilienceBulkheadQueueFull",
-            f"max by ({label(s.QUEUE_USAGE, s.POLICY)}) ({q.select(s.QUEUE_USAGE)} / {q.select(s.QUEUE_LIMIT)}) >= 0.9",
-            "warning",
-            f"The queue of bulkhead {where} is full in a process",
-            "Calls take longer, or come faster, than its slots allow; further ones are rejected.",
-            "2m",
-        ),
-        Alert(
-            "ResilienceStoreDegraded",
-            q.now(s.STORE_STATUS, by=[s.STORE_TYPE], STORE_STATE='="degraded"') + " > 0",
-            "warning",
-            f"Processes have lost their {{{{ $labels.{s.prometheus_label(s.STORE_TYPE)} }}}} store",
-            "Each of these {{ $value }} decides by itself: circuits are not shared, limits are local shares.",
-            "1m",
-        ),
-        Alert(
-            "ResilienceAbandonedThreads",
-            f"{q.now(s.ABANDONED, by=policy)} > 10",
-            "warning",
-            f"Abandoned threads of {where} pile up",
-            "Blocking calls ran out of time and still run: {{ $value }} threads. What they wait for needs a time-out.",
-            "5m",
-        ),
-        Alert(
-            "ResilienceConfigurationRefused",
-            Queries("15m").grew(s.RELOADS, OUTCOME='="error"'),
-            "warning",
-            "A changed configuration was refused",
-            "A process goes on with the configuration before; its log says what is wrong with the new one.",
-        ),
-    ]
-
-
-def alert_rules() -> str:
-    """The rules as Prometheus reads them."""
-    lines = [
-        "# Made from the schema by tools/dashboards.py: make dashboards",
-        "groups:",
-        "  - name: resilience",
-        "    rules:",
-    ]
-    for alert in alerts():
-        # A JSON string is a YAML string, whatever is in it.
-        lines += [
-            f"      - alert: {alert.name}",
-            f"        expr: {json.dumps(alert.expression)}",
-            f"        for: {alert.lasting}",
-            "        labels:",
-            f"          severity: {alert.severity}",
-            "        annotations:",
-            f"          summary: {json.dumps(alert.summary)}",
-            f"          description: {json.dumps(alert.description)}",
-            f"          runbook: {DOCS}#{alert.anchor}",
-        ]
-    return "\n".join(lines) + "\n"
 
 
 # --- the docs ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.request
 from collections.abc import Generator
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from resilience_core import ConfigurationError, otel
 from resilience_core import _schema as s
-from resilience_core import otel
 from resilience_core._telemetry import Settings, telemetry
 from tests.telemetry._traffic import traffic
 from tests.telemetry.promql import Prometheus, Scrape, grouped_by, parse, selectors
-from tools import dashboards
+from tools import alerts, dashboards
+from tools.queries import Queries
 
 BOARD: dict[str, Any] = json.loads(dashboards.grafana())
 PANELS: list[dict[str, Any]] = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
@@ -35,7 +37,7 @@ PANEL_QUERIES = [
     for panel in PANELS
     for target in panel["targets"]
 ]
-ALERT_QUERIES = [pytest.param(alert.expression, id=alert.name) for alert in dashboards.alerts()]
+ALERT_QUERIES = [pytest.param(alert.expression, id=alert.name) for alert in alerts.alerts()]
 
 
 def scraped(handle: otel.OpenTelemetry) -> Scrape:
@@ -59,23 +61,23 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Generator[Prometheus
 
 
 @pytest.mark.parametrize(
-    ("path", "made"), [(dashboards.GRAFANA, dashboards.grafana()), (dashboards.ALERTS, dashboards.alert_rules())]
+    ("path", "made"), [(dashboards.GRAFANA, dashboards.grafana()), (dashboards.ALERTS, alerts.alert_rules())]
 )
 def test_the_files_are_what_the_schema_makes_of_them(path: Path, made: str) -> None:
     assert path.read_text() == made, "make dashboards"
 
 
 def test_the_page_shows_the_metrics_and_queries_as_they_are() -> None:
-    page = (dashboards.ROOT / dashboards.DOCS).read_text()
+    page = (dashboards.ROOT / alerts.DOCS).read_text()
     assert dashboards.documented(page) == page, "make dashboards"
 
 
 def test_each_alert_has_a_section_that_says_what_to_do() -> None:
-    page = (dashboards.ROOT / dashboards.DOCS).read_text().splitlines()
+    page = (dashboards.ROOT / alerts.DOCS).read_text().splitlines()
     anchors = {line.removeprefix("### ").lower() for line in page if line.startswith("### Resilience")}
-    assert anchors == {alert.anchor for alert in dashboards.alerts()}
-    for alert in dashboards.alerts():
-        assert f"runbook: {dashboards.DOCS}#{alert.anchor}\n" in dashboards.alert_rules()
+    assert anchors == {alert.anchor for alert in alerts.alerts()}
+    for alert in alerts.alerts():
+        assert f"runbook: {alerts.DOCS}#{alert.anchor}\n" in alerts.alert_rules()
 
 
 @pytest.mark.parametrize("query", PANEL_QUERIES)
@@ -122,7 +124,7 @@ def test_names_in_prometheus_are_those_of_the_schema(prometheus: Prometheus) -> 
 
 
 def test_an_attribute_that_a_metric_does_not_have_is_refused() -> None:
-    queries = dashboards.Queries("5m")
+    queries = Queries("5m")
     with pytest.raises(ValueError, match="rejections has no attribute"):
         queries.rate(s.REJECTIONS, by=[s.DELAY_SOURCE])
     with pytest.raises(ValueError, match="has no attribute"):
@@ -155,7 +157,7 @@ def test_grafana_can_import_it() -> None:
 
 
 def test_opened_circuits_are_told_by_the_alerts(prometheus: Prometheus) -> None:
-    found = {alert.name: prometheus.query(alert.expression) for alert in dashboards.alerts()}
+    found = {alert.name: prometheus.query(alert.expression) for alert in alerts.alerts()}
     (opened,) = found["ResilienceCircuitOpened"].items()
     assert opened == (frozenset({("resilience_policy_name", "traffic.circuit")}), 1)
     for name in ("ResilienceRetryBudgetExhausted", "ResilienceStoreDegraded", "ResilienceConfigurationRefused"):
@@ -164,7 +166,7 @@ def test_opened_circuits_are_told_by_the_alerts(prometheus: Prometheus) -> None:
 
 
 def test_a_counter_that_begins_with_one_is_seen_by_the_alerts() -> None:
-    (alert,) = [alert for alert in dashboards.alerts() if alert.name == "ResilienceConfigurationRefused"]
+    (alert,) = [alert for alert in alerts.alerts() if alert.name == "ResilienceConfigurationRefused"]
     last = Scrape.of('resilience_config_reloads_total{resilience_outcome="error"} 1\n')
     assert Prometheus(Scrape.of(""), last).query(alert.expression)
     assert not Prometheus(last, last).query(alert.expression)
@@ -181,6 +183,14 @@ def test_two_endpoints_show_what_their_own_set_up_recorded() -> None:
     finally:
         telemetry.use_global()
         telemetry.configure(Settings())
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"prometheus_port: nothing can listen on 127.0.0.1 port {port}"):
+            otel.setup("prometheus", prometheus_port=port, set_global=False)
+    assert not telemetry.recording
 
 
 def test_exporters_that_know_no_registry_use_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from resilience_whatsapp import GraphClient, ResilientWhatsAppClient, Settings, 
 from resilience_whatsapp.simulator import Fault, Simulator
 from tests.telemetry.promql import Prometheus, Scrape
 from tests.whatsapp.fakes import FakeClock
-from tools.dashboards import Queries
+from tools.queries import Queries
 
 SLOW, BACKOFF, RECOVERY = 0.15, 0.05, 60.0
 DOWN = Fault("error", status=500, code=131000, times=3)

@@ -238,7 +238,10 @@ class Telemetry:
     def count_reload(self, outcome: str) -> None:
         """One changed configuration file: applied ("success") or refused ("error")."""
         self.prepare()
-        self.instruments.add(schema.RELOADS, 1, {schema.OUTCOME: outcome})
+        try:
+            self.instruments.add(schema.RELOADS, 1, {schema.OUTCOME: outcome})
+        except Exception as error:
+            self.failed("metrics", error)
 
     def store_operation(self, store: str, operation: str, seconds: float, error: BaseException | None) -> None:
         """One exchange with the store of a fleet."""

@@ -385,6 +385,9 @@ class Broken(Item):
     def after_fork(self) -> None:
         pass
 
+    def goodbye(self, now: float) -> list[Request]:
+        return []
+
 
 def test_a_fault_of_our_own_does_not_end_the_agent(fleets: Fleets, caplog: pytest.LogCaptureFixture) -> None:
     (breaker,) = fleets.breakers(1)

@@ -606,3 +606,11 @@ def test_a_blocking_wait_that_is_interrupted_was_a_wait(monkeypatch: pytest.Monk
                 gate.call(int)
         for source in ("bulkhead", "rate_limiter"):
             assert recorded.value(f"resilience.{source}.wait.duration", {s.OUTCOME: "cancelled"}) == 1
+
+
+def test_a_reload_is_applied_whatever_the_meter_does(caplog: pytest.LogCaptureFixture) -> None:
+    telemetry._told.clear()
+    with record_telemetry(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(telemetry.instruments, "_record", Broken())
+        telemetry.count_reload("success")
+    assert "metrics" in caplog.text

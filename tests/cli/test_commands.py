@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import redis
+from opentelemetry.metrics import NoOpMeterProvider
 
 from resilience_core import Bulkhead, CircuitBreaker, CircuitState, Pipeline, Retry
 from resilience_core.admin import AdminSocket, _facts
@@ -23,6 +24,7 @@ from resilience_core.cli import _commands, _doctor, _process, _redis, _show, _te
 from resilience_core.cli._completion import script
 from resilience_core.cli._parser import parse, parser
 from resilience_core.registry import Registry
+from resilience_core.testing import record_telemetry
 from tests._redis import HOST, RedisServer
 from tests.cli.conftest import Told
 from tests.fleet.members import Fleets, ok
@@ -526,12 +528,14 @@ def test_the_doctor_tells_what_lint_finds_and_who_takes_telemetry(
         """One that somebody has set."""
 
     monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", Provider)
-    monkeypatch.setattr("opentelemetry.metrics.get_meter_provider", type("NoOpMeterProvider", (), {}))
+    monkeypatch.setattr("opentelemetry.metrics.get_meter_provider", NoOpMeterProvider)
     told = run("doctor")
     assert told.code == 1
     assert told.out.count("warning  breaker-outside-retry: ") == 1
     assert "Put the circuit breaker inside the retry. See docs/lint.md#breaker-outside-retry" in told.out
     assert "ok       telemetry: traces: Provider\n" in told.out
+    with record_telemetry():  # providers that only the policies use
+        assert "ok       telemetry: metrics: MeterProvider, traces: TracerProvider\n" in run("doctor").out
 
 
 # --- configuration and completion ------------------------------------------------------------------------------------

@@ -12,8 +12,14 @@ from resilience_core._events import Bus
 
 
 def test_who_subscribes_while_another_one_goes_is_heard() -> None:
-    bus, heard, joining = Bus(), [], threading.Event()
-    latecomer = threading.Thread(target=lambda: (joining.set(), bus.subscribe(heard.append)))
+    bus, joining = Bus(), threading.Event()
+    heard: list[Event] = []
+
+    def join() -> None:
+        joining.set()
+        bus.subscribe(heard.append)
+
+    latecomer = threading.Thread(target=join)
 
     class Leaving:
         """Somebody else subscribes in the middle of its going."""

@@ -55,7 +55,11 @@ def record_of(event: Event) -> EventRecord:
 
 def error_type(error: BaseException) -> str:
     """The value of `error.type`: the class, or what an adapter's error says of itself by `telemetry_type`."""
-    return str(getattr(error, "telemetry_type", None) or type(error).__qualname__)
+    try:
+        told = getattr(error, "telemetry_type", None)
+        return str(told) if told else type(error).__qualname__
+    except Exception:  # of an error that answers for its attributes by itself
+        return type(error).__qualname__
 
 
 def _transition(event: CircuitTransition) -> tuple[Any, ...]:

@@ -26,6 +26,8 @@ from resilience_core._telemetry._recording import (
     note_retry,
     note_wait,
     outcome_of,
+    unanswered,
+    unanswered_async,
 )
 from resilience_core._telemetry._switch import Settings, Telemetry, stores, telemetry
 
@@ -51,4 +53,6 @@ __all__ = [
     "outcome_of",
     "stores",
     "telemetry",
+    "unanswered",
+    "unanswered_async",
 ]

@@ -36,7 +36,8 @@ from resilience_core._telemetry import outcome_of, telemetry
 from resilience_core._telemetry._instruments import OTHER, Few
 from resilience_core.testing import TelemetryRecorder, record_telemetry, virtual_time
 from tests._cost import size
-from tests.worlds import Script, World
+from tests.fleet.members import wait_until
+from tests.worlds import Script, World, drive
 
 
 def test_outcomes() -> None:
@@ -333,6 +334,84 @@ def test_lookups_and_ages_of_a_cache(world: World) -> None:
             assert recorded.sum("resilience.cache.age", {s.CACHE_RESULT: "stale"}) == 15
             assert recorded.value("resilience.fallbacks", {s.FALLBACK_KIND: "cache"}) == 1
             assert calls(recorded, degraded=True) == 1
+
+    world.run(story)
+
+
+def test_a_fallback_that_fails_has_not_answered(world: World) -> None:
+    async def story() -> None:
+        instead = Script(OSError(), 7).fn
+        called = (lambda: drive(instead())) if world.name == "blocking" else instead
+        retry = Retry("again", on=OSError, base_delay=0, max_delay=0)
+        policy = Pipeline(retry, Fallback("kept", call=called, on=ConnectionError), name="p")
+        guarded = world.guard(policy, Script(ConnectionError(), 1, ConnectionError()).fn)
+        with record_telemetry() as recorded:
+            assert await guarded() == 1
+            assert calls(recorded, outcome="success", retried=True, degraded=False) == 1
+            assert recorded.value("resilience.fallbacks") == 0
+            assert await guarded() == 7
+            assert calls(recorded, outcome="success", degraded=True) == 1
+            assert recorded.value("resilience.fallbacks") == 1
+
+    world.run(story)
+
+
+def test_an_answer_that_a_retry_was_not_content_with_is_not_the_answer(world: World) -> None:
+    async def story() -> None:
+        retry = Retry(
+            "again",
+            on=OSError,
+            classify_result=lambda value: Verdict.SUCCESS if value else Verdict.TRANSIENT,
+            base_delay=0,
+            max_delay=0,
+        )
+        policy = Pipeline(retry, Fallback(value=None, on=ConnectionError), name="p")
+        guarded = world.guard(policy, Script(ConnectionError(), 1).fn)
+        with record_telemetry() as recorded:
+            assert await guarded() == 1
+            assert calls(recorded, outcome="success", retried=True, degraded=False) == 1
+
+    world.run(story)
+
+
+def test_retries_behind_a_caller_who_has_an_old_value_are_counted_and_are_not_his(world: World) -> None:
+    async def story() -> None:
+        cache = StaleCache("kept", fresh_for=10, stale_for=100, key=lambda: 1, while_revalidating=True)
+        retry = Retry(on=ConnectionError, base_delay=0, max_delay=0)
+        guarded = world.guard(Pipeline(cache, retry, name="p"), Script(1, ConnectionError(), ConnectionError(), 2).fn)
+        with record_telemetry() as recorded:
+            assert await guarded() == 1
+            clock = cache.clock
+            clock.sleep(15) if world.name == "blocking" else await clock.async_sleep(15)
+            assert await guarded() == 1
+            if world.name == "blocking":
+                wait_until(lambda: cache.snapshot()["fetching"] == 0, "the refresh is over")
+            else:
+                await clock.async_sleep(1)
+            assert await guarded() == 2
+            assert calls(recorded) == calls(recorded, outcome="success", retried=False) == 3
+            assert recorded.sum("resilience.call.retries", {s.POLICY: "p", s.OUTCOME: "success"}) == 2
+            assert len(recorded.spans_named("resilience p")) == 3
+
+    world.run(story)
+
+
+def test_a_refresh_that_fails_counts_its_retries_too(world: World) -> None:
+    async def story() -> None:
+        cache = StaleCache("kept", fresh_for=10, stale_for=100, key=lambda: 1, while_revalidating=True)
+        retry = Retry(on=ConnectionError, base_delay=0, max_delay=0, max_attempts=2)
+        guarded = world.guard(Pipeline(cache, retry, name="p"), Script(1, *[ConnectionError()] * 2).fn)
+        clock = cache.clock
+        assert await guarded() == 1
+        clock.sleep(15) if world.name == "blocking" else await clock.async_sleep(15)
+        with record_telemetry() as recorded:
+            assert await guarded() == 1
+            if world.name == "blocking":
+                wait_until(lambda: cache.snapshot()["fetching"] == 0, "the refresh is over")
+            else:
+                await clock.async_sleep(1)
+            assert recorded.sum("resilience.call.retries", {s.OUTCOME: "error"}) == 1
+            assert calls(recorded) == 1
 
     world.run(story)
 

@@ -58,7 +58,7 @@ def error_type(error: BaseException) -> str:
     try:
         told = getattr(error, "telemetry_type", None)
         return str(told) if told else type(error).__qualname__
-    except Exception:  # of an error that answers for its attributes by itself
+    except Exception:  # a property of somebody else's
         return type(error).__qualname__
 
 

@@ -487,6 +487,48 @@ def test_an_error_says_of_itself_what_it_is_called() -> None:
         assert calls(recorded, error="131026") == 1
 
 
+def test_an_error_that_fails_to_say_what_it_is_called_changes_no_call(world: World) -> None:
+    class Odd(ConnectionError):
+        @property
+        def telemetry_type(self) -> str:
+            raise ValueError
+
+    async def story() -> None:
+        policy = Pipeline(Retry(on=ConnectionError, base_delay=0, max_delay=0), CircuitBreaker("graph"), name="p")
+        with record_telemetry() as recorded:
+            assert await world.call(policy, Script(Odd(), 1).fn) == 1
+            with pytest.raises(Odd):
+                await world.call(policy, Script(Odd()).fn)
+            assert calls(recorded) == 2
+            assert recorded.points("resilience.call.duration", {s.ERROR_TYPE: Odd.__qualname__})
+
+    world.run(story)
+
+
+def test_caches_and_waits_have_names_as_all_else_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    with record_telemetry() as recorded:
+        Pipeline(StaleCache(fresh_for=10, stale_for=10, key=lambda: 1), name="p").call(lambda: 1)
+        (point,) = recorded.points("resilience.cache.lookups")
+        assert point.attributes[s.POLICY] == "p", "it was given no name"
+        monkeypatch.setattr(telemetry.instruments, "_policies", Few(1))
+        for name in ("a", "b", "c"):
+            StaleCache(name, fresh_for=10, stale_for=10, key=lambda: 1).call(lambda: 1)
+            telemetry.instruments.wait(s.BULKHEAD_WAIT, name, 1.0, "acquired")
+        for metric in ("resilience.cache.lookups", "resilience.bulkhead.wait.duration"):
+            assert {point.attributes[s.POLICY] for point in recorded.points(metric)} <= {"p", "a", OTHER}
+
+
+def test_a_policy_that_cannot_tell_its_state_hides_no_other_one(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Bulkhead):
+        def snapshot(self) -> dict[str, Any]:
+            raise OSError("+33612345678")
+
+    kept = [Broken("a", max_concurrent=1), Bulkhead("b", max_concurrent=7)]
+    with record_telemetry() as recorded:
+        assert recorded.value("resilience.bulkhead.limit", {s.POLICY: kept[1].name}) == 7
+    assert "33612345678" not in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["blocking", "async"])
 def test_a_stream_is_measured_until_its_end(kind: str) -> None:
     breaker = CircuitBreaker("feed")

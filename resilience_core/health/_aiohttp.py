@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from resilience_core.health._health import Asked, Health
+from resilience_core.health._stream import PATIENCE
 
 _LOOK = 0.25
 """Seconds between two looks whether the client is still there: aiohttp does not tell a handler."""
@@ -26,9 +29,11 @@ def application(health: Health) -> web.Application:
             await response.prepare(request)
             while (frame := await answer.stream.frame(_LOOK)) is not None and request.transport is not None:
                 if frame:
-                    await response.write(frame)
-        except ConnectionError:
-            pass  # it went while we wrote
+                    async with asyncio.timeout(PATIENCE):
+                        await response.write(frame)
+        except OSError:  # it went while we wrote, or takes nothing any more, which is a TimeoutError
+            if request.transport is not None:
+                request.transport.abort()
         finally:
             answer.stream.close()
         return response

@@ -279,7 +279,7 @@ def test_a_function_decides_who_sees_details_and_its_failure_hides_them(
         headers = request.headers if isinstance(request, web.Request) else dict(request["headers"])
         if "x-none" in headers or b"x-none" in headers:
             raise ValueError("+33612345678")
-        return bool(headers.get("x-key" if isinstance(request, web.Request) else b"x-key"))
+        return "x-key" in headers or b"x-key" in headers
 
     with serving(server, details=allowed) as site:
         assert "checks" in site.ask("/", x_key="yes")[2]
@@ -302,7 +302,8 @@ def test_an_async_function_never_shows_details_whatever_it_would_answer() -> Non
     for function in (allowed, Allowed()):
         with pytest.raises(ConfigurationError, match="not an async one"):
             Health(details=function)  # type: ignore[arg-type]
-    health = Health(details=lambda request: allowed(request))  # type: ignore[arg-type,return-value]
+    partial: Any = [allowed].__getitem__
+    health = Health(details=lambda request: partial(0)(request))
     assert health.answer(Asked("GET", "/state", {}, None, None)).status == 403
 
 

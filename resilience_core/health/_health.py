@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import threading
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
@@ -18,6 +17,7 @@ from resilience_core._event_log import say
 from resilience_core._fork import renewed_after_fork
 from resilience_core._validation import Seconds
 from resilience_core._views import rows_of
+from resilience_core._weave.site import Kind, kind_of, refuse_unguarded
 from resilience_core.feed import Feed
 from resilience_core.feed import feed as feed_of_process
 from resilience_core.health._report import GRACE, MOST_CHECKS, down_too_long, report_of, worst_first
@@ -111,7 +111,7 @@ class Health:
             raise ConfigurationError(f"Health: critical must be several names, not one string: use [{critical!r}]")
         if not (isinstance(details, bool) or details == "local" or callable(details)):
             raise ConfigurationError(f'Health: details must be True, False, "local" or a function, not {details!r}')
-        if _is_async(details):
+        if callable(details) and not isinstance(details, type) and kind_of(details) is not Kind.BLOCKING:
             raise ConfigurationError("Health: details must be a function that answers at once, not an async one")
         if type(clients) is not int or clients < 0:
             raise ConfigurationError(f"Health: clients must be an int of at least 0, not {clients!r}")
@@ -240,10 +240,8 @@ class Health:
             return _is_local(asked)
         if callable(self._details):
             try:
-                shown: Any = self._details(asked.raw)
-                if inspect.iscoroutine(shown):  # which is true, whatever it would answer
-                    shown.close()
-                    raise TypeError
+                shown = self._details(asked.raw)
+                refuse_unguarded(shown, self._details)  # a coroutine is true, whatever it would answer
                 return bool(shown)
             except Exception as error:
                 self._undecided(error)
@@ -282,10 +280,6 @@ class Health:
 def _json(status: int, content: dict[str, Any], type_: str = "application/json", **headers: str) -> Answer:
     body = json.dumps(content, allow_nan=False).encode()
     return Answer(status, {"Content-Type": type_, **_SAFE, **headers}, body)
-
-
-def _is_async(function: Any) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
 
 
 def _is_local(asked: Asked) -> bool:

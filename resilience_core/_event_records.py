@@ -75,7 +75,8 @@ def _transition(event: CircuitTransition) -> tuple[Any, ...]:
         s.CONTROL_FOR: None if event.until is None else round(event.until - event.at, 3),
     }
     level = logging.WARNING if event.state in ("open", "forced_open") else logging.INFO
-    name = "control.applied" if event.reason == "manual" else "circuit_breaker.transition"
+    by_hand = event.reason == "manual" or event.actor is not None  # here, or in another process of the fleet
+    name = "control.applied" if by_hand else "circuit_breaker.transition"
     return name, f"Circuit {event.policy!r} {state}{by} ({event.reason})", attributes, level
 
 

@@ -20,6 +20,7 @@ from attrs import evolve
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
+from resilience_core._event_log import one_line
 from resilience_core._telemetry import Settings, note_attributes, telemetry
 from resilience_core._telemetry._switch import EventMode, SpanMode, records
 from resilience_core._validation import Seconds
@@ -79,7 +80,8 @@ def _one_of(name: str, value: Any, known: tuple[Any, ...]) -> Any:
 def resend_count() -> int:
     """How often the request that is being made was made before, for the attribute `http.request.resend_count`.
 
-    0 for a first attempt and outside of retries. The span of an attempt has the attribute already; instrumentations of
+    0 for a first attempt and outside of retries; of nested retries the attempts' numbers are multiplied, and those of
+    hedges do not count. The span of an attempt has the attribute already; instrumentations of
     HTTP clients do not set it on theirs, and this is for their request hooks:
 
         AioHttpClientInstrumentor().instrument(request_hook=lambda span, _: span.set_attribute(
@@ -314,7 +316,8 @@ def span_line(span: ReadableSpan) -> str:
     context, start, end = span.get_span_context(), span.start_time or 0, span.end_time or 0
     trace = "" if context is None else f"{context.trace_id:032x}"[-8:]
     events = "".join(f" +{event.name}" for event in span.events)
-    return f"span {trace} {span.name}: {(end - start) / 1e9:.3f} s{_attributes(span.attributes)}{events}\n"
+    text = f"span {trace} {span.name}: {(end - start) / 1e9:.3f} s{_attributes(span.attributes)}{events}"
+    return f"{one_line(text)}\n"
 
 
 def metric_lines(data: MetricsData) -> str:
@@ -327,8 +330,8 @@ def metric_lines(data: MetricsData) -> str:
                     read: Any = point
                     value = getattr(read, "value", None)
                     told = f"count={read.count} sum={read.sum:.3f}" if value is None else f"{value:g}"
-                    lines.append(f"metric {metric.name}: {told}{_attributes(point.attributes)}\n")
-    return "".join(lines)
+                    lines.append(f"metric {metric.name}: {told}{_attributes(point.attributes)}")
+    return "".join(f"{one_line(line)}\n" for line in lines)
 
 
 def _attributes(attributes: Mapping[str, Any] | None) -> str:

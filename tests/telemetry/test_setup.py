@@ -55,6 +55,18 @@ def test_the_console_gets_a_line_for_each_span_and_series(capsys: pytest.Capture
     assert not telemetry.recording
 
 
+def test_names_neither_break_a_line_of_the_console_nor_speak_to_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with otel.setup("console", set_global=False, interval=3_600):
+        CircuitBreaker("evil\nspan 0 \x1b[2J").call(int)
+    told = capsys.readouterr().out
+    assert all(line.startswith(("span ", "metric ")) for line in told.splitlines())
+    assert not [line for line in told.splitlines() if line.startswith("span 0 ")]
+    assert "\x1b" not in told
+    assert "evil\\nspan 0 \\x1b[2J" in told
+
+
 def test_a_span_without_a_context_is_a_line_too() -> None:
     class Odd:
         name = "odd"

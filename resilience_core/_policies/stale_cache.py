@@ -24,7 +24,7 @@ from resilience_core._machines.freshness import Freshness, freshness
 from resilience_core._policies._stores import CacheStore, FileStore, MemoryStore
 from resilience_core._schema import ERROR_TYPE, POLICY
 from resilience_core._story import end_story, story_of
-from resilience_core._telemetry import note_degraded, note_lookup, telemetry, unanswered, unanswered_async
+from resilience_core._telemetry import leave_call, note_degraded, note_lookup, telemetry, unanswered, unanswered_async
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import BadResult, On
 from resilience_core._weave.background import spawn, spawn_async
@@ -295,6 +295,7 @@ class StaleCache(Policy):
 
             def begin() -> Any:
                 DEADLINE.set(None)  # nobody waits for it, and its caller's time may be up
+                leave_call()
                 return fetch(behind, key, flight, args, kwargs)
 
             try:
@@ -351,6 +352,7 @@ class StaleCache(Policy):
 
             def begin() -> Any:
                 DEADLINE.set(None)  # nobody waits for it, and its caller's time may be up
+                leave_call()
                 return fetch(behind, key, flight, args, kwargs)
 
             try:

@@ -81,14 +81,14 @@ class CallRecord:
             except Exception as error:
                 telemetry.failed("spans", error)
 
-    def leave(self, error: BaseException | None) -> None:
+    def leave(self) -> None:
         """The call is current no more; that of a stream goes on."""
         try:
             CURRENT.reset(self._token)
-        except ValueError:  # whoever closes an abandoned coroutine does so in another context
-            pass
+        except ValueError:  # whoever closes an abandoned coroutine may do so in another context
+            return
         if self._open is not None and self._spans is not None:
-            self._spans.leave(self._open, error)
+            self._spans.leave(self._open)
 
     def end(self, error: BaseException | None, *, left: bool = False) -> None:
         """The call is over: record it. `left` when it was left before."""
@@ -107,7 +107,7 @@ class CallRecord:
         except Exception as failure:
             telemetry.failed("metrics", failure)
         if not left:
-            self.leave(error)
+            self.leave()
         if self._open is not None and self._spans is not None:
             try:
                 self._spans.end(self._open, outcome, error, self._told())
@@ -172,6 +172,17 @@ def note_degraded() -> None:
     record = CURRENT.get()
     if record is not None:
         record.degraded = True
+
+
+def is_degraded() -> bool:
+    """Whether the call that is running will be answered so, as far as is known."""
+    record = CURRENT.get()
+    return record is not None and record.degraded
+
+
+def leave_call() -> None:
+    """What runs from here on, in a context of its own, is no part of the call that began it."""
+    CURRENT.set(None)
 
 
 def note_bad_result() -> None:
@@ -318,7 +329,7 @@ def measured_opening(call: Call, site: Site) -> Call:
         except BaseException as error:
             record.end(error)
             raise
-        record.leave(None)
+        record.leave()
         stream.on_end(lambda error: record.end(error, left=True))
         return stream
 
@@ -337,7 +348,7 @@ def measured_opening_async(call: AsyncCall, site: Site) -> AsyncCall:
         except BaseException as error:
             record.end(error)
             raise
-        record.leave(None)
+        record.leave()
         stream.on_end(lambda error: record.end(error, left=True))
         return stream
 
@@ -372,7 +383,8 @@ class _Attempt:
             except Exception as failure:
                 telemetry.failed("metrics", failure)
         if self._open is not None and self._spans is not None:
-            self._spans.leave(self._open, error)
+            if not isinstance(error, GeneratorExit):  # of an abandoned coroutine, perhaps in another context: as above
+                self._spans.leave(self._open)
             try:
                 self._spans.end(self._open, outcome, error, {})
             except Exception as failure:

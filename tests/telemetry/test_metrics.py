@@ -15,6 +15,7 @@ from resilience_core import (
     CallRejected,
     CircuitBreaker,
     CircuitOpenError,
+    Coalesce,
     Event,
     FailureRate,
     Fallback,
@@ -34,7 +35,7 @@ from resilience_core import (
 from resilience_core import _schema as s
 from resilience_core._telemetry import outcome_of, telemetry
 from resilience_core._telemetry._instruments import OTHER, Few
-from resilience_core.testing import TelemetryRecorder, record_telemetry, virtual_time
+from resilience_core.testing import TelemetryRecorder, record_telemetry, run_virtual, run_virtual_trio, virtual_time
 from tests._cost import size
 from tests.fleet.members import wait_until
 from tests.worlds import Script, World, drive
@@ -242,8 +243,6 @@ def test_waits_for_slots_and_permits(world: World) -> None:
 def test_time_outs_say_whether_another_attempt_may_follow() -> None:
     import trio
 
-    from resilience_core.testing import run_virtual_trio
-
     async def story() -> None:
         retry = Retry(on=TimeoutExceeded, max_attempts=2, base_delay=0, max_delay=0)
         policy = Pipeline(Timeout(10), Pipeline(retry, Timeout(3), name="inner"), name="p")
@@ -261,8 +260,6 @@ def test_time_outs_say_whether_another_attempt_may_follow() -> None:
 
 def test_hedges_and_who_wins() -> None:
     import anyio
-
-    from resilience_core.testing import run_virtual
 
     async def story() -> None:
         waits = [5, 0, 0]
@@ -286,8 +283,6 @@ def test_hedges_and_who_wins() -> None:
 
 def test_the_first_attempt_can_win_a_hedged_call() -> None:
     import anyio
-
-    from resilience_core.testing import run_virtual
 
     async def story() -> None:
         waits = [2, 5]
@@ -372,6 +367,28 @@ def test_an_answer_that_a_retry_was_not_content_with_is_not_the_answer(world: Wo
             assert calls(recorded, outcome="success", retried=True, degraded=False) == 1
 
     world.run(story)
+
+
+def test_who_shares_an_answer_that_is_not_the_real_one_has_one_that_is_not() -> None:
+    async def story() -> None:
+        both = asyncio.Barrier(2)
+
+        async def fails() -> Any:
+            await asyncio.sleep(1)
+            raise ConnectionError
+
+        policy = Pipeline(Coalesce(key=lambda: 1), Fallback(value=0), name="p")
+        guarded = policy(fails)
+        with record_telemetry() as recorded:
+
+            async def ask() -> None:
+                await both.wait()
+                assert await guarded() == 0
+
+            await asyncio.gather(ask(), ask())
+            assert calls(recorded, degraded=True) == 2
+
+    run_virtual(story)
 
 
 def test_retries_behind_a_caller_who_has_an_old_value_are_counted_and_are_not_his(world: World) -> None:

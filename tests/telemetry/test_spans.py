@@ -102,6 +102,28 @@ def test_the_probe_of_a_circuit_says_so(world: World) -> None:
     world.run(story)
 
 
+def test_a_coroutine_that_is_driven_by_hand_and_closed_leaves_no_span_current(caplog: pytest.LogCaptureFixture) -> None:
+    class Never:
+        def __await__(self) -> Any:
+            yield
+
+    async def never() -> None:
+        await Never()
+
+    guarded = Pipeline(Retry(on=ValueError), CircuitBreaker("b"), name="p")(never)
+    with record_telemetry() as recorded:
+        coroutine = guarded()
+        coroutine.send(None)
+        assert trace.get_current_span().is_recording()
+        coroutine.close()
+        assert trace.get_current_span() is trace.INVALID_SPAN
+        coroutine = guarded()
+        contextvars.copy_context().run(coroutine.send, None)
+        coroutine.close()  # in another context
+        assert {told(span, s.OUTCOME) for span in recorded.spans} == {("cancelled",)}
+    assert not caplog.records
+
+
 def test_a_cancelled_call_says_so() -> None:
     async def story() -> None:
         never = Pipeline(Retry(on=ValueError), CircuitBreaker("b"), name="p")(anyio.sleep_forever)

@@ -87,6 +87,10 @@ _OBSERVED: dict[s.Metric, tuple[tuple[str, ...], Read]] = {
 }
 
 
+_ONE_OF_MANY = (s.FAILURE_RATIO, s.SLOW_RATIO)
+"""Of several policies of one name, the largest value counts: the sum of ratios means nothing."""
+
+
 def _told(policy: Named, read: Read) -> Iterable[tuple[float, dict[str, Any]]]:
     """What one policy tells; nothing where that fails, so that the others are told all the same."""
     try:
@@ -94,10 +98,6 @@ def _told(policy: Named, read: Read) -> Iterable[tuple[float, dict[str, Any]]]:
     except Exception as error:  # of a policy of somebody else's
         telemetry.failed("states", error)
         return ()
-
-
-_ONE_OF_MANY = (s.FAILURE_RATIO, s.SLOW_RATIO)
-"""Of several policies of one name, the largest value counts: the sum of ratios means nothing."""
 
 
 class Instruments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from aiohttp import web
 
@@ -18,7 +19,8 @@ def application(health: Health) -> web.Application:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        peer = None if request.transport is None else request.transport.get_extra_info("peername")
+        transport: Any = request.transport  # None if it is gone already
+        peer = None if transport is None else transport.get_extra_info("peername")
         client = peer[0] if isinstance(peer, tuple) else None  # not for a unix socket
         path = "/" + request.match_info.get("page", "")
         answer = health.answer(Asked(request.method, path, headers, client, request))
@@ -31,9 +33,10 @@ def application(health: Health) -> web.Application:
                 if frame:
                     async with asyncio.timeout(PATIENCE):
                         await response.write(frame)
-        except OSError:  # it went while we wrote, or takes nothing any more, which is a TimeoutError
-            if request.transport is not None:
-                request.transport.abort()
+        except TimeoutError:  # it takes nothing any more, not even that this is the end
+            transport.abort()
+        except ConnectionError:
+            pass  # it went while we wrote
         finally:
             answer.stream.close()
         return response

@@ -540,7 +540,7 @@ def test_a_policy_that_cannot_tell_its_state_hides_no_other_one(caplog: pytest.L
         def snapshot(self) -> dict[str, Any]:
             raise OSError("+33612345678")
 
-    kept = [Broken("a", max_concurrent=1), Bulkhead("b", max_concurrent=7)]
+    kept = [Broken("broken one", max_concurrent=1), Bulkhead("beside a broken one", max_concurrent=7)]
     with record_telemetry() as recorded:
         assert recorded.value("resilience.bulkhead.limit", {s.POLICY: kept[1].name}) == 7
     assert "33612345678" not in caplog.text

@@ -113,7 +113,7 @@ def _one(screen: Screen, row: Mapping[str, Any]) -> None:
     rest = {printable(key): value for key, value in row.items() if key not in ("kind", "name")}
     width = max(map(len, rest), default=0)
     for key, value in rest.items():
-        if key in ("since", "until") and value is not None:
+        if key in ("since", "down_since", "until") and value is not None:
             value = clock(value)
         elif isinstance(value, list):
             value = ", ".join(map(str, value)) or None

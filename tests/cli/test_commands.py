@@ -643,3 +643,12 @@ def test_the_command_line_is_light() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=40)
     assert not set(found.stdout.split()) & {"redis", "aiohttp", "asyncio", "trio", "anyio", "opentelemetry", "cattrs"}
+
+
+def test_times_of_a_circuit_are_shown_as_times() -> None:
+    out, now = io.StringIO(), time.time()
+    row = {"name": "graph", "state": "open", "since": now, "down_since": now, "until": None}
+    _show._one(_text.Screen(out=out), row)
+    shown = dict(line.split() for line in out.getvalue().splitlines()[2:])
+    assert shown["since"] == shown["down_since"] == _text.clock(now)
+    assert shown["until"] == "-"

@@ -1,5 +1,6 @@
 """The code blocks of README and docs are tests. Those that share state find a real Redis in `REDIS_URL`."""
 
+import gc
 from collections.abc import Generator
 
 import pytest
@@ -9,6 +10,31 @@ from sybil.sybil import SybilCollection
 
 from tests._redis import HOST, RedisServer
 from tests._redis import redis_server as redis_server  # noqa: PLC0414 - a fixture for all tests
+
+# Collecting makes hundreds of thousands of objects that stay. To look at them again and again takes a third of that
+# time, and each `gc.collect()` of a test would look at them all.
+gc.disable()
+
+
+# With `--dist loadfile` a file is one process's; what takes longest starts first, or the others wait for it at the end.
+LONGEST = [
+    f"tests/{file}.py"
+    for file in (
+        *("fleet/test_prove", "fleet/test_deployments", "fleet/test_agent", "fleet/test_outages", "fleet/test_model"),
+        *("cli/test_processes", "config/test_fuzz", "fleet/test_replay", "machines/test_shared_circuit"),
+    )
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 SHARING = ["README.md", "fleet.md"]
 

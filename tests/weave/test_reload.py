@@ -702,7 +702,7 @@ def test_a_listener_may_call_and_decorate_while_it_is_told() -> None:
 
 # --- under load ----------------------------------------------------------------------------------------------------
 
-CALLS, THREADS, TASKS, RELOADS = size(100_000, 20_000), 4, 8, 100
+CALLS, THREADS, TASKS, RELOADS = size(100_000, 10_000), 4, 8, 100
 
 
 def test_under_load_no_permit_is_lost_and_no_call_fails(many_switches: None) -> None:

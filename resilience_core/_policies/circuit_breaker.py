@@ -66,6 +66,11 @@ def _each_a_step(owner: Any, attribute: Any, value: tuple[Any, ...]) -> None:
             raise check.refuse(owner, attribute.name, value, "a sequence of RampStep(share, duration)")
 
 
+def _by_somebody(change: Transition) -> bool:
+    """Whether a person has made it: who forces a state again, or until another time, has done something."""
+    return change.reason == "manual" and change.forced is not None and change.forced.actor is not None
+
+
 @define(eq=False, on_setattr=setters.frozen)
 class CircuitBreaker(Gate):
     """Rejects calls at once while the dependency is failing.
@@ -452,12 +457,8 @@ class CircuitBreaker(Gate):
         with self._lock:
             if change is self._circuit.last_transition:  # or another one has come since: who made it tells it
                 self._facts = self._facts_of(change)
-        if change is None:
+        if change is None or (change.previous is change.state and not _by_somebody(change)):
             return
-        if change.previous is change.state and (
-            change.reason != "manual" or not (change.forced and change.forced.actor)
-        ):
-            return  # but if somebody did it, who does it again, or until another time, has done something
         if self.bus.hears(CircuitTransition):
             forced = change.forced or Forced()
             self.bus.emit(

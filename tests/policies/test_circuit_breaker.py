@@ -25,6 +25,7 @@ from resilience_core import (
     Timeout,
     Verdict,
 )
+from resilience_core._events import everywhere
 from resilience_core._machines.circuit import Circuit
 from resilience_core.testing import forced_state, record_events, run_virtual
 from tests.worlds import ManualClock, Script, World
@@ -434,6 +435,7 @@ def test_an_opening_that_nobody_wants_to_hear_of_is_not_told(monkeypatch: pytest
     told: list[object] = []
     monkeypatch.setattr("resilience_core._policies.circuit_breaker.CircuitTransition", told.append)
     monkeypatch.setattr("resilience_core._events.logged", lambda kind: False)
+    monkeypatch.setattr(everywhere, "listeners", ())
     breaker = CircuitBreaker("silent", failure_threshold=1)
     with pytest.raises(ValueError):
         breaker.call(int, "x")

@@ -147,7 +147,7 @@ def test_states_are_read_when_a_reader_collects_and_policies_of_one_name_are_one
         RateLimiter("by user", rate=5, key=lambda user: user),
         RetryBudget("budget"),
         Timeout(3, name="slow"),
-        StaleCache("kept", fresh_for=1, stale_for=1),
+        StaleCache("stored", fresh_for=1, stale_for=1),
     ]
     keep[0].force_open()  # type: ignore[attr-defined]
     with record_telemetry() as recorded:
@@ -165,7 +165,7 @@ def test_states_are_read_when_a_reader_collects_and_policies_of_one_name_are_one
             ("rate_limiter.permits.available", "mail", 5),
             ("rate_limiter.rate", "mail", 5),
             ("timeout.abandoned", "slow", 0),
-            ("cache.entries", "kept", 0),
+            ("cache.entries", "stored", 0),
         ):
             (point,) = recorded.points(f"resilience.{metric}", {s.POLICY: name})
             assert point.value == value, metric

@@ -26,7 +26,7 @@ BOOTSTRAP = $(if $(PYTHON),$(PYTHON) tools/bootstrap.py,\
 WORKERS = -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 PYTEST = -m pytest -q $(WORKERS)
 # What runs on the other CPythons: the core's tests, without those whose answer is the same on each: they read the files of
-# this tree (test_repository, test_twins, test_dashboards), see to it that the benchmarks still start, or need the adapters (canary).
+# this tree (test_repository, test_twins, test_dashboards), see to it that the benchmarks start, or need the adapters (canary).
 # Nor those about the tests' own servers, the searched model and its traces, and the proofs of fleets, a minute each.
 SAME_ON_EACH = canary http whatsapp test_benchmarks.py test_repository.py test_twins.py test_redis_fixture.py \
 	fleet/test_model.py fleet/test_replay.py fleet/test_prove.py telemetry/test_dashboards.py

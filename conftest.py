@@ -11,9 +11,19 @@ from sybil.sybil import SybilCollection
 from tests._redis import HOST, RedisServer
 from tests._redis import redis_server as redis_server  # noqa: PLC0414 - a fixture for all tests
 
-# Collecting makes hundreds of thousands of objects that stay. To look at them again and again takes a third of that
-# time, and each `gc.collect()` of a test would look at them all.
-gc.disable()
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Without the garbage collector: hundreds of thousands of objects are made, and stay.
+
+    To look at them again and again takes a third of the time, and each `gc.collect()` of a test would look at them all.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 # With `--dist loadfile` a file is one process's; what takes longest starts first, or the others wait for it at the end.
@@ -29,11 +39,6 @@ LONGEST = [
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {file: place for place, file in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
-
-
-def pytest_collection_finish() -> None:
-    gc.freeze()
-    gc.enable()
 
 
 SHARING = ["README.md", "fleet.md"]

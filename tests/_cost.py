@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 LONG = bool(os.environ.get("PROVE_LONG"))
@@ -22,7 +22,7 @@ def unmeasured() -> dict[str, str]:
 
 
 @contextmanager
-def untraced() -> Iterator[None]:
+def untraced() -> Generator[None]:
     """What is done in it by this thread, coverage does not see: long repetitions of what is measured elsewhere.
 
     A decorator, too. Threads that are started in it are measured as ever.

@@ -22,8 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN = .venv/bin
 BOOTSTRAP = $(if $(PYTHON),$(PYTHON) tools/bootstrap.py,\
 	echo 'No Python 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1;)
-# By files: the blocks of a page share their names. In the order of conftest.py, not those with the most tests first.
-WORKERS = -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+WORKERS = -n $(JOBS) --maxprocesses 8 --dist loadfile# the blocks of a page share their names
 PYTEST = -m pytest -q $(WORKERS)
 # What runs on the other CPythons: the core's tests, without those whose answer is the same on each: they read the files of
 # this tree (test_repository, test_twins, test_dashboards), see to it that the benchmarks start, or need the adapters (canary).

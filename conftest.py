@@ -14,31 +14,12 @@ from tests._redis import redis_server as redis_server  # noqa: PLC0414 - a fixtu
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Without the garbage collector: hundreds of thousands of objects are made, and stay.
-
-    To look at them again and again takes a third of the time, and each `gc.collect()` of a test would look at them all.
-    """
+    """Without the garbage collector, which would look at all that is made, and stays, again and again."""
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.freeze()
         gc.enable()
-
-
-# With `--dist loadfile` a file is one process's; what takes longest starts first, or the others wait for it at the end.
-LONGEST = [
-    f"tests/{file}.py"
-    for file in (
-        *("fleet/test_prove", "fleet/test_deployments", "fleet/test_agent", "fleet/test_outages", "fleet/test_model"),
-        *("cli/test_processes", "config/test_fuzz", "fleet/test_replay", "machines/test_shared_circuit"),
-    )
-]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {file: place for place, file in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
 
 
 SHARING = ["README.md", "fleet.md"]

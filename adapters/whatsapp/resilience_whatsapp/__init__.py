@@ -1,6 +1,6 @@
 """Sending WhatsApp messages through Meta's Cloud API while it fails, throttles or lies."""
 
-from resilience_whatsapp._error_table import ErrorClass
+from resilience_whatsapp._error_table import ERROR_CODES, ERROR_SUBCODES, Ambiguity, ErrorClass, ErrorCode, RetryAdvice
 from resilience_whatsapp._version import __version__
 from resilience_whatsapp.blocking import BlockingWhatsAppService
 from resilience_whatsapp.client import ResilientWhatsAppClient
@@ -27,11 +27,15 @@ from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
 __all__ = [
     "DEFAULT_TEMPLATES",
     "DEVELOPMENT",
+    "ERROR_CODES",
+    "ERROR_SUBCODES",
     "PRODUCTION",
+    "Ambiguity",
     "AmbiguousOutcomeError",
     "BlockingWhatsAppService",
     "Delivery",
     "ErrorClass",
+    "ErrorCode",
     "GraphAuthError",
     "GraphClient",
     "GraphError",
@@ -46,6 +50,7 @@ __all__ = [
     "MessageRecord",
     "MessageStatus",
     "ResilientWhatsAppClient",
+    "RetryAdvice",
     "SendReceipt",
     "Settings",
     "Template",

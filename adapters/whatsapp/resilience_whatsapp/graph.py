@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace, TracebackType
 from typing import Any, Protocol, TypeAlias
@@ -24,6 +25,7 @@ DEFAULT_BASE_URL = "https://graph.facebook.com"
 DEFAULT_API_VERSION = "v25.0"
 _SEND_LIMIT = 64 * 1024  # bytes read of an answer to a send, and of any error
 _LIST_LIMIT = 4 * 1024 * 1024
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # tells them apart by their first bytes
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 __all__ = ["GraphClient", "GraphTransport", "SendReceipt", "Template", "TemplatePage", "Wire", "mask_recipient"]
@@ -158,6 +160,7 @@ class GraphClient:
             allow_redirects=False,  # the token goes to this host only
             timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_timeout, sock_read=self.read_timeout),
             trace_request_ctx=wire,
+            auto_decompress=False,  # aiohttp would unpack a bomb before anybody could count its bytes
         ) as response:
             cap = limit if response.status == 200 else _SEND_LIMIT
             body = await _read(response, cap)
@@ -219,4 +222,14 @@ async def _read(response: aiohttp.ClientResponse, cap: int) -> bytes:
             break
         chunks.append(chunk)
         size += len(chunk)
-    return b"".join(chunks)
+    return _unpacked(b"".join(chunks), response.headers.get("Content-Encoding"), cap)
+
+
+def _unpacked(body: bytes, encoding: str | None, cap: int) -> bytes:
+    """What a server packed although asked not to: at most `cap` bytes; what cannot be unpacked stays as it is."""
+    if encoding is None or encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    try:
+        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, cap)
+    except zlib.error:
+        return body

@@ -15,6 +15,7 @@ from resilience_whatsapp.errors import (
     GraphTemplateError,
     GraphThrottledError,
     GraphTransientError,
+    InvalidMessageError,
     WhatsAppError,
     classify_graph,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "GraphThrottledError",
     "GraphTransientError",
     "GraphTransport",
+    "InvalidMessageError",
     "MessageRecord",
     "MessageStatus",
     "ResilientWhatsAppClient",

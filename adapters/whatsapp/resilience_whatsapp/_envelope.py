@@ -62,6 +62,12 @@ def read_send(status: int, body: bytes, wait: float | None = None) -> SendReceip
     return SendReceipt(wamid, _text(contact, "wa_id"), _text(first, "message_status"))
 
 
+def read_success(status: int, body: bytes, wait: float | None = None) -> None:
+    """Nothing, for an answer that says no more than that it was done; else the error that it means."""
+    if _content(status, body, wait).get("success") is not True:
+        raise AmbiguousOutcomeError(status, "an answer that does not say success")
+
+
 def read_templates(status: int, body: bytes, wait: float | None = None) -> TemplatePage:
     """The page in an answer to a listing, or the error that it means."""
     content = _content(status, body, wait)

@@ -4,6 +4,7 @@ Classified by the exact (code, subcode), then by the code, then by `is_transient
 answers the same code with different statuses. The texts are ours: Meta's may carry numbers.
 
     WhatsAppError
+      InvalidMessageError         the message cannot be right; no request was made
       GraphError                  the API answered with an error
         GraphTransientError GraphThrottledError GraphAuthError GraphRequestError GraphRecipientError
         GraphTemplateError GraphPolicyError GraphSenderError
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from resilience_core import Judgement, Verdict
+from resilience_core import ConfigurationError, Judgement, Verdict
 from resilience_http import classify_exception
 from resilience_whatsapp._error_table import (
     ERROR_CODES,
@@ -32,6 +33,10 @@ class WhatsAppError(Exception):
 
     record: Any = None
     """The `MessageRecord` of the send that raised it."""
+
+
+class InvalidMessageError(WhatsAppError, ConfigurationError):
+    """A message that the API would refuse, or send to somebody else; the text names the field and the fix."""
 
 
 class GraphError(WhatsAppError):

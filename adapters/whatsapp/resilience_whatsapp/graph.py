@@ -18,7 +18,15 @@ import aiohttp
 from attrs import define, field
 
 from resilience_core import ConfigurationError
-from resilience_whatsapp._envelope import SendReceipt, Template, TemplatePage, read_send, read_templates, usage_wait
+from resilience_whatsapp._envelope import (
+    SendReceipt,
+    Template,
+    TemplatePage,
+    read_send,
+    read_success,
+    read_templates,
+    usage_wait,
+)
 from resilience_whatsapp.records import mask_recipient
 
 DEFAULT_BASE_URL = "https://graph.facebook.com"
@@ -121,6 +129,17 @@ class GraphClient:
             "POST", f"{self.phone_number_id}/messages", json_body=payload, wire=wire, limit=_SEND_LIMIT
         )
         return read_send(status, body, usage_wait(headers))
+
+    async def mark_as_read(self, payload: Mapping[str, Any]) -> None:
+        """Make one request to say that a message was read, as `messages.MarkAsRead` writes it. It may be repeated.
+
+        Raises:
+            GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: as for `send_message`.
+        """
+        status, headers, body = await self._request(
+            "POST", f"{self.phone_number_id}/messages", json_body=payload, limit=_SEND_LIMIT
+        )
+        read_success(status, body, usage_wait(headers))
 
     async def get_templates_page(self, after: str | None = None, *, limit: int = 100) -> TemplatePage:
         """One page of approved templates, after the cursor of the page before.

@@ -16,6 +16,7 @@ from resilience_whatsapp.errors import (
     GraphThrottledError,
     GraphTransientError,
     InvalidMessageError,
+    InvalidWebhookError,
     WhatsAppError,
     classify_graph,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "GraphTransientError",
     "GraphTransport",
     "InvalidMessageError",
+    "InvalidWebhookError",
     "MessageRecord",
     "MessageStatus",
     "ResilientWhatsAppClient",

@@ -5,6 +5,7 @@ answers the same code with different statuses. The texts are ours: Meta's may ca
 
     WhatsAppError
       InvalidMessageError         the message cannot be right; no request was made
+      InvalidWebhookError         what came as a webhook is none
       GraphError                  the API answered with an error
         GraphTransientError GraphThrottledError GraphAuthError GraphRequestError GraphRecipientError
         GraphTemplateError GraphPolicyError GraphSenderError
@@ -37,6 +38,10 @@ class WhatsAppError(Exception):
 
 class InvalidMessageError(WhatsAppError, ConfigurationError):
     """A message that the API would refuse, or send to somebody else; the text names the field and the fix."""
+
+
+class InvalidWebhookError(WhatsAppError):
+    """What came to the address of the webhooks is none."""
 
 
 class GraphError(WhatsAppError):

@@ -34,7 +34,7 @@ def drive() -> None:
         if error is not None:
             raise error
 
-    policy = Pipeline(Retry(on=ConnectionError, base_delay=0, max_delay=0), CircuitBreaker("graph"), name="p")
+    policy = Pipeline(Retry(on=ConnectionError, base_delay=0, max_delay=0), CircuitBreaker("of the set-up"), name="p")
     policy.call(work)
 
 
@@ -49,7 +49,8 @@ def test_the_console_gets_a_line_for_each_span_and_series(capsys: pytest.Capture
     assert "resilience p: 0.0" in spans[2]
     assert spans[2].endswith("+resilience.retry.scheduled")
     assert any(line.startswith("metric resilience.call.duration: count=1 sum=0.0") for line in lines)
-    assert any(line.startswith("metric resilience.circuit_breaker.status: 1 ") for line in lines)
+    status = [line for line in lines if line.startswith("metric resilience.circuit_breaker.status")]
+    assert any(line.endswith("1 circuit_breaker.state=closed policy.name=of the set-up") for line in status)
     assert "33612345678" not in "".join(lines)
     assert not telemetry.recording
 

@@ -18,7 +18,7 @@ from resilience_whatsapp import (
     InvalidWebhookError,
     WhatsAppError,
 )
-from resilience_whatsapp._envelope import _content, read_send, usage_wait
+from resilience_whatsapp._envelope import content_of, read_send, usage_wait
 from resilience_whatsapp.webhooks import MAX_WEBHOOK, WebhookItem, read_webhook
 from tests._cost import size
 from tests.whatsapp.corpus import Sample, needs_corpus, samples
@@ -145,7 +145,7 @@ def test_each_sample_of_an_error_in_a_webhook_has_its_class(sample: Sample) -> N
 
 @pytest.mark.parametrize("sample", samples("response"), ids=lambda sample: sample.file)
 def test_no_sample_of_a_good_answer_is_taken_for_an_error(sample: Sample) -> None:
-    assert _content(sample.http_status or 200, sample.body, None) == sample.content
+    assert content_of(sample.http_status or 200, sample.body, None) == sample.content
 
 
 @pytest.mark.parametrize("sample", samples("response.marketing_message"), ids=lambda sample: sample.file)

@@ -24,6 +24,7 @@ from resilience_whatsapp.graph import GraphClient, GraphTransport, SendReceipt, 
 from resilience_whatsapp.records import Delivery, MessageRecord, MessageStatus, mask_recipient
 from resilience_whatsapp.service import WhatsAppService
 from resilience_whatsapp.settings import DEVELOPMENT, PRODUCTION, Settings, from_mapping
+from resilience_whatsapp.status import EntityHealth, Health, NumberStatus
 from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "AmbiguousOutcomeError",
     "BlockingWhatsAppService",
     "Delivery",
+    "EntityHealth",
     "ErrorClass",
     "ErrorCode",
     "GraphAuthError",
@@ -49,10 +51,12 @@ __all__ = [
     "GraphThrottledError",
     "GraphTransientError",
     "GraphTransport",
+    "Health",
     "InvalidMessageError",
     "InvalidWebhookError",
     "MessageRecord",
     "MessageStatus",
+    "NumberStatus",
     "ResilientWhatsAppClient",
     "RetryAdvice",
     "SendReceipt",

@@ -50,7 +50,7 @@ class TemplatePage:
 
 def read_send(status: int, body: bytes, wait: float | None = None) -> SendReceipt:
     """The receipt in an answer to a send, or the error that it means."""
-    content = _content(status, body, wait)
+    content = content_of(status, body, wait)
     messages = content.get("messages")
     first = messages[0] if isinstance(messages, list) and messages else None
     wamid = first.get("id") if isinstance(first, dict) else None
@@ -64,13 +64,13 @@ def read_send(status: int, body: bytes, wait: float | None = None) -> SendReceip
 
 def read_success(status: int, body: bytes, wait: float | None = None) -> None:
     """Nothing, for an answer that says no more than that it was done; else the error that it means."""
-    if _content(status, body, wait).get("success") is not True:
+    if content_of(status, body, wait).get("success") is not True:
         raise AmbiguousOutcomeError(status, "an answer that does not say success")
 
 
 def read_templates(status: int, body: bytes, wait: float | None = None) -> TemplatePage:
     """The page in an answer to a listing, or the error that it means."""
-    content = _content(status, body, wait)
+    content = content_of(status, body, wait)
     rows = content.get("data")
     if not isinstance(rows, list):
         raise AmbiguousOutcomeError(status, "a listing without data")
@@ -98,7 +98,8 @@ def _estimates(usage: Any) -> list[float]:
     return [float(value) for value in found if type(value) is int and 0 < value < 100_000]
 
 
-def _content(status: int, body: bytes, wait: float | None) -> dict[str, Any]:
+def content_of(status: int, body: bytes, wait: float | None) -> dict[str, Any]:
+    """The object in a good answer, or the error that the answer means."""
     content = parse(body)
     envelope = content.get("error") if isinstance(content, dict) else None
     if isinstance(envelope, dict):

@@ -28,6 +28,7 @@ from resilience_whatsapp._envelope import (
     usage_wait,
 )
 from resilience_whatsapp.records import mask_recipient
+from resilience_whatsapp.status import NUMBER_FIELDS, Health, NumberStatus, read_health, read_number_status
 
 DEFAULT_BASE_URL = "https://graph.facebook.com"
 DEFAULT_API_VERSION = "v25.0"
@@ -154,6 +155,29 @@ class GraphClient:
             "GET", f"{self.waba_id}/message_templates", params=params, limit=_LIST_LIMIT
         )
         return read_templates(status, body, usage_wait(headers))
+
+    async def get_number_status(self) -> NumberStatus:
+        """What the API says of the sending number: quality, limits, and whether it can send.
+
+        Raises:
+            GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: as for `send_message`.
+        """
+        params = {"fields": ",".join(NUMBER_FIELDS)}
+        status, headers, body = await self._request("GET", self.phone_number_id, params=params, limit=_SEND_LIMIT)
+        return read_number_status(status, body, usage_wait(headers))
+
+    async def get_account_health(self) -> Health:
+        """Whether the business account can send messages.
+
+        Raises:
+            ConfigurationError: the client was made without `waba_id`.
+            GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: as for `send_message`.
+        """
+        waba_id = self.waba_id or ""
+        _check("waba_id", waba_id != "", "given to ask for the account's health")
+        params = {"fields": "health_status"}
+        status, headers, body = await self._request("GET", waba_id, params=params, limit=_SEND_LIMIT)
+        return read_health(status, body, usage_wait(headers))
 
     async def _request(
         self,

@@ -94,6 +94,7 @@ LINES: dict[str, Line] = {
         _own("telemetry.failed", "otel", logging.WARNING, "a provider or an exporter raised: told once for each use"),
         _own("listener.failed", "events", logging.ERROR, "a listener raised: told once for each"),
         _own("classifier.failed", "verdicts", logging.ERROR, "a classifier raised"),
+        _own("health.details_failed", "health", logging.ERROR, "who sees details could not be decided: told once"),
     )
 }
 """All of them, by name, but those of your own classes of events: `resilience.event.<class>`."""

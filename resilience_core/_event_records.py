@@ -55,7 +55,11 @@ def record_of(event: Event) -> EventRecord:
 
 def error_type(error: BaseException) -> str:
     """The value of `error.type`: the class, or what an adapter's error says of itself by `telemetry_type`."""
-    return str(getattr(error, "telemetry_type", None) or type(error).__qualname__)
+    try:
+        told = getattr(error, "telemetry_type", None)
+        return str(told) if told else type(error).__qualname__
+    except Exception:  # a property of somebody else's
+        return type(error).__qualname__
 
 
 def _transition(event: CircuitTransition) -> tuple[Any, ...]:
@@ -71,7 +75,8 @@ def _transition(event: CircuitTransition) -> tuple[Any, ...]:
         s.CONTROL_FOR: None if event.until is None else round(event.until - event.at, 3),
     }
     level = logging.WARNING if event.state in ("open", "forced_open") else logging.INFO
-    name = "control.applied" if event.reason == "manual" else "circuit_breaker.transition"
+    by_hand = event.reason == "manual" or event.actor is not None  # here, or in another process of the fleet
+    name = "control.applied" if by_hand else "circuit_breaker.transition"
     return name, f"Circuit {event.policy!r} {state}{by} ({event.reason})", attributes, level
 
 

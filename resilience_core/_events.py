@@ -11,6 +11,7 @@ listener nor the log wants is not made at all: `Bus.hears` is asked first. Rejec
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from math import inf
 from typing import Any, ClassVar, TypeAlias
@@ -18,6 +19,7 @@ from typing import Any, ClassVar, TypeAlias
 from attrs import field, frozen
 
 from resilience_core._errors import RejectionReason
+from resilience_core._fork import renewed_after_fork
 
 logging.getLogger("resilience_core").addHandler(logging.NullHandler())  # who sets up no log is told nothing on stderr
 logger = logging.getLogger("resilience_core.events")
@@ -215,6 +217,11 @@ def logged(kind: type[Event]) -> bool:
     return kind.logger.isEnabledFor(level) or (kind is CircuitTransition and CONTROL.isEnabledFor(level))
 
 
+_changing = renewed_after_fork(threading.RLock())
+"""Held while listeners come or go, or one that comes could be lost to one that goes. Reentrant: the garbage collector
+ends subscriptions, too, wherever a thread is."""
+
+
 class Bus:
     """The listeners of one policy. Reading is lock-free: subscribing replaces the tuple."""
 
@@ -229,13 +236,16 @@ class Bus:
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of every event from now on; call what is returned to stop that."""
-        self.listeners = (*self.listeners, listener)
+        with _changing:
+            self.listeners = (*self.listeners, listener)
 
         def unsubscribe() -> None:
-            remaining = list(self.listeners)
-            if listener in remaining:
-                remaining.remove(listener)
-            self.listeners = tuple(remaining)
+            with _changing:
+                remaining = list(self.listeners)
+                if listener in remaining:
+                    remaining.remove(listener)
+                self.listeners = tuple(remaining)
+                self._failed = tuple(failed for failed in self._failed if failed != id(listener))
 
         return unsubscribe
 

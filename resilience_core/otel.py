@@ -8,9 +8,11 @@ it needs the extra `otel`: `pip install 'resilience-framework[otel]'`.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -18,8 +20,9 @@ from attrs import evolve
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
-from resilience_core._telemetry import note_attributes, telemetry
-from resilience_core._telemetry._switch import EventMode, SpanMode
+from resilience_core._event_log import one_line
+from resilience_core._telemetry import Settings, note_attributes, telemetry
+from resilience_core._telemetry._switch import EventMode, SpanMode, records
 from resilience_core._validation import Seconds
 from resilience_core._weave.nesting import FRAME
 
@@ -54,13 +57,18 @@ def configure(
     Raises:
         ConfigurationError: a value is none of these; nothing has changed then.
     """
-    given = {
-        "spans": _one_of("spans", spans, get_args(SpanMode)),
-        "events": _one_of("events", events, get_args(EventMode)),
-        "attempt_durations": _one_of("attempt_durations", attempt_durations, (True, False)),
-        "store_durations": _one_of("store_durations", store_durations, (True, False)),
-    }
-    telemetry.configure(evolve(telemetry.settings, **{key: value for key, value in given.items() if value is not None}))
+    telemetry.configure(
+        settings_with(spans=spans, events=events, attempt_durations=attempt_durations, store_durations=store_durations)
+    )
+
+
+def settings_with(**given: Any) -> Settings:
+    """The settings of now, but for those that are given and not None."""
+    known: dict[str, tuple[Any, ...]] = {"spans": get_args(SpanMode), "events": get_args(EventMode)}
+    settings = evolve(telemetry.settings, **{name: value for name, value in given.items() if value is not None})
+    for name, value in given.items():
+        _one_of(name, value, known.get(name, (True, False)))
+    return settings
 
 
 def _one_of(name: str, value: Any, known: tuple[Any, ...]) -> Any:
@@ -72,7 +80,8 @@ def _one_of(name: str, value: Any, known: tuple[Any, ...]) -> Any:
 def resend_count() -> int:
     """How often the request that is being made was made before, for the attribute `http.request.resend_count`.
 
-    0 for a first attempt and outside of retries. The span of an attempt has the attribute already; instrumentations of
+    0 for a first attempt and outside of retries; of nested retries the attempts' numbers are multiplied, and those of
+    hedges do not count. The span of an attempt has the attribute already; instrumentations of
     HTTP clients do not set it on theirs, and this is for their request hooks:
 
         AioHttpClientInstrumentor().instrument(request_hook=lambda span, _: span.set_attribute(
@@ -118,15 +127,21 @@ class OpenTelemetry:
         self.tracer_provider.force_flush(milliseconds)
 
     def shutdown(self) -> None:
-        """Export what is left, and end. Policies record nothing after it. Once is enough; more does no harm."""
+        """Export what is left, and end. Once is enough; more does no harm.
+
+        Policies record nothing after it, unless they do so elsewhere by now: in what was set up later.
+        """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        telemetry.use(None, None)
-        self.meter_provider.shutdown()
-        self.tracer_provider.shutdown()
-        self._close()
+        if telemetry.uses(self.meter_provider, self.tracer_provider):
+            telemetry.use(None, None)
+        try:
+            self.meter_provider.shutdown()
+            self.tracer_provider.shutdown()
+        finally:
+            self._close()
 
     def __enter__(self) -> OpenTelemetry:
         return self
@@ -174,8 +189,12 @@ def setup(
     chosen: tuple[Exporter, ...] = exporters or ("otlp",)
     for exporter in chosen:
         _one_of("exporters", exporter, get_args(Exporter))
+    if len(set(chosen)) < len(chosen):
+        raise ConfigurationError(f"exporters: each one once, not {', '.join(map(repr, chosen))}")
     seconds = check.seconds("setup: interval", interval)
-    configure(spans=spans, events=events, attempt_durations=attempt_durations, store_durations=store_durations)
+    settings = settings_with(
+        spans=spans, events=events, attempt_durations=attempt_durations, store_durations=store_durations
+    )
     try:
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.resources import Resource
@@ -185,34 +204,39 @@ def setup(
         raise _missing(error) from error
     if set_global:
         _refuse_second()
-    ends: list[Callable[[], None]] = []
-    readers: list[MetricReader] = []
-    port: int | None = None
     about = Resource.create({"service.name": service_name, **(resource or {})})
-    traces = TracerProvider(resource=about)
-    for exporter in chosen:
-        if exporter == "prometheus":
-            reader, port, end = _prometheus(prometheus_host, prometheus_port)
+    with ExitStack() as undo:  # if one exporter cannot be, nothing stays of the others
+        readers: list[MetricReader] = []
+        port: int | None = None
+        close: Callable[[], None] = _nothing
+        traces = TracerProvider(resource=about)
+        undo.callback(traces.shutdown)
+        if "prometheus" in chosen:
+            reader, port, close = _prometheus(prometheus_host, prometheus_port)
+            undo.callback(close)
+            undo.callback(reader.shutdown)
             readers.append(reader)
-            ends.append(end)
-        else:
-            reader, span_exporter = _otlp(endpoint, headers, seconds) if exporter == "otlp" else _console(seconds)
-            readers.append(reader)
-            batched = BatchSpanProcessor if exporter == "otlp" else SimpleSpanProcessor
-            traces.add_span_processor(batched(span_exporter))
-    meters = MeterProvider(readers, resource=about)
+        for exporter in chosen:
+            if exporter != "prometheus":
+                reader, span_exporter = _otlp(endpoint, headers, seconds) if exporter == "otlp" else _console(seconds)
+                undo.callback(reader.shutdown)
+                readers.append(reader)
+                batched = BatchSpanProcessor if exporter == "otlp" else SimpleSpanProcessor
+                traces.add_span_processor(batched(span_exporter))
+        meters = MeterProvider(readers, resource=about)
+        undo.pop_all()
     if set_global:
         from opentelemetry import metrics, trace
 
         metrics.set_meter_provider(meters)
         trace.set_tracer_provider(traces)
+    telemetry.configure(settings)
     telemetry.use(meters, traces)
-
-    def close() -> None:
-        for end in ends:
-            end()
-
     return OpenTelemetry(meters, traces, close, port)
+
+
+def _nothing() -> None:
+    """What there is to be closed where nothing was opened."""
 
 
 def _missing(error: ImportError) -> ConfigurationError:
@@ -226,7 +250,7 @@ def _refuse_second() -> None:
     from opentelemetry import metrics, trace
 
     for provider in (metrics.get_meter_provider(), trace.get_tracer_provider()):
-        if not type(provider).__module__.startswith(("opentelemetry.metrics", "opentelemetry.trace")):
+        if records(provider):
             raise ConfigurationError(
                 "OpenTelemetry is set up already in this process, and is used as it is: leave setup() out, or give "
                 "set_global=False for providers that only the policies use"
@@ -266,11 +290,13 @@ def _prometheus(host: str, port: int) -> tuple[MetricReader, int, Callable[[], N
         ) from error
     given: dict[str, Any] = {"registry": registry} if own else {}
     reader = PrometheusMetricReader(**given)
+    process = os.getpid()
 
     def end() -> None:
-        server.shutdown()
+        if os.getpid() == process:  # the thread that would have to notice is not in the child of a fork
+            server.shutdown()
+            thread.join()
         server.server_close()
-        thread.join()
 
     return reader, server.server_port, end
 
@@ -290,7 +316,8 @@ def span_line(span: ReadableSpan) -> str:
     context, start, end = span.get_span_context(), span.start_time or 0, span.end_time or 0
     trace = "" if context is None else f"{context.trace_id:032x}"[-8:]
     events = "".join(f" +{event.name}" for event in span.events)
-    return f"span {trace} {span.name}: {(end - start) / 1e9:.3f} s{_attributes(span.attributes)}{events}\n"
+    text = f"span {trace} {span.name}: {(end - start) / 1e9:.3f} s{_attributes(span.attributes)}{events}"
+    return f"{one_line(text)}\n"
 
 
 def metric_lines(data: MetricsData) -> str:
@@ -303,8 +330,8 @@ def metric_lines(data: MetricsData) -> str:
                     read: Any = point
                     value = getattr(read, "value", None)
                     told = f"count={read.count} sum={read.sum:.3f}" if value is None else f"{value:g}"
-                    lines.append(f"metric {metric.name}: {told}{_attributes(point.attributes)}\n")
-    return "".join(lines)
+                    lines.append(f"metric {metric.name}: {told}{_attributes(point.attributes)}")
+    return "".join(f"{one_line(line)}\n" for line in lines)
 
 
 def _attributes(attributes: Mapping[str, Any] | None) -> str:

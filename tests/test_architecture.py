@@ -16,6 +16,7 @@ LAYERS = {
     1: (
         "_version",
         "_errors",
+        "_fork",
         "_validation",
         "_verdicts",
         "_events",
@@ -28,7 +29,7 @@ LAYERS = {
         "_explain",
         "_machines",
     ),
-    2: ("_clock", "_fork", "_telemetry", "registry", "_weave", "_views"),
+    2: ("_clock", "_telemetry", "registry", "_weave", "_views"),
     3: ("_policies",),
     4: ("_pipeline", "_describe", "_lint", "_lint_rules", "_standard"),
     5: ("testing", "config", "fleet", "feed", "otel", "logs"),

@@ -99,12 +99,12 @@ class Fallback(Policy):
             except Exception as error:
                 if not replaces(error):
                     raise
-                tell(error, operation)
                 try:
                     result = answer(args, kwargs)
                 except Exception as second:
                     self._hand_on(error, second, operation)
                     raise
+                tell(error, operation)
                 self._journal(error, site)
                 return result
 
@@ -121,12 +121,12 @@ class Fallback(Policy):
             except Exception as error:
                 if not replaces(error):
                     raise
-                tell(error, operation)
                 try:
                     result = await answer(args, kwargs)
                 except Exception as second:
                     self._hand_on(error, second, operation)
                     raise
+                tell(error, operation)
                 self._journal(error, site)
                 return result
 

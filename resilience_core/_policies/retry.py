@@ -575,7 +575,7 @@ class _Attempts(Iterator[Attempt], AsyncIterator[Attempt]):
             self._tries.end()
             raise StopIteration
         if self._tries.number > 1:
-            self._retry.clock.sleep(self._delay)
+            _sleeper(self._retry)(self._delay)
         return self._next()
 
     async def __anext__(self) -> Attempt:
@@ -583,5 +583,5 @@ class _Attempts(Iterator[Attempt], AsyncIterator[Attempt]):
             self._tries.end()
             raise StopAsyncIteration
         if self._tries.number > 1:
-            await self._retry.clock.async_sleep(self._delay)
+            await _async_sleeper(self._retry)(self._delay)
         return self._next()

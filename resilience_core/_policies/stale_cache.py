@@ -24,7 +24,7 @@ from resilience_core._machines.freshness import Freshness, freshness
 from resilience_core._policies._stores import CacheStore, FileStore, MemoryStore
 from resilience_core._schema import ERROR_TYPE, POLICY
 from resilience_core._story import end_story, story_of
-from resilience_core._telemetry import note_degraded, note_lookup, telemetry
+from resilience_core._telemetry import leave_call, note_degraded, note_lookup, telemetry, unanswered, unanswered_async
 from resilience_core._validation import to_seconds
 from resilience_core._verdicts import BadResult, On
 from resilience_core._weave.background import spawn, spawn_async
@@ -276,8 +276,9 @@ class StaleCache(Policy):
         refuse_streams(site, "StaleCache")
         arguments, flights, name = site.arguments, self._flights, self.name
         new_waiter, start = ThreadWaiter, spawn
+        behind = unanswered(call, site)
 
-        def fetch(key: Hashable, flight: Flight, args: Args, kwargs: Kwargs) -> None:
+        def fetch(call: Call, key: Hashable, flight: Flight, args: Args, kwargs: Kwargs) -> None:
             try:
                 value = call(args, kwargs)
             except BaseException as error:
@@ -294,7 +295,8 @@ class StaleCache(Policy):
 
             def begin() -> Any:
                 DEADLINE.set(None)  # nobody waits for it, and its caller's time may be up
-                return fetch(key, flight, args, kwargs)
+                leave_call()
+                return fetch(behind, key, flight, args, kwargs)
 
             try:
                 start(begin, lambda job: self._revalidated(key, flight, job.error))
@@ -317,7 +319,7 @@ class StaleCache(Policy):
                 waiter = new_waiter()
                 flight, leads = flights.board(key, waiter)
                 if leads:
-                    fetch(key, flight, args, kwargs)
+                    fetch(call, key, flight, args, kwargs)
                 else:
                     woken = waiter.wait(remaining())
                     flights.arrive(flight, waiter, woken, name)
@@ -331,8 +333,9 @@ class StaleCache(Policy):
         refuse_streams(site, "StaleCache")
         arguments, flights, name = site.arguments, self._flights, self.name
         new_waiter, start = async_waiter, spawn_async
+        behind = unanswered_async(call, site)
 
-        async def fetch(key: Hashable, flight: Flight, args: Args, kwargs: Kwargs) -> None:
+        async def fetch(call: AsyncCall, key: Hashable, flight: Flight, args: Args, kwargs: Kwargs) -> None:
             try:
                 value = await call(args, kwargs)
             except BaseException as error:
@@ -349,7 +352,8 @@ class StaleCache(Policy):
 
             def begin() -> Any:
                 DEADLINE.set(None)  # nobody waits for it, and its caller's time may be up
-                return fetch(key, flight, args, kwargs)
+                leave_call()
+                return fetch(behind, key, flight, args, kwargs)
 
             try:
                 start(begin, lambda job: self._revalidated(key, flight, job.error))
@@ -372,7 +376,7 @@ class StaleCache(Policy):
                 waiter = new_waiter()
                 flight, leads = flights.board(key, waiter)
                 if leads:
-                    await fetch(key, flight, args, kwargs)
+                    await fetch(call, key, flight, args, kwargs)
                 else:
                     woken = await waiter.wait(remaining())
                     flights.arrive(flight, waiter, woken, name)

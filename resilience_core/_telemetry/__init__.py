@@ -13,6 +13,8 @@ from resilience_core._telemetry._recording import (
     attempted,
     attempted_async,
     begun_attempt,
+    is_degraded,
+    leave_call,
     measured,
     measured_async,
     measured_opening,
@@ -26,6 +28,8 @@ from resilience_core._telemetry._recording import (
     note_retry,
     note_wait,
     outcome_of,
+    unanswered,
+    unanswered_async,
 )
 from resilience_core._telemetry._switch import Settings, Telemetry, stores, telemetry
 
@@ -36,6 +40,8 @@ __all__ = [
     "attempted",
     "attempted_async",
     "begun_attempt",
+    "is_degraded",
+    "leave_call",
     "measured",
     "measured_async",
     "measured_opening",
@@ -51,4 +57,6 @@ __all__ = [
     "outcome_of",
     "stores",
     "telemetry",
+    "unanswered",
+    "unanswered_async",
 ]

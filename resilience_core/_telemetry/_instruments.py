@@ -23,8 +23,8 @@ from resilience_core._events import (
     TimeoutExpired,
 )
 from resilience_core._telemetry._recording import called
-from resilience_core._telemetry._switch import stores
-from resilience_core.registry import registry
+from resilience_core._telemetry._switch import stores, telemetry
+from resilience_core.registry import Named, registry
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, Observation
@@ -85,8 +85,19 @@ _OBSERVED: dict[s.Metric, tuple[tuple[str, ...], Read]] = {
     s.LIMITER_RATE: (("rate_limiter", "adaptive_retry"), _value("rate")),
     s.CACHE_ENTRIES: (("stale_cache",), _value("entries")),
 }
+
+
 _ONE_OF_MANY = (s.FAILURE_RATIO, s.SLOW_RATIO)
 """Of several policies of one name, the largest value counts: the sum of ratios means nothing."""
+
+
+def _told(policy: Named, read: Read) -> Iterable[tuple[float, dict[str, Any]]]:
+    """What one policy tells; nothing where that fails, so that the others are told all the same."""
+    try:
+        return tuple(read(policy.snapshot()))
+    except Exception as error:  # of a policy of somebody else's
+        telemetry.failed("states", error)
+        return ()
 
 
 class Instruments:
@@ -155,6 +166,17 @@ class Instruments:
         if error is not None:
             attributes[s.ERROR_TYPE] = self._errors(error_type(error))
         self.record(s.ATTEMPT_DURATION, seconds, attributes)
+
+    def wait(self, metric: s.Metric, policy: str, seconds: float, outcome: str) -> None:
+        """Record one wait for a slot or a permit."""
+        self.record(metric, seconds, {s.POLICY: self._name(policy), s.OUTCOME: outcome})
+
+    def lookup(self, cache: str, result: str, age: float | None) -> None:
+        """Count one look into a cache, and record the age of what it answered."""
+        attributes = {s.POLICY: self._name(cache), s.CACHE_RESULT: result}
+        self.add(s.CACHE_LOOKUPS, 1, attributes)
+        if age is not None:
+            self.record(s.CACHE_AGE, age, attributes)
 
     # --- events ------------------------------------------------------------------------------------------------------
 
@@ -226,7 +248,7 @@ class Instruments:
             found: dict[tuple[Any, ...], tuple[float, dict[str, Any]]] = {}
             for policy in registry:
                 if policy.kind in kinds:
-                    for value, more in read(policy.snapshot()):
+                    for value, more in _told(policy, read):
                         attributes = {s.POLICY: self._policies(policy.name), **more}
                         key = tuple(attributes.values())
                         before = found.get(key)

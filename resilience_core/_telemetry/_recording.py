@@ -36,11 +36,24 @@ def outcome_of(error: BaseException | None) -> str:
 class CallRecord:
     """One call from its begin to its end, and what it met on its way."""
 
-    __slots__ = ("_open", "_site", "_spans", "_started", "_token", "bad", "degraded", "hedges", "retries", "waited")
+    __slots__ = (
+        "_answers",
+        "_open",
+        "_site",
+        "_spans",
+        "_started",
+        "_token",
+        "bad",
+        "degraded",
+        "hedges",
+        "retries",
+        "waited",
+    )
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, answers: bool = True) -> None:
         self._site = site
-        self._spans = telemetry.spans  # kept: others may be set while the call runs
+        self._answers = answers  # or nobody waits for it, and it has neither a duration nor a span
+        self._spans = telemetry.spans if answers else None  # kept: others may be set while the call runs
         self._open: Open | None = None
         self.bad = False
         self.degraded = False
@@ -68,14 +81,14 @@ class CallRecord:
             except Exception as error:
                 telemetry.failed("spans", error)
 
-    def leave(self, error: BaseException | None) -> None:
+    def leave(self) -> None:
         """The call is current no more; that of a stream goes on."""
         try:
             CURRENT.reset(self._token)
-        except ValueError:  # whoever closes an abandoned coroutine does so in another context
-            pass
+        except ValueError:  # whoever closes an abandoned coroutine may do so in another context
+            return
         if self._open is not None and self._spans is not None:
-            self._spans.leave(self._open, error)
+            self._spans.leave(self._open)
 
     def end(self, error: BaseException | None, *, left: bool = False) -> None:
         """The call is over: record it. `left` when it was left before."""
@@ -84,7 +97,8 @@ class CallRecord:
         instruments, site = telemetry.instruments, self._site
         try:
             series = instruments.series(site, outcome, error, self.retries > 0, self.degraded)
-            instruments.call_duration(seconds, series)
+            if self._answers:
+                instruments.call_duration(seconds, series)
             if self.retries:
                 some = {key: series[key] for key in (s.POLICY, s.OPERATION, s.OUTCOME)}
                 instruments.record(s.CALL_RETRIES, self.retries, some)
@@ -93,7 +107,7 @@ class CallRecord:
         except Exception as failure:
             telemetry.failed("metrics", failure)
         if not left:
-            self.leave(error)
+            self.leave()
         if self._open is not None and self._spans is not None:
             try:
                 self._spans.end(self._open, outcome, error, self._told())
@@ -137,10 +151,11 @@ def note_attributes(attributes: Mapping[str, Any], call: bool) -> None:
 
 
 def note_retry() -> None:
-    """The call that is running makes one more attempt."""
+    """The call that is running makes one more attempt; what answered in place of the last one is not the answer."""
     record = CURRENT.get()
     if record is not None:
         record.retries += 1
+        record.degraded = False
     elif not telemetry.recording:
         telemetry.look_now_and_then()
 
@@ -159,6 +174,17 @@ def note_degraded() -> None:
         record.degraded = True
 
 
+def is_degraded() -> bool:
+    """Whether the call that is running will be answered so, as far as is known."""
+    record = CURRENT.get()
+    return record is not None and record.degraded
+
+
+def leave_call() -> None:
+    """What runs from here on, in a context of its own, is no part of the call that began it."""
+    CURRENT.set(None)
+
+
 def note_bad_result() -> None:
     """The call that is running will be answered by a value that was judged bad."""
     record = CURRENT.get()
@@ -168,8 +194,12 @@ def note_bad_result() -> None:
 
 def note_probe() -> None:
     """The attempt that is running is the probe of a circuit."""
-    if telemetry.attempts and telemetry.spans is not None:
-        telemetry.spans.probe()
+    spans = telemetry.spans  # once: others may be set meanwhile
+    if telemetry.attempts and spans is not None:
+        try:
+            spans.probe()
+        except Exception as error:
+            telemetry.failed("spans", error)
 
 
 def note_wait(source: str, policy: str, seconds: float, outcome: str = "acquired") -> None:
@@ -177,20 +207,18 @@ def note_wait(source: str, policy: str, seconds: float, outcome: str = "acquired
     record = CURRENT.get()
     if record is not None:
         record.waited += seconds
-    if telemetry.spans is not None:
+    spans = telemetry.spans
+    if spans is not None:
         try:
-            telemetry.spans.waited(source, called(policy), seconds, outcome)
+            spans.waited(source, called(policy), seconds, outcome)
         except Exception as error:
             telemetry.failed("spans", error)
 
 
 def note_lookup(cache: str, result: str, age: float | None = None) -> None:
     """A cache was asked: `hit`, `miss`, `stale` or `negative`, with the age of what it answered."""
-    attributes = {s.POLICY: cache, s.CACHE_RESULT: result}
     try:
-        telemetry.instruments.add(s.CACHE_LOOKUPS, 1, attributes)
-        if age is not None:
-            telemetry.instruments.record(s.CACHE_AGE, age, attributes)
+        telemetry.instruments.lookup(cache, result, age)
     except Exception as error:
         telemetry.failed("metrics", error)
 
@@ -209,7 +237,7 @@ class Wait:
         seconds = max(0.0, self._clock.now() - self._started)
         note_wait(self._source, self._policy, seconds, outcome)
         try:
-            telemetry.instruments.record(self._metric, seconds, {s.POLICY: self._policy, s.OUTCOME: outcome})
+            telemetry.instruments.wait(self._metric, self._policy, seconds, outcome)
         except Exception as error:
             telemetry.failed("metrics", error)
 
@@ -253,6 +281,42 @@ def measured_async(call: AsyncCall, site: Site) -> AsyncCall:
     return guarded
 
 
+def unanswered(call: Call, site: Site) -> Call:
+    """`call` as it is made behind a caller who has his answer already: its retries are counted, and no call is."""
+
+    def guarded(args: Args, kwargs: Kwargs) -> Any:
+        if not telemetry.recording:
+            return call(args, kwargs)
+        record = CallRecord(site, answers=False)
+        try:
+            result = call(args, kwargs)
+        except BaseException as error:
+            record.end(error)
+            raise
+        record.end(None)
+        return result
+
+    return guarded
+
+
+def unanswered_async(call: AsyncCall, site: Site) -> AsyncCall:
+    """The twin of `unanswered` for async code."""
+
+    async def guarded(args: Args, kwargs: Kwargs) -> Any:
+        if not telemetry.recording:
+            return await call(args, kwargs)
+        record = CallRecord(site, answers=False)
+        try:
+            result = await call(args, kwargs)
+        except BaseException as error:
+            record.end(error)
+            raise
+        record.end(None)
+        return result
+
+    return guarded
+
+
 def measured_opening(call: Call, site: Site) -> Call:
     """A call that opens a stream, with the duration recorded until the stream has ended."""
 
@@ -265,7 +329,7 @@ def measured_opening(call: Call, site: Site) -> Call:
         except BaseException as error:
             record.end(error)
             raise
-        record.leave(None)
+        record.leave()
         stream.on_end(lambda error: record.end(error, left=True))
         return stream
 
@@ -284,7 +348,7 @@ def measured_opening_async(call: AsyncCall, site: Site) -> AsyncCall:
         except BaseException as error:
             record.end(error)
             raise
-        record.leave(None)
+        record.leave()
         stream.on_end(lambda error: record.end(error, left=True))
         return stream
 
@@ -319,7 +383,8 @@ class _Attempt:
             except Exception as failure:
                 telemetry.failed("metrics", failure)
         if self._open is not None and self._spans is not None:
-            self._spans.leave(self._open, error)
+            if not isinstance(error, GeneratorExit):  # of an abandoned coroutine, perhaps in another context: as above
+                self._spans.leave(self._open)
             try:
                 self._spans.end(self._open, outcome, error, {})
             except Exception as failure:

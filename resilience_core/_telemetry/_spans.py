@@ -51,10 +51,9 @@ class Spans:
         return span, context.attach(trace.set_span_in_context(span))
 
     @staticmethod
-    def leave(span: Open, error: BaseException | None) -> None:
-        """The span is current no more."""
-        if not isinstance(error, GeneratorExit):  # whoever closes an abandoned coroutine does so in another context
-            context.detach(span[1])
+    def leave(span: Open) -> None:
+        """The span is current no more; in the context in which it was begun."""
+        context.detach(span[1])
 
     @staticmethod
     def end(span: Open, outcome: str, error: BaseException | None, attributes: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 from weakref import WeakSet
 
@@ -105,13 +106,13 @@ class Telemetry:
     def look(self) -> bool:
         """Whether somebody records now. Looks for providers that have come since."""
         if self.spans is None or not self.recording:
-            metrics, traces = self._providers()
-            if metrics is not None or traces is not None:
-                with self._lock:
+            with self._lock:  # or a provider that is set now could be overlooked for ever
+                metrics, traces = self._providers()
+                if metrics is not None or traces is not None:
                     self._begin(traces)
-            elif not self.recording:
-                self.looks -= 1
-                self.on = self.looks > 0 and self._given is None
+                elif not self.recording:
+                    self.looks -= 1
+                    self.on = self.looks > 0 and self._given is None
         return self.recording
 
     def look_now_and_then(self) -> None:
@@ -128,10 +129,7 @@ class Telemetry:
         from opentelemetry import metrics, trace
 
         meter, tracer = metrics.get_meter_provider(), trace.get_tracer_provider()
-        return (
-            None if type(meter).__module__.startswith("opentelemetry.metrics") else meter,
-            None if type(tracer).__module__.startswith("opentelemetry.trace") else tracer,
-        )
+        return (meter if records(meter) else None, tracer if records(tracer) else None)
 
     def _begin(self, traces: TracerProvider | None) -> None:
         self._make_instruments()
@@ -159,7 +157,7 @@ class Telemetry:
         from resilience_core._telemetry._instruments import Instruments
 
         meter = metrics.get_meter(schema.SCOPE, __version__, provider, schema.SCHEMA_URL)
-        return Instruments(meter, self.collected)
+        return Instruments(meter, self.collected if provider is None else _known_already)
 
     def collected(self) -> None:
         """A reader collects: so there is a provider, and perhaps one of traces has come, too.
@@ -191,6 +189,33 @@ class Telemetry:
             self._given = None
             self._make_instruments()
             self.looks, self.on = LOOKS, True
+
+    def uses(self, meters: MeterProvider | None, traces: TracerProvider | None) -> bool:
+        """Whether these providers are those that were given last."""
+        given = self._given
+        return given is not None and given[0] is meters and given[1] is traces
+
+    def providers(self) -> tuple[MeterProvider | None, TracerProvider | None]:
+        """Those that metrics and spans go to now; None where nobody takes them."""
+        with self._lock:
+            return self._providers()
+
+    @contextmanager
+    def lent(self, meters: MeterProvider, traces: TracerProvider, settings: Settings) -> Generator[None, None, None]:
+        """Record with these providers and settings for a while, and then go on as before."""
+        with self._lock:
+            given, instruments, before = self._given, self.instruments, self.settings
+            self.settings = settings
+            self.use(meters, traces)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.settings = before
+                self.use_global()
+                if given is not None:
+                    self._given, self.instruments = given, instruments
+                    self.look()
 
     def configure(self, settings: Settings) -> None:
         """Record other things from now on."""
@@ -253,6 +278,15 @@ class Telemetry:
                 self.instruments.record(schema.STORE_DURATION, seconds, attributes)
             except Exception as failure:
                 self.failed("metrics", failure)
+
+
+def records(provider: MeterProvider | TracerProvider) -> bool:
+    """Whether it is more than what the API has in place of a provider."""
+    return not type(provider).__module__.startswith(("opentelemetry.metrics", "opentelemetry.trace"))
+
+
+def _known_already() -> None:
+    """A reader collects, of a provider that was given."""
 
 
 def emit_event(event: Event) -> None:

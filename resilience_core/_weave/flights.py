@@ -10,13 +10,14 @@ from collections.abc import Hashable
 from typing import Any
 
 from resilience_core._errors import DeadlineExceeded, RejectionReason
+from resilience_core._telemetry import is_degraded, note_degraded
 from resilience_core._weave.waiting import Waiter
 
 
 class Flight:
     """One call that is under way, and those who wait for it."""
 
-    __slots__ = ("error", "landed", "over", "value", "waiters")
+    __slots__ = ("degraded", "error", "landed", "over", "value", "waiters")
 
     def __init__(self) -> None:
         self.waiters: dict[Waiter, None] = {}
@@ -24,6 +25,8 @@ class Flight:
         self.landed = False  # False after waking: the call was cancelled and somebody else must make it
         self.value: Any = None
         self.error: Exception | None = None
+        self.degraded = False
+        """Whether something else has answered in place of the call."""
 
 
 class Flights:
@@ -64,6 +67,7 @@ class Flights:
             flight.landed = error is None or isinstance(error, Exception)
             flight.value = value
             flight.error = error if isinstance(error, Exception) else None
+            flight.degraded = is_degraded()
             waiters, flight.waiters = flight.waiters, {}
         for waiter in waiters:
             waiter.wake()
@@ -80,4 +84,6 @@ class Flights:
         if given_up:
             inputs = {"when": "while it waited for the call of somebody else"}
             raise DeadlineExceeded(name, RejectionReason.DEADLINE, inputs=inputs)
+        if flight.degraded:
+            note_degraded()
         return flight.landed

@@ -71,7 +71,12 @@ class Commands:
         self._feed.start()
 
     def close(self) -> None:
-        """Hear nothing any more."""
+        """Hear nothing any more; the feed of the process goes on for others."""
+        self._ring_no_more()
+        if self._feed is not feed_of_the_process:
+            self._feed.stop()
+
+    def _ring_no_more(self) -> None:
         self._end()
         self._end, self._streams = _nobody, 0
 
@@ -149,7 +154,7 @@ class Commands:
         """A stream has ended."""
         self._streams -= 1
         if not self._streams:
-            self.close()
+            self._ring_no_more()
 
     def _doctor(self, request: _Request, _: Peer) -> dict[str, Any]:
         request.done()

@@ -57,13 +57,8 @@ def findings(policies: Iterable[Named]) -> list[dict[str, Any]]:
 
 
 def providers() -> dict[str, str | None]:
-    """The classes of the providers that take metrics and spans; None where nobody has set one."""
-    from opentelemetry import metrics, trace
+    """The classes of the providers that take metrics and spans of policies; None where nobody does."""
+    from resilience_core._telemetry import telemetry
 
-    told = {"metrics": metrics.get_meter_provider(), "traces": trace.get_tracer_provider()}
-    return {
-        signal: None
-        if "Proxy" in type(provider).__name__ or "NoOp" in type(provider).__name__
-        else type(provider).__name__
-        for signal, provider in told.items()
-    }
+    told = zip(("metrics", "traces"), telemetry.providers(), strict=True)
+    return {signal: None if provider is None else type(provider).__name__ for signal, provider in told}

@@ -23,7 +23,7 @@ def title_of(target: Mapping[str, Any]) -> str:
     if target["kind"] == "fleet":
         prefix = f", prefix {target['prefix']!r}" if target["prefix"] else ""
         return f"fleet at {printable(target['place'])}{prefix}"
-    return f"process {target['pid']} ({printable(target['program'])})"
+    return f"process {printable(target['pid'])} ({printable(target['program'])})"
 
 
 def status(screen: Screen, told: Mapping[str, Any], name: str | None = None) -> None:
@@ -63,7 +63,7 @@ def changed(
 
 def forced(screen: Screen, circuit: Mapping[str, Any]) -> str:
     """A circuit in one line."""
-    text = f"{printable(circuit['name'])}: {screen.colour(circuit['state'])}"
+    text = f"{printable(circuit['name'])}: {screen.colour(circuit['state'], printable(circuit['state']))}"
     if circuit["reason"] is not None:
         text += f" ({printable(circuit['reason'])})"
     if circuit["actor"] is not None:
@@ -109,8 +109,8 @@ def _short(value: Any) -> str:
 
 def _one(screen: Screen, row: Mapping[str, Any]) -> None:
     screen.say()
-    screen.say(f"{row.get('kind', 'circuit_breaker')} {printable(row['name'])}")
-    rest = {key: value for key, value in row.items() if key not in ("kind", "name")}
+    screen.say(f"{printable(row.get('kind', 'circuit_breaker'))} {printable(row['name'])}")
+    rest = {printable(key): value for key, value in row.items() if key not in ("kind", "name")}
     width = max(map(len, rest), default=0)
     for key, value in rest.items():
         if key in ("since", "down_since", "until") and value is not None:
@@ -123,8 +123,8 @@ def _one(screen: Screen, row: Mapping[str, Any]) -> None:
 
 def message(screen: Screen, told: Mapping[str, Any]) -> None:
     """An event in one line: its number, when, how loud, and what."""
-    number = f"{told['id']:>5}  " if "id" in told else ""
-    level = str(told.get("level", "INFO"))
+    number = f"{printable(told['id']):>5}  " if "id" in told else ""
+    level = printable(told.get("level", "INFO"))
     colour = {"WARNING": "warning", "ERROR": "error"}.get(level, "")
     screen.say(f"{number}{clock(told.get('time'))}  {screen.colour(colour, f'{level:<7}')}  {words_of(told)}")
 

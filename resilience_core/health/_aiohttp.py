@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 from aiohttp import web
 
 from resilience_core.health._health import Asked, Health
+from resilience_core.health._stream import PATIENCE
 
 _LOOK = 0.25
 """Seconds between two looks whether the client is still there: aiohttp does not tell a handler."""
@@ -15,7 +19,8 @@ def application(health: Health) -> web.Application:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        peer = None if request.transport is None else request.transport.get_extra_info("peername")
+        transport: Any = request.transport  # None if it is gone already
+        peer = None if transport is None else transport.get_extra_info("peername")
         client = peer[0] if isinstance(peer, tuple) else None  # not for a unix socket
         path = "/" + request.match_info.get("page", "")
         answer = health.answer(Asked(request.method, path, headers, client, request))
@@ -26,7 +31,10 @@ def application(health: Health) -> web.Application:
             await response.prepare(request)
             while (frame := await answer.stream.frame(_LOOK)) is not None and request.transport is not None:
                 if frame:
-                    await response.write(frame)
+                    async with asyncio.timeout(PATIENCE):
+                        await response.write(frame)
+        except TimeoutError:  # it takes nothing any more, not even that this is the end
+            transport.abort()
         except ConnectionError:
             pass  # it went while we wrote
         finally:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from resilience_core._errors import ConfigurationError
 from resilience_core.health._health import App, Asked, Health, Receive, Scope, Send
+from resilience_core.health._stream import PATIENCE
 
 if TYPE_CHECKING:
     from anyio import CancelScope
@@ -29,7 +30,10 @@ async def serve(health: Health, scope: Scope, receive: Receive, send: Send) -> N
             return
         try:
             await send(start)
-            await _send_stream(answer.stream, receive, send)
+            if await _send_stream(answer.stream, receive, send):
+                await send({"type": "http.response.body", "body": b""})
+        except OSError:  # what servers raise where nobody is left to send to
+            pass
         finally:
             answer.stream.close()
     elif scope["type"] == "websocket":
@@ -77,20 +81,29 @@ async def _live(health: Health, receive: Receive, send: Send) -> None:
         await send({"type": "lifespan.startup.complete"})
 
 
-async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:
-    """Send frames until the stream or the client ends."""
+async def _send_stream(stream: Stream, receive: Receive, send: Send) -> bool:
+    """Send frames until the stream or the client ends; whether it was the stream."""
     from anyio import create_task_group  # here, not above: only whoever serves needs it
 
     ended = False
     async with create_task_group() as group:
         group.start_soon(_until_gone, receive, group.cancel_scope)
+        ended = await _send_frames(stream, send)
+        group.cancel_scope.cancel()
+    return ended
+
+
+async def _send_frames(stream: Stream, send: Send) -> bool:
+    from anyio import fail_after
+
+    try:
         while (frame := await stream.frame()) is not None:
             if frame:
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
-        ended = True  # from here, not by the client
-        group.cancel_scope.cancel()
-    if ended:
-        await send({"type": "http.response.body", "body": b""})
+                with fail_after(PATIENCE):
+                    await send({"type": "http.response.body", "body": frame, "more_body": True})
+    except OSError:  # it is gone, or takes nothing any more, which is a TimeoutError
+        return False
+    return True
 
 
 async def _until_gone(receive: Receive, scope: CancelScope) -> None:

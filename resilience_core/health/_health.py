@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from ipaddress import ip_address
@@ -14,9 +13,11 @@ from attrs import frozen
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
+from resilience_core._event_log import say
 from resilience_core._fork import renewed_after_fork
 from resilience_core._validation import Seconds
 from resilience_core._views import rows_of
+from resilience_core._weave.site import Kind, kind_of, refuse_unguarded
 from resilience_core.feed import Feed
 from resilience_core.feed import feed as feed_of_process
 from resilience_core.health._report import GRACE, MOST_CHECKS, down_too_long, report_of, worst_first
@@ -24,8 +25,6 @@ from resilience_core.health._stream import Stream
 
 if TYPE_CHECKING:
     from aiohttp import web
-
-logger = logging.getLogger("resilience_core.health")
 
 Details: TypeAlias = bool | Literal["local"] | Callable[[Any], bool]
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -35,7 +34,8 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PAGES = ("/", "/live", "/ready", "/state", "/events")
 HEALTH_JSON = "application/health+json"
-_PROXIED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_PROXIED = ("forwarded", "via", "x-forwarded", "x-real-ip")
+"""How the names of headers begin that proxies add."""
 _SAFE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -111,6 +111,8 @@ class Health:
             raise ConfigurationError(f"Health: critical must be several names, not one string: use [{critical!r}]")
         if not (isinstance(details, bool) or details == "local" or callable(details)):
             raise ConfigurationError(f'Health: details must be True, False, "local" or a function, not {details!r}')
+        if callable(details) and not isinstance(details, type) and kind_of(details) is not Kind.BLOCKING:
+            raise ConfigurationError("Health: details must be a function that answers at once, not an async one")
         if type(clients) is not int or clients < 0:
             raise ConfigurationError(f"Health: clients must be an int of at least 0, not {clients!r}")
         self.critical: frozenset[str] = frozenset(critical)
@@ -120,6 +122,7 @@ class Health:
         self.interval: float = check.seconds("Health: interval", interval)
         self.feed: Feed = feed_of_process if feed is None else feed
         self._details: Details = details
+        self._told = False
         self._most_clients = clients
         self._streams: set[Stream] = set()
         self._lock = renewed_after_fork(threading.Lock())
@@ -237,11 +240,19 @@ class Health:
             return _is_local(asked)
         if callable(self._details):
             try:
-                return bool(self._details(asked.raw))
-            except Exception:
-                logger.exception("Whether to show details could not be decided: they are not shown")
+                shown = self._details(asked.raw)
+                refuse_unguarded(shown, self._details)  # a coroutine is true, whatever it would answer
+                return bool(shown)
+            except Exception as error:
+                self._undecided(error)
                 return False
         return bool(self._details)
+
+    def _undecided(self, error: Exception) -> None:
+        if not self._told:  # whoever asks must not be able to fill the log
+            self._told = True
+            text = "Whether to show details could not be decided: they are not shown; told once"
+            say("resilience.health.details_failed", text, error=error)
 
     def _events(self, asked: Asked) -> Answer:
         headers = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no", **_SAFE}
@@ -277,7 +288,7 @@ def _is_local(asked: Asked) -> bool:
     The name matters because a web page from anywhere can let its own name point here (DNS rebinding), and the headers
     because everything that comes through a proxy on this machine comes from this machine.
     """
-    if asked.client is None or any(header in asked.headers for header in _PROXIED):
+    if asked.client is None or any(header.startswith(_PROXIED) for header in asked.headers):
         return False
     host = asked.headers.get("host", "")
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

@@ -28,6 +28,8 @@ from resilience_core.feed import Client
 if TYPE_CHECKING:
     from resilience_core.health._health import Health
 
+PATIENCE = 60.0
+"""Seconds that a client may take for one frame; then its place is free for another one."""
 _TIMES = ("since", "down_since", "until")
 
 

@@ -6,10 +6,11 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from resilience_core._errors import ConfigurationError
 from resilience_core._telemetry import telemetry
+from resilience_core.otel import settings_with
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -80,7 +81,7 @@ def record_telemetry(**settings: Any) -> Generator[TelemetryRecorder, None, None
         settings: as of `resilience_core.otel.configure`, for the time of recording.
 
     Raises:
-        ConfigurationError: the extra `otel` is not installed.
+        ConfigurationError: the extra `otel` is not installed, or a setting is none.
     """
     try:
         from opentelemetry.sdk.metrics import MeterProvider
@@ -95,13 +96,9 @@ def record_telemetry(**settings: Any) -> Generator[TelemetryRecorder, None, None
     reader, exporter = InMemoryMetricReader(), InMemorySpanExporter()
     meters, traces = MeterProvider([reader]), TracerProvider()
     traces.add_span_processor(SimpleSpanProcessor(exporter))
-    before = telemetry.settings
-    telemetry.configure(evolve(before, **settings))
-    telemetry.use(meters, traces)
     try:
-        yield TelemetryRecorder(reader, exporter)
+        with telemetry.lent(meters, traces, settings_with(**settings)):
+            yield TelemetryRecorder(reader, exporter)
     finally:
-        telemetry.use_global()
-        telemetry.configure(before)
         meters.shutdown()
         traces.shutdown()

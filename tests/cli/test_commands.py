@@ -7,8 +7,10 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 import redis
+from opentelemetry.metrics import NoOpMeterProvider
 
 from resilience_core import Bulkhead, CircuitBreaker, CircuitState, Pipeline, Retry
 from resilience_core.admin import AdminSocket, _facts
@@ -23,6 +26,7 @@ from resilience_core.cli import _commands, _doctor, _process, _redis, _show, _te
 from resilience_core.cli._completion import script
 from resilience_core.cli._parser import parse, parser
 from resilience_core.registry import Registry
+from resilience_core.testing import record_telemetry
 from tests._redis import HOST, RedisServer
 from tests.cli.conftest import Told
 from tests.fleet.members import Fleets, ok
@@ -131,6 +135,37 @@ def test_what_is_not_printable_is_escaped(run: Run, admin: AdminSocket, policies
     assert "evil\\x1b[2J\\n\\u202e" in told.out
     assert "a\\rb" in told.out
     assert not {"\x1b", "\r", "\x07", "\u202e"} & set(told.out + run("history").out + run("status", breaker.name).out)
+
+
+def test_a_process_that_answers_what_it_likes_does_not_speak_to_the_terminal(run: Run, place: Path) -> None:
+    evil = "\x1b[2J"
+    circuit = dict.fromkeys(("name", "state", "reason", "actor", "note", evil), evil) | {"since": 1.0, "until": 2.0}
+    policy = {"name": evil, "kind": evil, evil: evil}
+    answers = {
+        "status": {"process": {"pid": evil, "program": evil}, "circuits": [circuit], "policies": [policy]},
+        "history": {"boot": "x", "events": [{"id": evil, "time": 1.0, "level": evil, "text": evil}]},
+    }
+    with socket.socket(socket.AF_UNIX) as listening:
+        path = str(place / "evil.sock")
+        listening.bind(path)
+        listening.listen()
+
+        def serve() -> None:
+            for _ in range(5):
+                connection, _ = listening.accept()
+                with connection, connection.makefile("rb") as lines:
+                    command = json.loads(lines.readline())["command"]
+                    connection.sendall(
+                        json.dumps({"ok": True} | answers.get(command, answers["status"])).encode() + b"\n"
+                    )
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        for words in (["status"], ["status", "x"], ["history"], ["open", "x"], ["watch", "--times", "1"]):
+            told = run(*words, "--socket", path)
+            assert "\x1b" not in told.out + told.err
+            assert "\\x1b[2J" in told.out
+        thread.join()
 
 
 # --- a process -------------------------------------------------------------------------------------------------------
@@ -526,12 +561,14 @@ def test_the_doctor_tells_what_lint_finds_and_who_takes_telemetry(
         """One that somebody has set."""
 
     monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", Provider)
-    monkeypatch.setattr("opentelemetry.metrics.get_meter_provider", type("NoOpMeterProvider", (), {}))
+    monkeypatch.setattr("opentelemetry.metrics.get_meter_provider", NoOpMeterProvider)
     told = run("doctor")
     assert told.code == 1
     assert told.out.count("warning  breaker-outside-retry: ") == 1
     assert "Put the circuit breaker inside the retry. See docs/lint.md#breaker-outside-retry" in told.out
     assert "ok       telemetry: traces: Provider\n" in told.out
+    with record_telemetry():  # providers that only the policies use
+        assert "ok       telemetry: metrics: MeterProvider, traces: TracerProvider\n" in run("doctor").out
 
 
 # --- configuration and completion ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from resilience_core import CircuitBreaker, CircuitTransition, ConfigurationError, subscribe
+from resilience_core._events import everywhere
 from resilience_core.admin import AdminSocket, _peer, _places, _server, _socket
 from resilience_core.registry import Registry
 from resilience_core.testing import record_telemetry
@@ -163,6 +164,14 @@ def test_what_a_dead_process_has_left_is_replaced_and_what_lives_is_not(place: P
             assert admin.path is not None
             admin.path.unlink()  # by somebody else; closing does not mind
     assert list(own.iterdir()) == []
+
+
+def test_one_that_is_closed_hears_nothing_any_more(place: Path, policies: Registry) -> None:
+    before = everywhere.listeners
+    with AdminSocket(registry=policies) as admin, Line(admin.path or place) as line:
+        assert line.ask({"command": "events"})["ok"]
+        assert len(everywhere.listeners) == len(before) + 2
+    assert everywhere.listeners == before
 
 
 def test_a_socket_that_is_another_s_by_now_is_left_alone(place: Path) -> None:

@@ -311,6 +311,15 @@ def test_a_listener_that_raises_is_told_by_its_name_and_place_only(heard: pytest
     assert "in test_a_listener_that_raises" in vars(heard.records[0])["code.stacktrace"]
 
 
+def test_what_was_done_by_hand_in_another_process_of_a_fleet_is_a_control_here_too() -> None:
+    record = record_of(CircuitTransition("p", 1.0, "closed", "forced_open", "remote", "ann", "migration", 61.0))
+    assert record.name == "resilience.control.applied"
+    assert record.attributes["resilience.transition.reason"] == "remote"
+    assert record_of(CircuitTransition("p", 1.0, "closed", "open", "remote")).name == (
+        "resilience.circuit_breaker.transition"
+    )
+
+
 # --- rejections ----------------------------------------------------------------------------------------
 
 SUMMARY = "resilience.call.rejections"

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from resilience_core import CircuitBreaker, ConfigurationError
 from resilience_core.feed import Feed
-from resilience_core.health import Health
+from resilience_core.health import Health, _aiohttp, _asgi
 from resilience_core.health._health import PAGES, Asked
 from resilience_core.health._stream import _lasting
 from resilience_core.registry import Registry
@@ -267,6 +267,7 @@ def test_local_clients_see_details_unless_they_come_through_a_proxy_or_by_anothe
             {"host": ""},
             {"x_forwarded_for": HOST},
             {"forwarded": "for=1.2.3.4"},
+            {"x_forwarded_proto": "https"},
         ):
             assert site.ask("/", **headers)[2] == {"status": "pass"}
 
@@ -276,12 +277,37 @@ def test_a_function_decides_who_sees_details_and_its_failure_hides_them(
 ) -> None:
     def allowed(request: Any) -> bool:
         headers = request.headers if isinstance(request, web.Request) else dict(request["headers"])
-        return bool(headers.get("x-key" if isinstance(request, web.Request) else b"x-key").strip())
+        if "x-none" in headers or b"x-none" in headers:
+            raise ValueError("+33612345678")
+        return "x-key" in headers or b"x-key" in headers
 
     with serving(server, details=allowed) as site:
         assert "checks" in site.ask("/", x_key="yes")[2]
         assert site.ask("/")[2] == {"status": "pass"}
-    assert [record.name for record in caplog.records if record.exc_info] == ["resilience_core.health"]
+        for _ in range(3):
+            assert site.ask("/", x_none="yes", x_key="yes")[2] == {"status": "pass"}
+    (record,) = [each for each in caplog.records if each.name.startswith("resilience_core")]
+    assert vars(record)["event.name"] == "resilience.health.details_failed"
+    assert "33612345678" not in str(vars(record)), "an error may quote what it was given"
+
+
+def test_an_async_function_never_shows_details_whatever_it_would_answer() -> None:
+    async def allowed(request: Any) -> bool:
+        raise AssertionError("nobody awaits it")
+
+    class Allowed:
+        async def __call__(self, request: Any) -> bool:
+            raise AssertionError("nobody awaits it")
+
+    for function in (allowed, Allowed()):
+        with pytest.raises(ConfigurationError, match="not an async one"):
+            Health(details=function)  # type: ignore[arg-type]
+
+    def hidden(request: Any) -> Any:
+        return allowed(request)
+
+    health = Health(details=hidden)
+    assert health.answer(Asked("GET", "/state", {}, None, None)).status == 403
 
 
 def test_the_stream_begins_with_a_snapshot_goes_on_with_events_and_tells_what_has_changed(each_server: str) -> None:
@@ -547,6 +573,49 @@ def test_a_client_that_does_not_read_delays_nobody_and_learns_what_it_has_missed
 
     trio.run(story)
     site.feed.stop()
+
+
+def test_a_client_that_is_gone_when_something_is_sent_is_no_error() -> None:
+    site = Site(details=True)
+
+    async def story(most: int) -> None:
+        wire = Wire("http.request")
+
+        async def send(message: Any) -> None:
+            if len(wire.sent) == most:
+                raise BrokenPipeError
+            wire.sent.append(message)
+
+        await site.health.asgi(scope("/events"), wire.receive, send)
+        assert (len(wire.sent), site.health.clients) == (most, 0)
+
+    for most in (0, 1):
+        trio.run(story, most)
+    site.feed.stop()
+
+
+def test_a_client_that_takes_nothing_gives_its_place_to_another_one(
+    server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_asgi if server != "aiohttp" else _aiohttp, "PATIENCE", 0.1)
+    with serving(server, details=True, interval=0.001, clients=1) as site:
+        many = [CircuitBreaker(f"{number}" + "x" * 10_000) for number in range(100)]
+        for breaker in many:
+            site.registry.add(breaker)
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((HOST, site.port))
+            client.sendall(f"GET {site.prefix}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            wait_until(lambda: site.health.clients == 1)
+
+            def given_up() -> bool:
+                site.breaker.force_open()
+                site.breaker.reset()
+                return not site.health.clients
+
+            wait_until(given_up)
+            with site.events() as events:
+                events.until("snapshot")
 
 
 def test_streams_whose_reader_is_gone_for_good_do_not_count() -> None:

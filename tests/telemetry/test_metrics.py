@@ -15,6 +15,7 @@ from resilience_core import (
     CallRejected,
     CircuitBreaker,
     CircuitOpenError,
+    Coalesce,
     Event,
     FailureRate,
     Fallback,
@@ -34,9 +35,10 @@ from resilience_core import (
 from resilience_core import _schema as s
 from resilience_core._telemetry import outcome_of, telemetry
 from resilience_core._telemetry._instruments import OTHER, Few
-from resilience_core.testing import TelemetryRecorder, record_telemetry, virtual_time
-from tests._cost import size
-from tests.worlds import Script, World
+from resilience_core.testing import TelemetryRecorder, record_telemetry, run_virtual, run_virtual_trio, virtual_time
+from tests._cost import size, untraced
+from tests.fleet.members import wait_until
+from tests.worlds import Script, World, drive
 
 
 def test_outcomes() -> None:
@@ -241,8 +243,6 @@ def test_waits_for_slots_and_permits(world: World) -> None:
 def test_time_outs_say_whether_another_attempt_may_follow() -> None:
     import trio
 
-    from resilience_core.testing import run_virtual_trio
-
     async def story() -> None:
         retry = Retry(on=TimeoutExceeded, max_attempts=2, base_delay=0, max_delay=0)
         policy = Pipeline(Timeout(10), Pipeline(retry, Timeout(3), name="inner"), name="p")
@@ -260,8 +260,6 @@ def test_time_outs_say_whether_another_attempt_may_follow() -> None:
 
 def test_hedges_and_who_wins() -> None:
     import anyio
-
-    from resilience_core.testing import run_virtual
 
     async def story() -> None:
         waits = [5, 0, 0]
@@ -285,8 +283,6 @@ def test_hedges_and_who_wins() -> None:
 
 def test_the_first_attempt_can_win_a_hedged_call() -> None:
     import anyio
-
-    from resilience_core.testing import run_virtual
 
     async def story() -> None:
         waits = [2, 5]
@@ -337,6 +333,106 @@ def test_lookups_and_ages_of_a_cache(world: World) -> None:
     world.run(story)
 
 
+def test_a_fallback_that_fails_has_not_answered(world: World) -> None:
+    async def story() -> None:
+        instead = Script(OSError(), 7).fn
+        called = (lambda: drive(instead())) if world.name == "blocking" else instead
+        retry = Retry("again", on=OSError, base_delay=0, max_delay=0)
+        policy = Pipeline(retry, Fallback("kept", call=called, on=ConnectionError), name="p")
+        guarded = world.guard(policy, Script(ConnectionError(), 1, ConnectionError()).fn)
+        with record_telemetry() as recorded:
+            assert await guarded() == 1
+            assert calls(recorded, outcome="success", retried=True, degraded=False) == 1
+            assert recorded.value("resilience.fallbacks") == 0
+            assert await guarded() == 7
+            assert calls(recorded, outcome="success", degraded=True) == 1
+            assert recorded.value("resilience.fallbacks") == 1
+
+    world.run(story)
+
+
+def test_an_answer_that_a_retry_was_not_content_with_is_not_the_answer(world: World) -> None:
+    async def story() -> None:
+        retry = Retry(
+            "again",
+            on=OSError,
+            classify_result=lambda value: Verdict.SUCCESS if value else Verdict.TRANSIENT,
+            base_delay=0,
+            max_delay=0,
+        )
+        policy = Pipeline(retry, Fallback(value=None, on=ConnectionError), name="p")
+        guarded = world.guard(policy, Script(ConnectionError(), 1).fn)
+        with record_telemetry() as recorded:
+            assert await guarded() == 1
+            assert calls(recorded, outcome="success", retried=True, degraded=False) == 1
+
+    world.run(story)
+
+
+def test_who_shares_an_answer_that_is_not_the_real_one_has_one_that_is_not() -> None:
+    async def story() -> None:
+        both = asyncio.Barrier(2)
+
+        async def fails() -> Any:
+            await asyncio.sleep(1)
+            raise ConnectionError
+
+        policy = Pipeline(Coalesce(key=lambda: 1), Fallback(value=0), name="p")
+        guarded = policy(fails)
+        with record_telemetry() as recorded:
+
+            async def ask() -> None:
+                await both.wait()
+                assert await guarded() == 0
+
+            await asyncio.gather(ask(), ask())
+            assert calls(recorded, degraded=True) == 2
+
+    run_virtual(story)
+
+
+def test_retries_behind_a_caller_who_has_an_old_value_are_counted_and_are_not_his(world: World) -> None:
+    async def story() -> None:
+        cache = StaleCache("kept", fresh_for=10, stale_for=100, key=lambda: 1, while_revalidating=True)
+        retry = Retry(on=ConnectionError, base_delay=0, max_delay=0)
+        guarded = world.guard(Pipeline(cache, retry, name="p"), Script(1, ConnectionError(), ConnectionError(), 2).fn)
+        with record_telemetry() as recorded:
+            assert await guarded() == 1
+            clock = cache.clock
+            clock.sleep(15) if world.name == "blocking" else await clock.async_sleep(15)
+            assert await guarded() == 1
+            if world.name == "blocking":
+                wait_until(lambda: cache.snapshot()["fetching"] == 0, "the refresh is over")
+            else:
+                await clock.async_sleep(1)
+            assert await guarded() == 2
+            assert calls(recorded) == calls(recorded, outcome="success", retried=False) == 3
+            assert recorded.sum("resilience.call.retries", {s.POLICY: "p", s.OUTCOME: "success"}) == 2
+            assert len(recorded.spans_named("resilience p")) == 3
+
+    world.run(story)
+
+
+def test_a_refresh_that_fails_counts_its_retries_too(world: World) -> None:
+    async def story() -> None:
+        cache = StaleCache("kept", fresh_for=10, stale_for=100, key=lambda: 1, while_revalidating=True)
+        retry = Retry(on=ConnectionError, base_delay=0, max_delay=0, max_attempts=2)
+        guarded = world.guard(Pipeline(cache, retry, name="p"), Script(1, *[ConnectionError()] * 2).fn)
+        clock = cache.clock
+        assert await guarded() == 1
+        clock.sleep(15) if world.name == "blocking" else await clock.async_sleep(15)
+        with record_telemetry() as recorded:
+            assert await guarded() == 1
+            if world.name == "blocking":
+                wait_until(lambda: cache.snapshot()["fetching"] == 0, "the refresh is over")
+            else:
+                await clock.async_sleep(1)
+            assert recorded.sum("resilience.call.retries", {s.OUTCOME: "error"}) == 1
+            assert calls(recorded) == 1
+
+    world.run(story)
+
+
 def test_a_stale_value_served_while_a_new_one_is_fetched_is_no_fallback() -> None:
     from resilience_core._events import StaleServed
 
@@ -367,13 +463,14 @@ def test_a_hundred_thousand_recipients_add_no_series() -> None:
     with record_telemetry(spans="none") as recorded:
         few: set[Any] = set()
         recipients = size(100_000, 20_000)
-        for number in range(recipients):
-            try:
-                send(f"+336{number:08}")
-            except ConnectionError:
-                pass
-            if number == 10:
-                few = series(recorded)
+        with untraced():
+            for number in range(recipients):
+                try:
+                    send(f"+336{number:08}")
+                except ConnectionError:
+                    pass
+                if number == 10:
+                    few = series(recorded)
         assert series(recorded) == few
         assert recorded.value("resilience.call.duration") == recipients
 
@@ -406,6 +503,48 @@ def test_an_error_says_of_itself_what_it_is_called() -> None:
         with pytest.raises(GraphError):
             CircuitBreaker("graph").call(send)
         assert calls(recorded, error="131026") == 1
+
+
+def test_an_error_that_fails_to_say_what_it_is_called_changes_no_call(world: World) -> None:
+    class Odd(ConnectionError):
+        @property
+        def telemetry_type(self) -> str:
+            raise ValueError
+
+    async def story() -> None:
+        policy = Pipeline(Retry(on=ConnectionError, base_delay=0, max_delay=0), CircuitBreaker("graph"), name="p")
+        with record_telemetry() as recorded:
+            assert await world.call(policy, Script(Odd(), 1).fn) == 1
+            with pytest.raises(Odd):
+                await world.call(policy, Script(Odd()).fn)
+            assert calls(recorded) == 2
+            assert recorded.points("resilience.call.duration", {s.ERROR_TYPE: Odd.__qualname__})
+
+    world.run(story)
+
+
+def test_caches_and_waits_have_names_as_all_else_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    with record_telemetry() as recorded:
+        Pipeline(StaleCache(fresh_for=10, stale_for=10, key=lambda: 1), name="p").call(lambda: 1)
+        (point,) = recorded.points("resilience.cache.lookups")
+        assert point.attributes[s.POLICY] == "p", "it was given no name"
+        monkeypatch.setattr(telemetry.instruments, "_policies", Few(1))
+        for name in ("a", "b", "c"):
+            StaleCache(name, fresh_for=10, stale_for=10, key=lambda: 1).call(lambda: 1)
+            telemetry.instruments.wait(s.BULKHEAD_WAIT, name, 1.0, "acquired")
+        for metric in ("resilience.cache.lookups", "resilience.bulkhead.wait.duration"):
+            assert {point.attributes[s.POLICY] for point in recorded.points(metric)} <= {"p", "a", OTHER}
+
+
+def test_a_policy_that_cannot_tell_its_state_hides_no_other_one(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Bulkhead):
+        def snapshot(self) -> dict[str, Any]:
+            raise OSError("+33612345678")
+
+    kept = [Broken("broken one", max_concurrent=1), Bulkhead("beside a broken one", max_concurrent=7)]
+    with record_telemetry() as recorded:
+        assert recorded.value("resilience.bulkhead.limit", {s.POLICY: kept[1].name}) == 7
+    assert "33612345678" not in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["blocking", "async"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -46,13 +48,25 @@ def test_the_console_gets_a_line_for_each_span_and_series(capsys: pytest.Capture
     handle.shutdown()  # once more does no harm
     spans = [line for line in lines if line.startswith("span ")]
     assert len(spans) == 3
-    assert "resilience p: 0.0" in spans[2]
+    assert re.search(r"resilience p: \d+\.\d{3} s ", spans[2])
     assert spans[2].endswith("+resilience.retry.scheduled")
-    assert any(line.startswith("metric resilience.call.duration: count=1 sum=0.0") for line in lines)
+    assert any(line.startswith("metric resilience.call.duration: count=1 sum=") for line in lines)
     status = [line for line in lines if line.startswith("metric resilience.circuit_breaker.status")]
     assert any(line.endswith("1 circuit_breaker.state=closed policy.name=of the set-up") for line in status)
     assert "33612345678" not in "".join(lines)
     assert not telemetry.recording
+
+
+def test_names_neither_break_a_line_of_the_console_nor_speak_to_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with otel.setup("console", set_global=False, interval=3_600):
+        CircuitBreaker("evil\nspan 0 \x1b[2J").call(int)
+    told = capsys.readouterr().out
+    assert all(line.startswith(("span ", "metric ")) for line in told.splitlines())
+    assert not [line for line in told.splitlines() if line.startswith("span 0 ")]
+    assert "\x1b" not in told
+    assert "evil\\nspan 0 \\x1b[2J" in told
 
 
 def test_a_span_without_a_context_is_a_line_too() -> None:
@@ -122,6 +136,7 @@ def test_the_providers_are_those_of_the_process_and_a_second_set_up_is_refused()
     ("exporters", "options", "problem"),
     [
         (("jaeger",), {}, "exporters must be one of 'otlp', 'prometheus', 'console', not 'jaeger'"),
+        (("console", "console"), {}, "exporters: each one once, not 'console', 'console'"),
         (("console",), {"interval": 0}, "setup: interval must be a positive, finite number of seconds"),
         (("console",), {"spans": "few"}, "spans must be one of"),
     ],
@@ -130,6 +145,60 @@ def test_what_cannot_be_set_up_is_refused(exporters: Any, options: dict[str, Any
     with pytest.raises(ConfigurationError, match=problem):
         otel.setup(*exporters, **options)
     assert not telemetry.recording
+
+
+@pytest.mark.parametrize("missing", [None, "opentelemetry.exporter.otlp.proto.http.metric_exporter"])
+def test_a_set_up_that_fails_leaves_nothing_behind(missing: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if missing is not None:
+        monkeypatch.setitem(sys.modules, missing, None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        before = threading.active_count()
+        port = taken.getsockname()[1] if missing is None else 0
+        with pytest.raises(ConfigurationError):
+            otel.setup("console", "prometheus", "otlp", prometheus_port=port, attempt_durations=True, set_global=False)
+        assert threading.active_count() == before
+    assert telemetry.settings == Settings()
+    assert not telemetry.recording
+
+
+def test_the_end_of_one_set_up_is_not_that_of_a_later_one(capsys: pytest.CaptureFixture[str]) -> None:
+    first = otel.setup("console", set_global=False, interval=3_600)
+    second = otel.setup("console", set_global=False, interval=3_600)
+    first.shutdown()
+    assert telemetry.recording
+    second.shutdown()
+    assert not telemetry.recording
+
+
+def test_the_endpoint_is_closed_even_if_the_last_export_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = otel.setup("prometheus", prometheus_port=0, set_global=False)
+    handle.meter_provider.shutdown()
+
+    def fail() -> None:
+        raise RuntimeError("the last export")
+
+    monkeypatch.setattr(handle.meter_provider, "shutdown", fail)
+    with pytest.raises(RuntimeError, match="the last export"):
+        handle.shutdown()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", handle.prometheus_port or 0))
+
+
+CHILD = """
+import os, signal, urllib.request
+from resilience_core import otel
+with otel.setup("prometheus", prometheus_port=0, set_global=False) as handle:
+    child = os.fork()
+    signal.alarm(30)
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
+        print(urllib.request.urlopen(f"http://127.0.0.1:{handle.prometheus_port}/metrics").status)
+"""
+
+
+def test_the_child_of_a_fork_ends_without_waiting_for_the_thread_of_its_parent() -> None:
+    done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.stdout, done.returncode) == ("200\n", 0), done.stderr
 
 
 @pytest.mark.parametrize(

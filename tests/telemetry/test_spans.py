@@ -26,9 +26,10 @@ from resilience_core import (
     TimeoutExceeded,
 )
 from resilience_core import _schema as s
+from resilience_core._telemetry import telemetry
 from resilience_core.otel import resend_count
 from resilience_core.testing import TelemetryRecorder, record_telemetry, run_virtual
-from tests.worlds import Script, World
+from tests.worlds import Script, World, drive
 
 
 def told(span: Any, *keys: str) -> tuple[Any, ...]:
@@ -101,6 +102,28 @@ def test_the_probe_of_a_circuit_says_so(world: World) -> None:
     world.run(story)
 
 
+def test_a_coroutine_that_is_driven_by_hand_and_closed_leaves_no_span_current(caplog: pytest.LogCaptureFixture) -> None:
+    class Never:
+        def __await__(self) -> Any:
+            yield
+
+    async def never() -> None:
+        await Never()
+
+    guarded = Pipeline(Retry(on=ValueError), CircuitBreaker("b"), name="p")(never)
+    with record_telemetry() as recorded:
+        coroutine = guarded()
+        coroutine.send(None)
+        assert trace.get_current_span().is_recording()
+        coroutine.close()
+        assert trace.get_current_span() is trace.INVALID_SPAN
+        coroutine = guarded()
+        contextvars.copy_context().run(coroutine.send, None)
+        coroutine.close()  # in another context
+        assert {told(span, s.OUTCOME) for span in recorded.spans} == {("cancelled",)}
+    assert not caplog.records
+
+
 def test_a_cancelled_call_says_so() -> None:
     async def story() -> None:
         never = Pipeline(Retry(on=ValueError), CircuitBreaker("b"), name="p")(anyio.sleep_forever)
@@ -125,6 +148,39 @@ def test_which_spans_there_are_is_chosen(mode: Any, names: set[str]) -> None:
         assert policy.call(int) == 0
         assert {span.name for span in recorded.spans} == names
         assert recorded.value("resilience.call.duration") == 1
+
+
+def test_a_mark_that_cannot_be_set_changes_no_call(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        breaker = CircuitBreaker("graph", failure_threshold=1, recovery_timeout=1)
+        guarded = world.guard(breaker, Script(ConnectionError(), 1).fn)
+        with record_telemetry():
+            monkeypatch.setattr(telemetry.spans, "probe", lambda: 1 / 0)
+            with pytest.raises(ConnectionError):
+                await guarded()
+            clock = breaker.clock
+            clock.sleep(2) if world.name == "blocking" else await clock.async_sleep(2)
+            assert await guarded() == 1
+
+    world.run(story)
+
+
+def test_the_loop_of_a_retry_tells_its_waits(world: World) -> None:
+    async def story() -> None:
+        retry, script = Retry("again", on=ConnectionError, base_delay=2, jitter="none"), Script(ConnectionError(), 1)
+        with record_telemetry() as recorded:
+            if world.name == "blocking":
+                for attempt in retry:
+                    with attempt:
+                        drive(script())
+            else:
+                async for attempt in retry:
+                    with attempt:
+                        await script()
+            (wait,) = recorded.spans_named("wait backoff")
+            assert told(wait, s.POLICY, s.WAITED) == ("again", 2)
+
+    world.run(story)
 
 
 def test_the_loop_of_a_retry_has_spans_of_its_attempts() -> None:

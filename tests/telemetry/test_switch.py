@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
 
 from resilience_core import CircuitBreaker, ConfigurationError
 from resilience_core import _schema as s
@@ -125,6 +128,67 @@ def test_who_finds_no_provider_stops_looking() -> None:
     assert not alone.on
 
 
+def test_a_provider_that_is_set_while_a_call_looks_for_one_is_not_overlooked() -> None:
+    meters = MeterProvider()
+    setting = threading.Thread(target=lambda: watched.use(meters, None))
+
+    class Watched(Telemetry):
+        __slots__ = ()
+
+        def _providers(self) -> Any:
+            found = super()._providers()
+            if setting.ident is None:
+                setting.start()
+                setting.join(0.1)  # as long as it takes, or until it is clear that it has to wait
+            return found
+
+    watched = Watched()
+    watched.looks = 1
+    watched.look()
+    setting.join()
+    try:
+        assert watched.recording
+        assert watched.on
+    finally:
+        watched.use_global()
+        meters.shutdown()
+
+
+def test_recording_leaves_everything_as_it_was_also_inside_of_itself() -> None:
+    breaker = CircuitBreaker("graph")
+    reader = InMemoryMetricReader()
+    meters, traces = MeterProvider([reader]), TracerProvider()
+    telemetry.use(meters, traces)
+    try:
+        with record_telemetry() as outer:
+            with record_telemetry(spans="none") as inner:
+                breaker.call(int)
+            assert telemetry.settings == Settings()
+            breaker.call(int)
+            assert [each.value("resilience.call.duration") for each in (outer, inner)] == [1, 1]
+            assert [len(each.spans) for each in (outer, inner)] == [1, 0]
+        assert telemetry.uses(meters, traces)
+        breaker.call(int)
+        data: Any = reader.get_metrics_data()
+        assert "resilience.call.duration" in {
+            metric.name for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        }
+        with pytest.raises(ConfigurationError, match="spans must be one of"), record_telemetry(spans="few"):
+            raise AssertionError("it does not begin")
+        assert telemetry.uses(meters, traces)
+    finally:
+        telemetry.use_global()
+        meters.shutdown()
+        traces.shutdown()
+
+
+def test_reading_what_was_recorded_begins_no_recording() -> None:
+    with record_telemetry() as recorded:
+        CircuitBreaker("graph").call(int)
+    assert recorded.value("resilience.call.duration") == 1
+    assert not telemetry.recording
+
+
 def test_a_policy_of_before_records_in_every_provider_that_is_used() -> None:
     breaker = CircuitBreaker("graph")
     for _ in range(2):
@@ -140,9 +204,6 @@ def test_a_policy_of_before_records_in_every_provider_that_is_used() -> None:
 
 
 def test_metrics_alone_and_nothing_at_all() -> None:
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
     try:

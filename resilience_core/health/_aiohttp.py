@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -19,7 +19,7 @@ def application(health: Health) -> web.Application:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        transport: Any = request.transport  # None if it is gone already
+        transport = cast("Any", request.transport)  # None if it is gone already
         peer = None if transport is None else transport.get_extra_info("peername")
         client = peer[0] if isinstance(peer, tuple) else None  # not for a unix socket
         path = "/" + request.match_info.get("page", "")

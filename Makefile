@@ -15,16 +15,21 @@ PYTHON := $(shell for name in python3 python3.13 python3.12 python3.11 python; d
 	if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$name; break; fi; done)
 endif
 
+# Compiled once, not by each of the some hundred processes that the tests start: those of the library are kept, and the
+# tests' own, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN = .venv/bin
 BOOTSTRAP = $(if $(PYTHON),$(PYTHON) tools/bootstrap.py,\
 	echo 'No Python 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1;)
 WORKERS = -n $(JOBS) --maxprocesses 8 --dist loadfile# the blocks of a page share their names
 PYTEST = -m pytest -q $(WORKERS)
 # What runs on the other CPythons: the core's tests, without those whose answer is the same on each: they read the files of
-# this tree (test_repository, test_twins), see to it that the benchmarks still start, or need the adapters (canary).
-# Nor those about the tests' own servers, the searched model, and the proofs of fleets, which take a minute each.
+# this tree (test_repository, test_twins, test_dashboards), see to it that the benchmarks start, or need the adapters (canary).
+# Nor those about the tests' own servers, the searched model and its traces, and the proofs of fleets, a minute each.
 SAME_ON_EACH = canary http whatsapp test_benchmarks.py test_repository.py test_twins.py test_redis_fixture.py \
-	fleet/test_model.py fleet/test_prove.py
+	fleet/test_model.py fleet/test_replay.py fleet/test_prove.py telemetry/test_dashboards.py
+# Their asserts are plain, without the values in the message: to compile them anew takes 10 s in each process.
 CORE_TESTS = tests $(addprefix --ignore=tests/,$(SAME_ON_EACH))
 
 .PHONY: help setup demo test prove-long prove-fleet schema dashboards docs lint format types coverage other-pythons check bench requirements dist
@@ -79,7 +84,7 @@ coverage: venv-test ## all tests under coverage: every branch of the core, 95 % 
 	@$(BIN)/coverage report --include='adapters/*' --fail-under=95
 
 other-pythons: venv-test ## the core's tests on the other CPythons of this machine
-	@$(BIN)/python tools/other_pythons.py -q $(WORKERS) $(CORE_TESTS)
+	@$(BIN)/python tools/other_pythons.py -q --assert=plain $(WORKERS) $(CORE_TESTS)
 
 check: ## all that must be green before a change lands
 	@$(MAKE) --no-print-directory -j2 venv-all venv-others # a set-up uses one core

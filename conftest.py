@@ -1,5 +1,6 @@
 """The code blocks of README and docs are tests. Those that share state find a real Redis in `REDIS_URL`."""
 
+import gc
 from collections.abc import Generator
 
 import pytest
@@ -9,6 +10,17 @@ from sybil.sybil import SybilCollection
 
 from tests._redis import HOST, RedisServer
 from tests._redis import redis_server as redis_server  # noqa: PLC0414 - a fixture for all tests
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Without the garbage collector, which would look at all that is made, and stays, again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
 
 SHARING = ["README.md", "fleet.md"]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import rows as all_rows
 from benchmarks.measure import compare
 from benchmarks.rows import (
     bytes_per_breaker,
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--only", help="rows whose name contains this")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
+    all_rows.quick = options.quick
     print(f"Python {platform.python_version()}, {platform.machine()}; medians of one run, ratios count\n")
     found = measured(options)
     found += [single(*row) for row in SINGLE if not options.only or options.only in row[0]]

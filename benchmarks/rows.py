@@ -314,6 +314,15 @@ def rows() -> list[Row]:
     ]
 
 
+quick = False
+"""Whether the rows with one figure are only tried, as the others are with `--quick`."""
+
+
+def repeated(times: int) -> int:
+    """How often something is measured."""
+    return 1 if quick else times
+
+
 def million_calls_per_second() -> float:
     """8 threads on one closed breaker around a trivial call."""
     guarded, calls, start = CircuitBreaker("b")(nothing), 50_000, threading.Barrier(9)
@@ -348,7 +357,7 @@ def tasks_against_a_semaphore() -> float:
     async def compared() -> float:
         bulkhead = Bulkhead("b", max_concurrent=100, max_queue=10_000, max_wait=60)
         semaphore = asyncio.Semaphore(100)
-        turns = [(await through(bulkhead.guard), await through(lambda: semaphore)) for _ in range(5)]
+        turns = [(await through(bulkhead.guard), await through(lambda: semaphore)) for _ in range(repeated(5))]
         return statistics.median(ours / theirs for ours, theirs in turns)
 
     return asyncio.run(compared())
@@ -371,7 +380,7 @@ def timeout_on_trio() -> float:
         return time.perf_counter() - started
 
     async def compared() -> float:
-        turns = [(await timed(guarded), await timed(by_trio)) for _ in range(7)]
+        turns = [(await timed(guarded), await timed(by_trio)) for _ in range(repeated(7))]
         return statistics.median(ours / theirs for ours, theirs in turns)
 
     return trio.run(compared)
@@ -390,8 +399,8 @@ def window_growth() -> float:
         return time.perf_counter() - started
 
     sizes = (10, 1_000, 100_000)
-    counts = [[timed(CountWindow(size)) for size in sizes] for _ in range(5)]
-    times = [[timed(TimeWindow(size / 1000)) for size in sizes] for _ in range(5)]
+    counts = [[timed(CountWindow(size)) for size in sizes] for _ in range(repeated(5))]
+    times = [[timed(TimeWindow(size / 1000)) for size in sizes] for _ in range(repeated(5))]
     return max(statistics.median(turn[-1] / turn[0] for turn in turns) for turns in (counts, times))
 
 
@@ -406,7 +415,7 @@ def nanoseconds_per_policy() -> float:
             call()
         return (time.perf_counter() - started) / 20_000 * 1e9
 
-    return statistics.median((timed(nine) - timed(one)) / 8 for _ in range(7))
+    return statistics.median((timed(nine) - timed(one)) / 8 for _ in range(repeated(7)))
 
 
 def least(calls: dict[str, Callable[[], Any]], *, times: int, turns: int) -> dict[str, float]:
@@ -448,24 +457,24 @@ def _quiet() -> Callable[[], Any]:
 
 def _recorded_nanoseconds(spans: SpanMode) -> float:
     guarded = _quiet()
-    off = least({"off": guarded}, times=1_000, turns=30)["off"]
+    off = least({"off": guarded}, times=1_000, turns=repeated(30))["off"]
     with record_telemetry(spans=spans) as recorder:
-        on = least({"on": guarded}, times=1_000, turns=30)["on"]
-        assert recorder.value("resilience.call.duration") == 31_000
+        on = least({"on": guarded}, times=1_000, turns=repeated(30))["on"]
+        assert recorder.value("resilience.call.duration") == 1_000 * (1 + repeated(30))
     return on - off
 
 
 def own_nanoseconds() -> float:
     """What of the cost of the metrics is ours: a recorded call against an unrecorded one and the SDK's `record`."""
     guarded = _quiet()
-    off = least({"off": guarded}, times=1_000, turns=30)["off"]
+    off = least({"off": guarded}, times=1_000, turns=repeated(30))["off"]
     with record_telemetry(spans="none"):
         guarded()
         instruments = telemetry.instruments
         assert instruments is not None
         record = instruments.call_duration
         series = {s.POLICY: "b", s.OPERATION: "nothing", s.OUTCOME: "success", s.RETRIED: False, s.DEGRADED: False}
-        times = least({"on": guarded, "record": lambda: record(0.01, series)}, times=1_000, turns=30)
+        times = least({"on": guarded, "record": lambda: record(0.01, series)}, times=1_000, turns=repeated(30))
     return times["on"] - times["record"] - off
 
 
@@ -477,7 +486,7 @@ def telemetry_off_nanoseconds() -> float:
     def without_flag(*args: Any, **kwargs: Any) -> Any:
         return call(args, kwargs)
 
-    times = least({"with": guarded, "without": without_flag}, times=2_000, turns=100)
+    times = least({"with": guarded, "without": without_flag}, times=2_000, turns=repeated(100))
     return times["with"] - times["without"]
 
 
@@ -501,6 +510,6 @@ def import_milliseconds() -> float:
     code = "import time; a = time.perf_counter(); import resilience_core; print((time.perf_counter() - a) * 1000)"
     runs = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-        for _ in range(5)
+        for _ in range(repeated(5))
     ]
     return min(runs)

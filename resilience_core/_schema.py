@@ -7,9 +7,7 @@ it. No semantic convention exists for resilience; the names follow the rules of 
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
-from attrs import frozen
+from typing import Literal, NamedTuple, TypeAlias
 
 SCOPE = "resilience_core"
 """Name of the instrumentation scope."""
@@ -78,8 +76,7 @@ _OPEN = (1, 5, 15, 30, 60, 300, 900, 3600)
 _AGE = (1, 5, 15, 60, 300, 900, 3600, 21600, 86400)
 
 
-@frozen
-class Metric:
+class Metric(NamedTuple):
     """One metric."""
 
     name: str

@@ -16,8 +16,6 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from attrs import evolve
-
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
 from resilience_core._event_log import one_line
@@ -65,7 +63,7 @@ def configure(
 def settings_with(**given: Any) -> Settings:
     """The settings of now, but for those that are given and not None."""
     known: dict[str, tuple[Any, ...]] = {"spans": get_args(SpanMode), "events": get_args(EventMode)}
-    settings = evolve(telemetry.settings, **{name: value for name, value in given.items() if value is not None})
+    settings = telemetry.settings._replace(**{name: value for name, value in given.items() if value is not None})
     for name, value in given.items():
         _one_of(name, value, known.get(name, (True, False)))
     return settings

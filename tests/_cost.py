@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 
 LONG = bool(os.environ.get("PROVE_LONG"))
 """Whether everything is done in full: `make prove-long`."""
@@ -16,3 +19,17 @@ def size(full: int, usual: int) -> int:
 def unmeasured() -> dict[str, str]:
     """The environment of a process that coverage leaves alone, because all that it runs is measured elsewhere."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS_")}
+
+
+@contextmanager
+def untraced() -> Generator[None]:
+    """What is done in it by this thread, coverage does not see: long repetitions of what is measured elsewhere.
+
+    A decorator, too. Threads that are started in it are measured as ever.
+    """
+    trace = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(trace)

@@ -24,6 +24,7 @@ NAMES = {
     "measured_async": "measured",
     "measured_opening_async": "measured_opening",
     "attempted_async": "attempted",
+    "unanswered_async": "unanswered",
     "async_waiter": "ThreadWaiter",
     "pause_async": "pause",
     "spawn_async": "spawn",

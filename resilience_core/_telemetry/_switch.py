@@ -12,10 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 from weakref import WeakSet
-
-from attrs import frozen
 
 from resilience_core import _schema as schema
 from resilience_core._events import Event, everywhere
@@ -38,8 +36,7 @@ SELDOM = 50
 """Of so many retries, one looks for a provider."""
 
 
-@frozen
-class Settings:
+class Settings(NamedTuple):
     """What is recorded where there is a provider."""
 
     spans: SpanMode = "call+attempt"

@@ -16,7 +16,7 @@ from resilience_core._policies.retry_budget import RetryBudget
 from resilience_core.config._classes import SECTIONS, Option, from_code, options_of
 from tests._cost import size
 
-fuzz = settings(deadline=datetime.timedelta(seconds=5), max_examples=size(300, 100))
+fuzz = settings(deadline=datetime.timedelta(seconds=5), max_examples=size(300, 60))
 """The deadline is for one configuration, and far above what the slowest takes: it is there for what never ends."""
 
 # --- what is handed in -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from resilience_core import RetryBudget, config
 from resilience_core.config._classes import SECTIONS
 from resilience_core.config._configuration import Configuration
 from resilience_core.config._show import effective_options
+from tests._cost import size
 from tests.config._generated import BUDGETS, NAMES, PLAIN, SECTION
 
 EXAMPLE = """
@@ -85,7 +86,7 @@ def test_a_section_that_is_shown_can_be_loaded_and_has_the_same_values(section: 
     shown_and_loaded()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=size(200, 100), deadline=None)
 @given(PLAIN)
 def test_any_value_of_a_fallback_is_shown_so_that_it_can_be_loaded(value: Any) -> None:
     configuration = config.from_mapping({"policies": {"graph": {"fallback": {"value": value}}}})

@@ -133,7 +133,10 @@ def test_rejections_say_why() -> None:
     assert isinstance(ConfigurationError(), ValueError)
 
 
-def test_a_listener_cannot_hurt_and_is_told_off_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_cannot_hurt_and_is_told_off_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(everywhere, "listeners", ())  # those of other tests end when they are collected
     bus, heard = Bus(), []
 
     def broken(event: Event) -> None:

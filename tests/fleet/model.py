@@ -22,6 +22,7 @@ The four invariants:
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -633,6 +634,14 @@ def search(
     model: Model, processes: int = 3, *, crashes: int = 1, hangs: int = 1, losses: int = 1, most: int = 1_000_000
 ) -> Searched:
     """Breadth first through every state that can be, up to the first violation."""
+    gc.disable()  # it would look at all the states again and again: there are no cycles among them
+    try:
+        return _search(model, processes, crashes, hangs, losses, most)
+    finally:
+        gc.enable()
+
+
+def _search(model: Model, processes: int, crashes: int, hangs: int, losses: int, most: int) -> Searched:
     first = 1 if "counter_epochs" not in model.faults else (1, 1)
     known = tuple(Process(view="closed", epoch=first) for _ in range(processes))
     start = State(Record(False, first, "created"), known, (), 1 - crashes, 1 - hangs, 1 - losses)

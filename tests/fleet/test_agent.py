@@ -24,6 +24,7 @@ from resilience_core import Bulkhead, CallRejected, CircuitBreaker, CircuitState
 from resilience_core.fleet._agent import NEVER, Agent, Item
 from resilience_core.fleet._link import Request
 from resilience_core.redis import RedisFleet
+from tests._cost import size
 from tests.fleet.members import PATIENCE, Fleets, fail, ok, wait_until
 
 PROGRAM = Path(__file__).with_name("_program.py")
@@ -174,7 +175,7 @@ def test_a_fork_while_calls_are_made_leaves_no_lock_held(fleets: Fleets) -> None
     for thread in threads:
         thread.start()
     try:
-        for _ in range(25):
+        for _ in range(size(25, 8)):
             child = os.fork()
             if child == 0:
                 code = 1

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -251,6 +252,16 @@ def test_news_whose_connection_is_gone_are_a_lost_store(fleets: Fleets) -> None:
     with pytest.raises(redis.ConnectionError, match="the connection for news was closed"):
         link.news()
     link.close()
+
+
+def test_news_are_read_while_there_is_something_to_read() -> None:
+    """The half of a message, or one of which redis-py tells nothing, is not the end of them."""
+    message = {"type": "message", "channel": b"news", "data": b"x"}
+    came, more = iter([None, message, None]), iter([True, False])
+    link = _link.RedisLink("redis://127.0.0.1:1", 2.0)
+    connection = SimpleNamespace(_sock=object(), can_read=lambda timeout: next(more))
+    link._news = SimpleNamespace(subscribed=True, connection=connection, get_message=lambda timeout: next(came))
+    assert link.news() == [("news", b"x")]
 
 
 def test_slots_are_a_process_s_own_while_an_answer_does_not_end(fleets: Fleets) -> None:

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 SLOW = {"store_error_raised", "lease_never_expires", "no_ttl", "client_clock", "batch_returned_twice"} | {
     "slots_never_come_back",
     "no_news",
+    "command_per_call",
 }
 """What takes more than five seconds to be seen: `make prove-long`."""
 CHOSEN = [name for name in PLANTS if LONG or name not in SLOW]

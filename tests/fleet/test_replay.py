@@ -21,7 +21,7 @@ from resilience_core._machines import shared_circuit
 from resilience_core._machines.shared_circuit import MARGIN, SECOND, Failures, Record, from_text
 from resilience_core.fleet import BaseFleet, _circuit
 from resilience_core.fleet._link import Link
-from tests._cost import size
+from tests._cost import size, untraced
 from tests.fleet import model
 from tests.fleet.model import LAPSED, NOBODY, OVER, USABLE, WAITING
 from tests.worlds import ManualClock
@@ -358,7 +358,8 @@ CURRENT: list[Trace] = [None]  # type: ignore[list-item]
 def replay(seed: int, steps: int = 500) -> Trace:
     trace = CURRENT[0] = Trace(seed)
     try:
-        trace.run(steps)
+        with untraced():  # tests/fleet/test_circuit.py and its neighbours measure what is run here a million times
+            trace.run(steps)
     except AssertionError as error:
         raise AssertionError(f"seed {seed}: {error}") from error
     return trace

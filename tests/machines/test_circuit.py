@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from resilience_core import CircuitState, ConsecutiveFailures, Verdict
 from resilience_core._machines.circuit import Circuit, CircuitRules
+from tests._cost import size
 
 LEASE = 30.0
 S, T, U, P, TH, I = (  # noqa: E741
@@ -217,7 +218,7 @@ class AgainstAPlainModel(RuleBasedStateMachine):
         assert (self.made.quiet != 0) == (self.state == "closed" and self.failures == 0)
 
 
-AgainstAPlainModel.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+AgainstAPlainModel.TestCase.settings = settings(max_examples=size(60, 30), stateful_step_count=60, deadline=None)
 TestAgainstAPlainModel = AgainstAPlainModel.TestCase
 
 

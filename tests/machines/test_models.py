@@ -14,6 +14,7 @@ from resilience_core import Hedge, RetryBudget, TokenQuota
 from resilience_core._machines.bucket import Bucket
 from resilience_core._machines.slots import Slots, Ticket
 from resilience_core.testing import run_virtual
+from tests._cost import size
 
 
 class Waiter:
@@ -197,5 +198,5 @@ class HedgeModel(RuleBasedStateMachine):
 
 
 for model in (SlotsModel, BucketModel, HedgeModel):
-    model.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+    model.TestCase.settings = settings(max_examples=size(50, 25), stateful_step_count=30, deadline=None)
 TestSlots, TestBucket, TestHedge = SlotsModel.TestCase, BucketModel.TestCase, HedgeModel.TestCase

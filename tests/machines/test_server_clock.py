@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from resilience_core._machines.server_clock import ServerClock
+from tests._cost import size
 
 SERVER = 1_700_000_000_000_000  # microseconds
 ROUNDED = 2  # microseconds that floats of this size may be off
@@ -69,7 +70,7 @@ drifts = st.floats(-200e-6, 200e-6)
 answers = st.lists(st.tuples(spans, delays, delays), min_size=1, max_size=8)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=size(300, 100))
 @given(drifts, answers, spans, st.floats(0.0, 5_000.0))
 @example(-200e-6, [(0.0, 0.0, 0.0)], 100.0, 60.0)
 @example(200e-6, [(0.0, 0.0, 0.001), (60.0, 0.5, 0.0)], 100.0, 60.0)

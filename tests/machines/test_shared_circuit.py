@@ -46,6 +46,7 @@ from resilience_core._machines.shared_circuit import (
     time_text,
     to_text,
 )
+from tests._cost import size
 from tests._redis import RedisServer
 
 NOW = 1_700_000_000 * SECOND
@@ -345,7 +346,7 @@ def test_of_an_unknown_circuit_it_is_said_that_it_is_closed() -> None:
 
 # --- laws ------------------------------------------------------------------------------------------------------------
 
-laws = settings(deadline=None, max_examples=100)
+laws = settings(deadline=None, max_examples=size(100, 40))
 moments = st.integers(0, 10**18 - 1)
 times = st.integers(NOW - 300 * S, NOW + 300 * S)
 words = st.text(min_size=1, max_size=12)

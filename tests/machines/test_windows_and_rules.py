@@ -26,6 +26,7 @@ from resilience_core import (
 )
 from resilience_core._machines.circuit import Circuit, CircuitRules, Forced
 from resilience_core._machines.windows import TimeRing
+from tests._cost import untraced
 
 LEASE = 30.0
 S, T, P, I = Verdict.SUCCESS, Verdict.TRANSIENT, Verdict.PERMANENT, Verdict.IGNORED  # noqa: E741
@@ -187,6 +188,7 @@ def test_a_rule_that_could_never_open_is_refused() -> None:
         ConsecutiveFailures(1) | 5  # type: ignore[operator]
 
 
+@untraced()
 def test_one_percent_random_failures_never_open_it_in_a_million_calls() -> None:
     chance = random.Random(7)
     for window in (CountWindow(100), TimeWindow(30.0)):

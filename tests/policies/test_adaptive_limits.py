@@ -32,6 +32,7 @@ from resilience_core import (
 from resilience_core._machines.concurrency import Slots
 from resilience_core._machines.throttle import Throttle, rejection
 from resilience_core.testing import VirtualClock, record_events
+from tests._cost import size
 from tests.worlds import Script, World
 
 DOWN = ConnectionError("down")
@@ -207,7 +208,7 @@ class SlotsAgainstAPlainModel(RuleBasedStateMachine):
         assert self.slots.users == len({user for user, _ in self.out} - {None})
 
 
-SlotsAgainstAPlainModel.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+SlotsAgainstAPlainModel.TestCase.settings = settings(max_examples=size(60, 30), stateful_step_count=60, deadline=None)
 TestSlotsAgainstAPlainModel = SlotsAgainstAPlainModel.TestCase
 
 

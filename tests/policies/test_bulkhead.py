@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from resilience_core import (
     RejectionReason,
     Timeout,
 )
+from resilience_core._telemetry import telemetry
 from resilience_core._weave.waiting import AsyncioWaiter, ThreadWaiter, TrioWaiter
 from resilience_core.testing import record_events, run_virtual, run_virtual_trio
 from tests.worlds import Script, World
@@ -122,6 +124,15 @@ def test_a_waiter_gives_up_after_max_wait_or_at_the_deadline(run: Any, sleep: An
     run(story)
 
 
+@pytest.fixture
+def unrecorded() -> Iterator[None]:
+    """Nobody records, whatever other tests have set."""
+    telemetry.use(None, None)
+    yield
+    telemetry.use_global()
+
+
+@pytest.mark.usefixtures("unrecorded")
 def test_a_cancelled_waiter_leaks_nothing() -> None:
     async def story() -> None:
         bulkhead = Bulkhead("b", max_concurrent=1, max_queue=5, max_wait=100)
@@ -231,6 +242,7 @@ def test_a_thread_waits_and_is_woken_or_gives_up() -> None:
     assert at_rest(bulkhead)
 
 
+@pytest.mark.usefixtures("unrecorded")
 def test_a_thread_interrupted_while_waiting_leaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: ThreadWaiter, timeout: float | None, usual: bool = False) -> bool:
         raise KeyboardInterrupt

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from resilience_core import ConfigurationError, Hedge, RetryBudget, StaleCache, StaleServed, deadline, remaining
 from resilience_core.testing import VirtualClock, record_events, run_virtual, run_virtual_trio
+from tests._cost import size
 from tests.worlds import Script, World
 
 
@@ -336,5 +337,5 @@ class AgainstAPlainModel(RuleBasedStateMachine):
                         del self.missing[next(iter(self.missing))]
 
 
-AgainstAPlainModel.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+AgainstAPlainModel.TestCase.settings = settings(max_examples=size(80, 40), stateful_step_count=50, deadline=None)
 TestAgainstAPlainModel = AgainstAPlainModel.TestCase

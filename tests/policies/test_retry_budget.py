@@ -32,6 +32,7 @@ from resilience_core import (
 )
 from resilience_core._machines.budget import InFlightAccount, RatioAccount
 from resilience_core.testing import VirtualClock, record_events
+from tests._cost import size
 from tests.worlds import Script, World
 
 DOWN = ConnectionError("down")
@@ -240,7 +241,7 @@ class AgainstAPlainModel(RuleBasedStateMachine):
         assert self.account.balance(float(self.now)) == pytest.approx(self.balance())
 
 
-AgainstAPlainModel.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+AgainstAPlainModel.TestCase.settings = settings(max_examples=size(60, 30), stateful_step_count=60, deadline=None)
 TestAgainstAPlainModel = AgainstAPlainModel.TestCase
 
 

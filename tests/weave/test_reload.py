@@ -702,11 +702,11 @@ def test_a_listener_may_call_and_decorate_while_it_is_told() -> None:
 
 # --- under load ----------------------------------------------------------------------------------------------------
 
-CALLS, THREADS, TASKS, RELOADS = size(100_000, 20_000), 4, 8, 100
+CALLS, THREADS, TASKS, RELOADS = size(100_000, 10_000), 4, 8, size(100, 30)
 
 
 def test_under_load_no_permit_is_lost_and_no_call_fails(many_switches: None) -> None:
-    """Calls by threads and tasks (10^5 of them in full), options and structure changed 100 times meanwhile."""
+    """Calls by threads and tasks, options and structure changed meanwhile: in full 10^5 calls and 100 changes."""
     bulkhead = Bulkhead("load", max_concurrent=64, max_queue=100, max_wait=60)
     limiter, breaker = RateLimiter("load", rate=1e9), CircuitBreaker("load")
     retry = Retry(on=ConnectionError, max_attempts=3, base_delay=0)

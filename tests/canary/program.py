@@ -68,7 +68,18 @@ from resilience_whatsapp import (
     ResilientWhatsAppClient,
     WhatsAppService,
 )
+from resilience_whatsapp.messages import (
+    Image,
+    MessageRequest,
+    Reply,
+    ReplyButtons,
+    TemplateBody,
+    TemplateMessage,
+    Text,
+    UserId,
+)
 from resilience_whatsapp.simulator import Fault, Simulator
+from resilience_whatsapp.webhooks import read_webhook
 from tests.canary.secrets import APP_SECRET, PHONE, SENTENCE, TEXT, TOKEN
 
 EVIDENCE: list[tuple[str, str]] = []
@@ -423,6 +434,37 @@ async def drive_http() -> None:
     await runner.cleanup()
 
 
+async def drive_messages(service: WhatsAppService) -> None:
+    """What messages, requests and webhooks tell of themselves, right ones and wrong ones."""
+    said = [Text(TEXT), Image(link=f"https://example.org/{TOKEN}", caption=TEXT), ReplyButtons(TEXT, [Reply("1", "a")])]
+    for message in (*said, TemplateMessage("welcome", "fr", [TemplateBody([TEXT])])):
+        request = MessageRequest(PHONE, message, reply_to="wamid.1", opaque_data=TEXT)
+        keep("repr message", (repr(message), str(message), repr(request), repr(request.recipient)))
+        try:
+            keep("repr record", repr(await service.send("user", PHONE, message, opaque_data=TEXT)))
+        except Exception as error:
+            keep_error(error)
+    wrong: list[Callable[[], Any]] = [
+        lambda: MessageRequest(PHONE[1:], Text(TEXT)),
+        lambda: Image(link=SENTENCE),
+        lambda: Text(SENTENCE * 100),
+        lambda: UserId(SENTENCE),
+        lambda: MessageRequest.from_payload({"messaging_product": "whatsapp", "to": PHONE, SENTENCE: TEXT, "text": {}}),
+        lambda: MessageRequest.from_payload({"messaging_product": TOKEN, "to": PHONE, "text": {"body": TEXT}}),
+        lambda: read_webhook(SENTENCE.encode()),
+    ]
+    for make in wrong:
+        try:
+            make()
+        except Exception as error:
+            keep_error(error)
+    status = {"id": "wamid.1", "status": "failed", "recipient_id": PHONE, "biz_opaque_callback_data": TEXT}
+    failed = {**status, "errors": [{"code": 131026, "title": SENTENCE, "error_data": {"details": SENTENCE}}]}
+    change = {"field": "messages", "value": {"statuses": [failed]}}
+    (item,) = read_webhook(json.dumps({"entry": [{"id": "1", "changes": [change]}]}).encode())
+    keep("repr webhook", (repr(item), str(item.errors[0]), repr(item.errors[0])))
+
+
 async def drive_whatsapp(fleet: RedisFleet, directory: Path) -> None:
     async with Simulator(token=TOKEN) as simulator:
         http_client = GraphClient(
@@ -453,6 +495,7 @@ async def drive_whatsapp(fleet: RedisFleet, directory: Path) -> None:
 
         async with http_client:
             await send()
+            await drive_messages(service)
             simulator.script(
                 Fault("error", code=131026, times=1, details=SENTENCE),
                 Fault("error", status=400, code=190, times=1, details=SENTENCE),

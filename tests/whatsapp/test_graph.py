@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from resilience_core import ConfigurationError, Verdict
 from resilience_whatsapp import (
+    ERROR_CODES,
     AmbiguousOutcomeError,
     ErrorClass,
     GraphAuthError,
@@ -30,7 +31,6 @@ from resilience_whatsapp import (
     classify_graph,
 )
 from resilience_whatsapp._envelope import read_send, read_templates, usage_wait
-from resilience_whatsapp._error_table import CODES
 from resilience_whatsapp.errors import class_of, graph_error
 from resilience_whatsapp.simulator import Fault, Simulator
 
@@ -166,7 +166,10 @@ def test_the_table_agrees_with_the_facts() -> None:
     numbered = [row for row in rows if isinstance(row["code"], int)]
     assert len(numbered) > 140
     for row in numbered:
-        assert CODES[row["code"]] == (classes[row["class"]], row["scope"]), row["code"]
+        ours = ERROR_CODES[row["code"]]
+        told = (classes[row["class"]], row["scope"], row["ambiguous"])
+        assert (ours.error_class, ours.scope, ours.ambiguity) == told, row["code"]
+    assert ERROR_CODES.keys() == {row["code"] for row in numbered}
 
 
 @needs_corpus

@@ -1,6 +1,6 @@
 """Sending WhatsApp messages through Meta's Cloud API while it fails, throttles or lies."""
 
-from resilience_whatsapp._error_table import ErrorClass
+from resilience_whatsapp._error_table import ERROR_CODES, ERROR_SUBCODES, Ambiguity, ErrorClass, ErrorCode, RetryAdvice
 from resilience_whatsapp._version import __version__
 from resilience_whatsapp.blocking import BlockingWhatsAppService
 from resilience_whatsapp.client import ResilientWhatsAppClient
@@ -15,6 +15,8 @@ from resilience_whatsapp.errors import (
     GraphTemplateError,
     GraphThrottledError,
     GraphTransientError,
+    InvalidMessageError,
+    InvalidWebhookError,
     WhatsAppError,
     classify_graph,
 )
@@ -22,16 +24,22 @@ from resilience_whatsapp.graph import GraphClient, GraphTransport, SendReceipt, 
 from resilience_whatsapp.records import Delivery, MessageRecord, MessageStatus, mask_recipient
 from resilience_whatsapp.service import WhatsAppService
 from resilience_whatsapp.settings import DEVELOPMENT, PRODUCTION, Settings, from_mapping
+from resilience_whatsapp.status import EntityHealth, Health, NumberStatus
 from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
 
 __all__ = [
     "DEFAULT_TEMPLATES",
     "DEVELOPMENT",
+    "ERROR_CODES",
+    "ERROR_SUBCODES",
     "PRODUCTION",
+    "Ambiguity",
     "AmbiguousOutcomeError",
     "BlockingWhatsAppService",
     "Delivery",
+    "EntityHealth",
     "ErrorClass",
+    "ErrorCode",
     "GraphAuthError",
     "GraphClient",
     "GraphError",
@@ -43,9 +51,14 @@ __all__ = [
     "GraphThrottledError",
     "GraphTransientError",
     "GraphTransport",
+    "Health",
+    "InvalidMessageError",
+    "InvalidWebhookError",
     "MessageRecord",
     "MessageStatus",
+    "NumberStatus",
     "ResilientWhatsAppClient",
+    "RetryAdvice",
     "SendReceipt",
     "Settings",
     "Template",

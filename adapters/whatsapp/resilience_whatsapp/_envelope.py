@@ -50,7 +50,7 @@ class TemplatePage:
 
 def read_send(status: int, body: bytes, wait: float | None = None) -> SendReceipt:
     """The receipt in an answer to a send, or the error that it means."""
-    content = _content(status, body, wait)
+    content = content_of(status, body, wait)
     messages = content.get("messages")
     first = messages[0] if isinstance(messages, list) and messages else None
     wamid = first.get("id") if isinstance(first, dict) else None
@@ -59,12 +59,18 @@ def read_send(status: int, body: bytes, wait: float | None = None) -> SendReceip
     assert isinstance(first, dict)
     contacts = content.get("contacts")
     contact = contacts[0] if isinstance(contacts, list) and contacts else None
-    return SendReceipt(wamid, _text(contact, "wa_id"), _text(first, "message_status"))
+    return SendReceipt(wamid, text_of(contact, "wa_id"), text_of(first, "message_status"))
+
+
+def read_success(status: int, body: bytes, wait: float | None = None) -> None:
+    """Nothing, for an answer that says no more than that it was done; else the error that it means."""
+    if content_of(status, body, wait).get("success") is not True:
+        raise AmbiguousOutcomeError(status, "an answer that does not say success")
 
 
 def read_templates(status: int, body: bytes, wait: float | None = None) -> TemplatePage:
     """The page in an answer to a listing, or the error that it means."""
-    content = _content(status, body, wait)
+    content = content_of(status, body, wait)
     rows = content.get("data")
     if not isinstance(rows, list):
         raise AmbiguousOutcomeError(status, "a listing without data")
@@ -72,7 +78,7 @@ def read_templates(status: int, body: bytes, wait: float | None = None) -> Templ
     # `cursors.after` is there on the last page, too; only `next` says that there is more.
     more = isinstance(paging, dict) and isinstance(paging.get("next"), str)
     cursors = paging.get("cursors") if isinstance(paging, dict) else None
-    after = _text(cursors, "after") if more else None
+    after = text_of(cursors, "after") if more else None
     return TemplatePage(tuple(template for row in rows if (template := _template(row)) is not None), after)
 
 
@@ -81,7 +87,7 @@ def usage_wait(headers: Mapping[str, str]) -> float | None:
     waits = [retry_after(headers)]
     for name, value in headers.items():
         if name.lower() == _USAGE_HEADER:
-            minutes = _estimates(_parse(value.encode("utf-8", "replace")))
+            minutes = _estimates(parse(value.encode("utf-8", "replace")))
             waits.append(max(minutes, default=0.0) * 60 or None)
     return max((wait for wait in waits if wait is not None), default=None)
 
@@ -92,17 +98,18 @@ def _estimates(usage: Any) -> list[float]:
     return [float(value) for value in found if type(value) is int and 0 < value < 100_000]
 
 
-def _content(status: int, body: bytes, wait: float | None) -> dict[str, Any]:
-    content = _parse(body)
+def content_of(status: int, body: bytes, wait: float | None) -> dict[str, Any]:
+    """The object in a good answer, or the error that the answer means."""
+    content = parse(body)
     envelope = content.get("error") if isinstance(content, dict) else None
     if isinstance(envelope, dict):
         raise graph_error(
-            _number(envelope.get("code")),
-            _number(envelope.get("error_subcode")),
+            number_of(envelope.get("code")),
+            number_of(envelope.get("error_subcode")),
             envelope.get("is_transient") is True,
             status,
             wait,
-            _text(envelope, "fbtrace_id"),
+            text_of(envelope, "fbtrace_id"),
         )
     if status == 200 and isinstance(content, dict) and envelope is None:
         return content
@@ -117,27 +124,32 @@ def _without_envelope(status: int, wait: float | None) -> Exception:
     return AmbiguousOutcomeError(status, "an answer that is not the API's", wait)
 
 
-def _parse(body: bytes) -> Any:
+def parse(body: bytes) -> Any:
+    """JSON, or None for what is none."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):  # no JSON, no UTF-8, numbers of 5,000 digits, nested 100,000 deep
         return None
 
 
-def _number(value: Any) -> int | None:
+def number_of(value: Any) -> int | None:
+    """A code, which may also be a text."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
         return int(value)
     return value if type(value) is int else None
 
 
-def _text(holder: Any, key: str) -> str | None:
+def text_of(holder: Any, key: str) -> str | None:
+    """The text under `key`; None where there is none."""
     value = holder.get(key) if isinstance(holder, dict) else None
     return value if isinstance(value, str) else None
 
 
 def _template(row: Any) -> Template | None:
-    name, language, status = _text(row, "name"), _text(row, "language"), _text(row, "status")
+    name, language, status = text_of(row, "name"), text_of(row, "language"), text_of(row, "status")
     if name is None or language is None or status is None:
         return None
     components = row.get("components")
-    return Template(name, language, status, _text(row, "category"), components if isinstance(components, list) else [])
+    return Template(
+        name, language, status, text_of(row, "category"), components if isinstance(components, list) else []
+    )

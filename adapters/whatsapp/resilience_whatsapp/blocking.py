@@ -10,6 +10,7 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 
 from resilience_whatsapp.client import ResilientWhatsAppClient
+from resilience_whatsapp.messages import Message, Recipient
 from resilience_whatsapp.records import MessageRecord
 from resilience_whatsapp.service import WhatsAppService
 from resilience_whatsapp.templates import TemplateList
@@ -29,16 +30,24 @@ class BlockingWhatsAppService:
         if aclose is not None:
             self._stack.callback(self._portal.call, aclose)
 
+    def send(self, user: Any, recipient: str | Recipient, message: Message, **options: Any) -> MessageRecord:
+        """As `WhatsAppService.send`."""
+        return self._portal.call(partial(self.service.send, user, recipient, message, **options))
+
     def send_template_message(
-        self, user: Any, recipient: str, template_name: str, language_code: str, **options: Any
+        self, user: Any, recipient: str | Recipient, template_name: str, language_code: str, **options: Any
     ) -> MessageRecord:
         """As `WhatsAppService.send_template_message`."""
         send = partial(self.service.send_template_message, user, recipient, template_name, language_code, **options)
         return self._portal.call(send)
 
-    def send_text(self, user: Any, recipient: str, body: str, **options: Any) -> MessageRecord:
+    def send_text(self, user: Any, recipient: str | Recipient, body: str, **options: Any) -> MessageRecord:
         """As `WhatsAppService.send_text`."""
         return self._portal.call(partial(self.service.send_text, user, recipient, body, **options))
+
+    def mark_as_read(self, message_id: str, *, typing: bool = False) -> None:
+        """As `WhatsAppService.mark_as_read`."""
+        self._portal.call(partial(self.service.mark_as_read, message_id, typing=typing))
 
     def get_approved_templates(self) -> TemplateList:
         """As `WhatsAppService.get_approved_templates`."""

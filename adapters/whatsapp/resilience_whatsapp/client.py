@@ -75,6 +75,7 @@ class ResilientWhatsAppClient:
             for repeatable, pipeline in ((True, self._repeatable), (False, self._once))
         }
         self._lists: Callable[[str | None], Awaitable[TemplatePage]] = self._repeatable(self._list_once)
+        self._marks: Callable[[Mapping[str, Any]], Awaitable[None]] = self._repeatable(self._mark_once)
         self._told = {
             "messaging.system": "whatsapp",
             "messaging.operation.type": "send",
@@ -90,6 +91,19 @@ class ResilientWhatsAppClient:
     async def get_templates_page(self, after: str | None) -> TemplatePage:
         """One page of approved templates."""
         return await self._guarded(self._lists, after)
+
+    async def mark_as_read(self, payload: Mapping[str, Any]) -> None:
+        """Say that a message was read, as `messages.MarkAsRead` writes it; repeated after an unknown outcome.
+
+        Raises:
+            ConfigurationError: the HTTP client has no method `mark_as_read(payload)`.
+        """
+        if not callable(getattr(self.http_client, "mark_as_read", None)):
+            raise ConfigurationError(
+                f"http_client must have an async method 'mark_as_read' for this; {type(self.http_client).__name__} "
+                "has none. Give a GraphClient, or add mark_as_read(payload)"
+            )
+        await self._guarded(self._marks, payload)
 
     def describe(self) -> dict[str, Any]:
         """How its requests are guarded, as plain values: see `Pipeline.describe`."""
@@ -132,6 +146,15 @@ class ResilientWhatsAppClient:
             raise
         annotate({"http.response.status_code": 200})
         return page
+
+    async def _mark_once(self, payload: Mapping[str, Any]) -> None:
+        mark: Callable[[Mapping[str, Any]], Awaitable[None]] = getattr(self.http_client, "mark_as_read")  # noqa: B009
+        try:
+            await mark(payload)
+        except Exception as error:
+            _annotate_error(error)
+            raise
+        annotate({"http.response.status_code": 200})
 
     def _log_retry(self, event: Event) -> None:
         if isinstance(event, RetryScheduled) and ACTIVE.get() is self:

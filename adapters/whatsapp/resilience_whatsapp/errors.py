@@ -4,6 +4,8 @@ Classified by the exact (code, subcode), then by the code, then by `is_transient
 answers the same code with different statuses. The texts are ours: Meta's may carry numbers.
 
     WhatsAppError
+      InvalidMessageError         the message cannot be right; no request was made
+      InvalidWebhookError         what came as a webhook is none
       GraphError                  the API answered with an error
         GraphTransientError GraphThrottledError GraphAuthError GraphRequestError GraphRecipientError
         GraphTemplateError GraphPolicyError GraphSenderError
@@ -14,9 +16,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from resilience_core import Judgement, Verdict
+from resilience_core import ConfigurationError, Judgement, Verdict
 from resilience_http import classify_exception
-from resilience_whatsapp._error_table import CODES, PERMISSION_CODES, SUBCODES, ErrorClass
+from resilience_whatsapp._error_table import (
+    ERROR_CODES,
+    ERROR_SUBCODES,
+    PERMISSION_CODES,
+    Ambiguity,
+    ErrorClass,
+    ErrorCode,
+    RetryAdvice,
+)
 
 
 class WhatsAppError(Exception):
@@ -26,12 +36,20 @@ class WhatsAppError(Exception):
     """The `MessageRecord` of the send that raised it."""
 
 
+class InvalidMessageError(WhatsAppError, ConfigurationError):
+    """A message that the API would refuse, or send to somebody else; the text names the field and the fix."""
+
+
+class InvalidWebhookError(WhatsAppError):
+    """What came to the address of the webhooks is none."""
+
+
 class GraphError(WhatsAppError):
     """The API answered with an error.
 
     Attributes:
         code, subcode: Graph's numbers; None where the answer had none.
-        http_status: of the answer.
+        http_status: of the answer; None for an error that a webhook told.
         error_class: what kind of trouble it is.
         scope: what it applies to: "phone_number", "pair", "template", ...
         retry_after: seconds to wait, where a header told them.
@@ -44,7 +62,7 @@ class GraphError(WhatsAppError):
         self,
         code: int | None,
         subcode: int | None,
-        http_status: int,
+        http_status: int | None,
         scope: str,
         retry_after: float | None = None,
         fbtrace_id: str | None = None,
@@ -58,6 +76,35 @@ class GraphError(WhatsAppError):
         self.fbtrace_id = fbtrace_id
 
     @property
+    def known(self) -> ErrorCode | None:
+        """What the table says about its code; None for a code that is not in it."""
+        return _row(self.code, self.subcode)
+
+    @property
+    def wait(self) -> float | None:
+        """Seconds to wait: what a header told, else what the table states for the code; None where neither does."""
+        if self.retry_after is not None:
+            return self.retry_after
+        return None if self.known is None else self.known.wait
+
+    @property
+    def advice(self) -> RetryAdvice:
+        """What must happen before the same request can succeed."""
+        known = self._as_told()
+        return _USUAL_ADVICE[self.error_class] if known is None else known.advice
+
+    @property
+    def ambiguity(self) -> Ambiguity:
+        """How likely it is that the request was carried out all the same."""
+        known = self._as_told()
+        return "none" if known is None else known.ambiguity
+
+    def _as_told(self) -> ErrorCode | None:
+        """The table's row, unless this is the other meaning of code 1: a malformed request."""
+        known = self.known
+        return known if known is not None and known.error_class is self.error_class else None
+
+    @property
     def telemetry_type(self) -> str | None:
         """What metrics and traces show as `error.type`: the code; the class where there is none."""
         return None if self.code is None else str(self.code)
@@ -65,7 +112,8 @@ class GraphError(WhatsAppError):
     def __str__(self) -> str:
         number = "no code" if self.code is None else f"code {self.code}"
         sub = "" if self.subcode is None else f"/{self.subcode}"
-        return f"WhatsApp API: {self.error_class.value} ({number}{sub}, HTTP {self.http_status})"
+        where = "by webhook" if self.http_status is None else f"HTTP {self.http_status}"
+        return f"WhatsApp API: {self.error_class.value} ({number}{sub}, {where})"
 
 
 class GraphTransientError(GraphError):
@@ -122,14 +170,24 @@ class AmbiguousOutcomeError(WhatsAppError):
     Attributes:
         http_status: of the answer.
         what: what was wrong with it, in a few words of ours.
-        retry_after: seconds to wait, where a header told them.
+        retry_after, wait: seconds to wait, where a header told them.
+        scope, advice, ambiguity: as for `GraphError`.
     """
+
+    error_class = ErrorClass.AMBIGUOUS
+    scope = "message"
+    advice = RetryAdvice.RECONCILE
 
     def __init__(self, http_status: int, what: str, retry_after: float | None = None) -> None:
         super().__init__(http_status, what, retry_after)
         self.http_status = http_status
         self.what = what
-        self.retry_after = retry_after
+        self.retry_after = self.wait = retry_after
+
+    @property
+    def ambiguity(self) -> Ambiguity:
+        """How likely it is that the request was carried out: less for a 503, which tends to come before the work."""
+        return "medium" if self.http_status == _UNAVAILABLE else "high"
 
     def __str__(self) -> str:
         return f"WhatsApp API: {self.what} (HTTP {self.http_status}); whether it acted is unknown"
@@ -148,27 +206,40 @@ _BY_CLASS: dict[ErrorClass, type[GraphError]] = {
         GraphSenderError,
     )
 }
-_CODE_UNKNOWN_ERROR = 1  # "API Unknown": platform trouble with a 5xx, a malformed request with a 4xx
+_USUAL_ADVICE = {
+    ErrorClass.TRANSIENT: RetryAdvice.BACKOFF,
+    ErrorClass.THROTTLE: RetryAdvice.WAIT,
+    ErrorClass.AUTH: RetryAdvice.FIX,
+    ErrorClass.REQUEST: RetryAdvice.NEVER,
+    ErrorClass.RECIPIENT: RetryAdvice.NEVER,
+    ErrorClass.TEMPLATE: RetryAdvice.FIX,
+    ErrorClass.POLICY: RetryAdvice.REVIEW,
+    ErrorClass.SENDER: RetryAdvice.FIX,
+}
+"""For a code that is not in the table, or is there with another class."""
+_CODE_UNKNOWN_ERROR = 1  # platform trouble with a 5xx, a malformed request with a 4xx
+_UNAVAILABLE = 503
 
 
-def class_of(code: int | None, subcode: int | None, is_transient: bool, http_status: int) -> tuple[ErrorClass, str]:
-    """The class and the scope of an error answer."""
-    if code is not None and subcode is not None and (code, subcode) in SUBCODES:
-        return SUBCODES[code, subcode]
-    if code == _CODE_UNKNOWN_ERROR:
-        return (
-            (ErrorClass.TRANSIENT, "platform")
-            if http_status >= 500 or is_transient
-            else (
-                ErrorClass.REQUEST,
-                "request",
-            )
-        )
-    if code in CODES:
-        return CODES[code]
-    if code is not None and code in PERMISSION_CODES:
-        return ErrorClass.AUTH, "token"
-    if is_transient or http_status >= 500:
+def _row(code: int | None, subcode: int | None) -> ErrorCode | None:
+    if code is None:
+        return None
+    if subcode is not None and (code, subcode) in ERROR_SUBCODES:
+        return ERROR_SUBCODES[code, subcode]
+    return ERROR_CODES.get(200 if code in PERMISSION_CODES else code)
+
+
+def class_of(
+    code: int | None, subcode: int | None, is_transient: bool, http_status: int | None
+) -> tuple[ErrorClass, str]:
+    """The class and the scope of an error answer, or of an error in a webhook (which has no HTTP status)."""
+    troubled = is_transient or (http_status is not None and http_status >= 500)
+    if code == _CODE_UNKNOWN_ERROR and not troubled:
+        return ErrorClass.REQUEST, "request"
+    row = _row(code, subcode)
+    if row is not None:
+        return row.error_class, row.scope
+    if troubled:
         return ErrorClass.TRANSIENT, "platform"
     if http_status == 429:
         return ErrorClass.THROTTLE, "app"
@@ -181,7 +252,7 @@ def graph_error(
     code: int | None,
     subcode: int | None,
     is_transient: bool,
-    http_status: int,
+    http_status: int | None,
     retry_after: float | None = None,
     fbtrace_id: str | None = None,
 ) -> GraphError:
@@ -202,7 +273,9 @@ def classify_graph(error: Exception) -> Judgement:
     if isinstance(error, GraphError):
         verdict = _VERDICTS.get(error.error_class, Verdict.PERMANENT)
         reason = f"graph {error.code}"
-        return Judgement(verdict, retry_after=error.retry_after, scope=error.scope, reason=reason)
+        # A wait that the table states is one for a limit: a retry that may not wait so long gives up at once.
+        wait = error.wait if verdict is Verdict.THROTTLED else error.retry_after
+        return Judgement(verdict, retry_after=wait, scope=error.scope, reason=reason)
     if isinstance(error, AmbiguousOutcomeError):
         return Judgement(Verdict.UNKNOWN, retry_after=error.retry_after, reason=error.what)
     if isinstance(error, RuntimeError):

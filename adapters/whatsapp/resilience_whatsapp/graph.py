@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace, TracebackType
 from typing import Any, Protocol, TypeAlias
@@ -17,13 +18,23 @@ import aiohttp
 from attrs import define, field
 
 from resilience_core import ConfigurationError
-from resilience_whatsapp._envelope import SendReceipt, Template, TemplatePage, read_send, read_templates, usage_wait
+from resilience_whatsapp._envelope import (
+    SendReceipt,
+    Template,
+    TemplatePage,
+    read_send,
+    read_success,
+    read_templates,
+    usage_wait,
+)
 from resilience_whatsapp.records import mask_recipient
+from resilience_whatsapp.status import NUMBER_FIELDS, Health, NumberStatus, read_health, read_number_status
 
 DEFAULT_BASE_URL = "https://graph.facebook.com"
 DEFAULT_API_VERSION = "v25.0"
 _SEND_LIMIT = 64 * 1024  # bytes read of an answer to a send, and of any error
 _LIST_LIMIT = 4 * 1024 * 1024
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # tells them apart by their first bytes
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 __all__ = ["GraphClient", "GraphTransport", "SendReceipt", "Template", "TemplatePage", "Wire", "mask_recipient"]
@@ -120,6 +131,17 @@ class GraphClient:
         )
         return read_send(status, body, usage_wait(headers))
 
+    async def mark_as_read(self, payload: Mapping[str, Any]) -> None:
+        """Make one request to say that a message was read, as `messages.MarkAsRead` writes it. It may be repeated.
+
+        Raises:
+            GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: as for `send_message`.
+        """
+        status, headers, body = await self._request(
+            "POST", f"{self.phone_number_id}/messages", json_body=payload, limit=_SEND_LIMIT
+        )
+        read_success(status, body, usage_wait(headers))
+
     async def get_templates_page(self, after: str | None = None, *, limit: int = 100) -> TemplatePage:
         """One page of approved templates, after the cursor of the page before.
 
@@ -133,6 +155,29 @@ class GraphClient:
             "GET", f"{self.waba_id}/message_templates", params=params, limit=_LIST_LIMIT
         )
         return read_templates(status, body, usage_wait(headers))
+
+    async def get_number_status(self) -> NumberStatus:
+        """What the API says of the sending number: quality, limits, and whether it can send.
+
+        Raises:
+            GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: as for `send_message`.
+        """
+        params = {"fields": ",".join(NUMBER_FIELDS)}
+        status, headers, body = await self._request("GET", self.phone_number_id, params=params, limit=_SEND_LIMIT)
+        return read_number_status(status, body, usage_wait(headers))
+
+    async def get_account_health(self) -> Health:
+        """Whether the business account can send messages.
+
+        Raises:
+            ConfigurationError: the client was made without `waba_id`.
+            GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: as for `send_message`.
+        """
+        waba_id = self.waba_id or ""
+        _check("waba_id", waba_id != "", "given to ask for the account's health")
+        params = {"fields": "health_status"}
+        status, headers, body = await self._request("GET", waba_id, params=params, limit=_SEND_LIMIT)
+        return read_health(status, body, usage_wait(headers))
 
     async def _request(
         self,
@@ -158,6 +203,7 @@ class GraphClient:
             allow_redirects=False,  # the token goes to this host only
             timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_timeout, sock_read=self.read_timeout),
             trace_request_ctx=wire,
+            auto_decompress=False,  # aiohttp would unpack a bomb before anybody could count its bytes
         ) as response:
             cap = limit if response.status == 200 else _SEND_LIMIT
             body = await _read(response, cap)
@@ -219,4 +265,14 @@ async def _read(response: aiohttp.ClientResponse, cap: int) -> bytes:
             break
         chunks.append(chunk)
         size += len(chunk)
-    return b"".join(chunks)
+    return _unpacked(b"".join(chunks), response.headers.get("Content-Encoding"), cap)
+
+
+def _unpacked(body: bytes, encoding: str | None, cap: int) -> bytes:
+    """What a server packed although asked not to: at most `cap` bytes; what cannot be unpacked stays as it is."""
+    if encoding is None or encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    try:
+        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, cap)
+    except zlib.error:
+        return body

@@ -43,8 +43,9 @@ class MessageRecord:
     """Ours, made before the first attempt; travels as `biz_opaque_callback_data`."""
     user_id: str
     recipient: str = field(repr=mask_recipient)
+    """The number with `+` and without separators, or the id of a user or group."""
     kind: str
-    """`template` or `text`."""
+    """The API's type of message: `template`, `text`, `image`, `interactive`, ..."""
     template: str | None
     language: str | None
     delivery: Delivery

@@ -14,6 +14,17 @@ from resilience_core import CircuitOpenError, ConfigurationError, Event, StaleCa
 from resilience_whatsapp._delivery import Sending, name_of_error
 from resilience_whatsapp.client import ResilientWhatsAppClient
 from resilience_whatsapp.graph import Template
+from resilience_whatsapp.messages import (
+    MarkAsRead,
+    Message,
+    MessageRequest,
+    RawComponent,
+    Recipient,
+    TemplateMessage,
+    Text,
+)
+from resilience_whatsapp.messages._parts import Part
+from resilience_whatsapp.messages._template import Component
 from resilience_whatsapp.records import DELIVERIES, Delivery, MessageRecord, MessageStatus, mask_recipient
 from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
 
@@ -82,55 +93,86 @@ class WhatsAppService:
 
         return BlockingWhatsAppService(client, **options)
 
-    async def send_template_message(
+    async def send(
         self,
         user: Any,
-        recipient: str,
-        template_name: str,
-        language_code: str,
+        recipient: str | Recipient,
+        message: Message,
         *,
-        components: Sequence[Mapping[str, Any]] = (),
+        reply_to: str | None = None,
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
     ) -> MessageRecord:
-        """Send a template.
+        """Send any message of `resilience_whatsapp.messages`.
 
         Args:
             user: on whose behalf: any object with `.id`, or an id.
-            recipient: the phone number with `+` and country code, or another id that the API takes.
-            template_name: the template's name.
-            language_code: its language, exactly as approved: `fr`, `en_US`.
-            components: header, body and button parameters in the API's form.
+            recipient: a phone number with `+` and country code, a `PhoneNumber`, a `UserId` or a `GroupId`.
+            message: what is sent.
+            reply_to: the id of a message of the recipient, which is quoted.
             delivery: overrides the service's choice for this message.
             opaque_data: what webhooks echo as `biz_opaque_callback_data`, at most 512 characters; default the
                 record's id.
 
         Raises:
+            InvalidMessageError: a number without `+`, or something that the API would refuse; nothing was sent.
             CircuitOpenError: the service is down; nothing was sent by this call's last attempt.
             GraphError, AmbiguousOutcomeError, TimeoutExceeded: as the API or the time-out ended it.
-            Each carries the record as `.record`.
+            All but the first carry the record as `.record`.
         """
-        template: dict[str, Any] = {"name": template_name, "language": {"code": language_code}}
-        if components:
-            template["components"] = [dict(component) for component in components]
-        record = self._new_record(user, recipient, "template", template_name, language_code, delivery)
-        return await self._send(record, {"type": "template", "template": template}, opaque_data)
+        request = MessageRequest(recipient, message, reply_to=reply_to, opaque_data=opaque_data)
+        record = self._new_record(user, request, delivery)
+        return await self._send(record, request)
+
+    async def send_template_message(
+        self,
+        user: Any,
+        recipient: str | Recipient,
+        template_name: str,
+        language_code: str,
+        *,
+        components: Sequence[Mapping[str, Any] | Component] = (),
+        delivery: Delivery | None = None,
+        opaque_data: str | None = None,
+    ) -> MessageRecord:
+        """Send a template; otherwise as `send`.
+
+        Args:
+            user, recipient, delivery, opaque_data: as for `send`.
+            template_name: the template's name.
+            language_code: its language, exactly as approved: `fr`, `en_US`.
+            components: header, body and button parameters, as types or in the API's own form; the latter are passed
+                on unchecked.
+        """
+        parts = [part if isinstance(part, Part) else RawComponent(part) for part in components]
+        message = TemplateMessage(template_name, language_code, parts)
+        return await self.send(user, recipient, message, delivery=delivery, opaque_data=opaque_data)
 
     async def send_text(
         self,
         user: Any,
-        recipient: str,
+        recipient: str | Recipient,
         body: str,
         *,
         preview_url: bool = False,
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
     ) -> MessageRecord:
-        """Send a text within the recipient's service window; otherwise as `send_template_message`."""
-        record = self._new_record(user, recipient, "text", None, None, delivery)
-        return await self._send(
-            record, {"type": "text", "text": {"preview_url": preview_url, "body": body}}, opaque_data
-        )
+        """Send a text within the recipient's service window; otherwise as `send`."""
+        message = Text(body, preview_url)
+        return await self.send(user, recipient, message, delivery=delivery, opaque_data=opaque_data)
+
+    async def mark_as_read(self, message_id: str, *, typing: bool = False) -> None:
+        """Tell the sender of a message that it was read; with `typing`, also that an answer is coming.
+
+        Saying it twice does no harm: it is repeated after an unknown outcome, whatever the delivery.
+
+        Raises:
+            InvalidMessageError: `message_id` is empty or has blanks.
+            ConfigurationError: the HTTP client cannot do it.
+            CircuitOpenError, GraphError, AmbiguousOutcomeError, TimeoutExceeded: as for `send`, without a record.
+        """
+        await self.client.mark_as_read(MarkAsRead(message_id, typing).payload())
 
     async def get_approved_templates(self) -> TemplateList:
         """The approved templates, all pages: from the API, else from up to 24 h ago, else the built-in ones.
@@ -170,22 +212,15 @@ class WhatsAppService:
 
     # --- one send --------------------------------------------------------------------------------------------------
 
-    def _new_record(
-        self,
-        user: Any,
-        recipient: str,
-        kind: str,
-        template: str | None,
-        language: str | None,
-        delivery: Delivery | None,
-    ) -> MessageRecord:
+    def _new_record(self, user: Any, request: MessageRequest, delivery: Delivery | None) -> MessageRecord:
+        template = request.message if isinstance(request.message, TemplateMessage) else None
         return MessageRecord(
             id=uuid.uuid4().hex,
             user_id=str(getattr(user, "id", user)),
-            recipient=recipient,
-            kind=kind,
-            template=template,
-            language=language,
+            recipient=request.recipient.key,
+            kind=request.message.kind,
+            template=None if template is None else template.name,
+            language=None if template is None else template.language,
             delivery=self.delivery if delivery is None else _checked(delivery),
             status=MessageStatus.REJECTED,
             wamid=None,
@@ -196,14 +231,8 @@ class WhatsAppService:
             error=None,
         )
 
-    async def _send(self, record: MessageRecord, content: dict[str, Any], opaque_data: str | None) -> MessageRecord:
-        payload = {
-            "messaging_product": "whatsapp",
-            "recipient_type": "individual",
-            "to": record.recipient,
-            **content,
-            "biz_opaque_callback_data": record.id if opaque_data is None else opaque_data,
-        }
+    async def _send(self, record: MessageRecord, request: MessageRequest) -> MessageRecord:
+        payload = {"biz_opaque_callback_data": record.id, **request.payload()}
         sending = Sending()
         started = time.monotonic()
         try:

@@ -22,6 +22,7 @@ from resilience_core._events import (
     StaleServed,
     TimeoutExpired,
 )
+from resilience_core._fork import no_forks
 from resilience_core._telemetry._recording import called
 from resilience_core._telemetry._switch import stores, telemetry
 from resilience_core.registry import Named, registry
@@ -94,7 +95,8 @@ _ONE_OF_MANY = (s.FAILURE_RATIO, s.SLOW_RATIO)
 def _told(policy: Named, read: Read) -> Iterable[tuple[float, dict[str, Any]]]:
     """What one policy tells; nothing where that fails, so that the others are told all the same."""
     try:
-        return tuple(read(policy.snapshot()))
+        with no_forks:  # it has a lock, and readers have threads
+            return tuple(read(policy.snapshot()))
     except Exception as error:  # of a policy of somebody else's
         telemetry.failed("states", error)
         return ()

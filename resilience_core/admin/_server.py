@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from resilience_core._fork import no_forks
 from resilience_core.admin._peer import Peer, peer_of
 
 MOST_CLIENTS = 16
@@ -196,7 +197,8 @@ class Server:
             self._put(client, refusal("a request is a JSON object in one line", 'send {"command": "status"}'))
             return False
         try:
-            answer = self._answer(request, client.peer)
+            with no_forks:  # policies, listeners and the log have locks
+                answer = self._answer(request, client.peer)
         except Exception as error:  # of a policy or a listener of the user's: the process and this thread go on
             answer = refusal(f"the process failed to answer: {type(error).__name__}", "look into its log")
         if isinstance(answer, dict):

@@ -24,7 +24,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from resilience_core._clock import CHANCE
-from resilience_core.fleet._forks import no_forks
+from resilience_core._fork import no_forks
 from resilience_core.fleet._link import Link, OpenLink, Request
 from resilience_core.fleet._log import log_failure
 

@@ -19,6 +19,7 @@ from uuid import uuid4
 from attrs import evolve
 
 from resilience_core._clock import CHANCE
+from resilience_core._fork import no_forks
 from resilience_core._machines.circuit import Circuit, CircuitState, Forced, Transition
 from resilience_core._machines.server_clock import ServerClock
 from resilience_core._machines.shared_circuit import (
@@ -50,7 +51,6 @@ from resilience_core._machines.shared_circuit import (
 from resilience_core._machines.trip_rules import AnyOf, ConsecutiveFailures
 from resilience_core._verdicts import FAILURES, Verdict
 from resilience_core.fleet._agent import NEVER, Item
-from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Request
 from resilience_core.fleet._windows import SharedWindows
 

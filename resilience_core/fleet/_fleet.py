@@ -16,11 +16,11 @@ from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
 from resilience_core._events import Bus, Event, Listener
 from resilience_core._fleet_events import RecordIgnored, StoreDegraded, StoreRecovered
+from resilience_core._fork import no_forks
 from resilience_core._telemetry import stores, telemetry
 from resilience_core._validation import Seconds
 from resilience_core.fleet._agent import Agent, Item
 from resilience_core.fleet._circuit import SharedCircuit, draw
-from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Link
 from resilience_core.fleet._log import log_told
 from resilience_core.fleet._names import Keys, encoded

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from resilience_core._event_log import log_event, say
 from resilience_core._events import Event
-from resilience_core.fleet._forks import no_forks
+from resilience_core._fork import no_forks
 
 
 def log_told(event: Event, fault: BaseException | None = None) -> None:

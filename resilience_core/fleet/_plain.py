@@ -9,10 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from resilience_core import _validation as check
 from resilience_core._errors import ConfigurationError
+from resilience_core._fork import no_forks
 from resilience_core._machines.shared_circuit import SECOND, from_text
 from resilience_core._validation import Seconds
 from resilience_core.fleet._fleet import BaseFleet
-from resilience_core.fleet._forks import no_forks
 from resilience_core.fleet._link import Link, Request
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -12,10 +14,13 @@ from typing import Any
 
 import pytest
 
-from resilience_core import CircuitBreaker
+from resilience_core import Bulkhead, CircuitBreaker, _fork
 from resilience_core._fleet_events import StoreDegraded
-from resilience_core.fleet import StoreFleet, _forks
+from resilience_core.admin import AdminSocket
+from resilience_core.fleet import StoreFleet
 from resilience_core.fleet._log import log_told
+from resilience_core.registry import Registry
+from resilience_core.testing import record_telemetry
 from tests.fleet.members import PATIENCE, Fleets, fail, ok
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from 3.12 on: this process has threads
@@ -134,18 +139,53 @@ def test_the_lock_of_a_store(function: str) -> None:
     fleet.close()
 
 
+class Slow(Bulkhead):
+    """A policy that tells its state under a lock."""
+
+    lock = Locked()
+
+    def snapshot(self) -> dict[str, Any]:
+        type(self).lock.work()
+        return super().snapshot()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    monkeypatch.setattr(Slow, "lock", Locked())
+    return Slow("slow", max_concurrent=1)
+
+
+def test_a_policy_that_the_admin_socket_asks(slow: Slow) -> None:
+    registry = Registry()
+    registry.add(slow)
+    with tempfile.TemporaryDirectory() as place, AdminSocket(f"{place}/s", registry=registry) as admin:
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(admin.path))
+            line.sendall(b'{"command": "status"}\n')
+            assert slow.lock.is_free_in_a_child()
+            assert line.recv(1)
+
+
+def test_a_policy_that_the_reader_of_a_meter_asks(slow: Slow) -> None:
+    with record_telemetry() as recorded:
+        reader = threading.Thread(target=recorded.value, args=("resilience.bulkhead.limit",))
+        reader.start()
+        assert slow.lock.is_free_in_a_child()
+        reader.join()
+
+
 def test_a_listener_that_hangs_does_not_hold_up_a_fork_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_forks, "LONGEST", 0.05)
+    monkeypatch.setattr(_fork, "LONGEST", 0.05)
     held, done = threading.Event(), threading.Event()
 
     def hang() -> None:
-        with _forks.no_forks:
+        with _fork.no_forks:
             held.set()
             done.wait(PATIENCE)
 
     def work() -> bool:
-        with _forks.no_forks:  # it is as if nobody was in there
-            return _forks.no_forks._inside == [threading.get_ident()]
+        with _fork.no_forks:  # it is as if nobody was in there
+            return _fork.no_forks._inside == [threading.get_ident()]
 
     thread = threading.Thread(target=hang)
     thread.start()
@@ -157,24 +197,24 @@ def test_a_listener_that_hangs_does_not_hold_up_a_fork_for_ever(monkeypatch: pyt
 
 
 def test_who_forks_inside_waits_for_nobody() -> None:
-    with _forks.no_forks, _forks.no_forks:
-        assert in_child(lambda: _forks.no_forks._inside == []) == 1
-        _forks.no_forks._renew()  # as the child does, in which all of them are left then
-    assert _forks.no_forks._inside == []
+    with _fork.no_forks, _fork.no_forks:
+        assert in_child(lambda: _fork.no_forks._inside == []) == 1
+        _fork.no_forks._renew()  # as the child does, in which all of them are left then
+    assert _fork.no_forks._inside == []
 
 
 def test_nobody_begins_while_another_thread_forks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_forks, "LONGEST", PATIENCE)
+    monkeypatch.setattr(_fork, "LONGEST", PATIENCE)
     began: list[bool] = []
 
     def begin() -> None:
-        with _forks.no_forks:
-            began.append(_forks.no_forks._forking == 0)
+        with _fork.no_forks:
+            began.append(_fork.no_forks._forking == 0)
 
     thread = threading.Thread(target=begin)
-    _forks.no_forks._before()
+    _fork.no_forks._before()
     thread.start()
     assert not began
-    _forks.no_forks._in_parent()
+    _fork.no_forks._in_parent()
     thread.join()
     assert began == [True]

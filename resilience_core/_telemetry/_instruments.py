@@ -263,7 +263,7 @@ class Instruments:
         from opentelemetry.metrics import Observation
 
         found: dict[str, list[int]] = {}
-        for store in list(stores):
+        for store in stores:
             if store.state != "idle":  # nobody has looked for it, so nothing is wrong with it
                 counts = found.setdefault(store.store_type, [0, 0])
                 counts[0 if store.state == "connected" else 1] += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 from weakref import WeakSet
@@ -49,8 +49,24 @@ class Settings(NamedTuple):
     """Whether `resilience.store.operation.duration` is recorded."""
 
 
-stores: WeakSet[Any] = WeakSet()
-"""The fleets of this process that are still alive."""
+class Stores:
+    """The fleets of this process that are still alive."""
+
+    def __init__(self) -> None:
+        self._known: WeakSet[Any] = WeakSet()
+        self._lock = renewed_after_fork(threading.Lock())  # one may be made while a reader collects
+
+    def add(self, store: Any) -> None:
+        """A fleet was made."""
+        with self._lock:
+            self._known.add(store)
+
+    def __iter__(self) -> Iterator[Any]:
+        with self._lock:
+            return iter(list(self._known))
+
+
+stores = Stores()
 
 
 class Telemetry:

@@ -20,7 +20,7 @@ def application(health: Health) -> web.Application:
     async def handle(request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         transport = cast("Any", request.transport)  # None if it is gone already
-        peer = None if transport is None else transport.get_extra_info("peername")
+        peer = None if request.transport is None else request.transport.get_extra_info("peername")
         client = peer[0] if isinstance(peer, tuple) else None  # not for a unix socket
         path = "/" + request.match_info.get("page", "")
         answer = health.answer(Asked(request.method, path, headers, client, request))

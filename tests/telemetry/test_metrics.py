@@ -700,7 +700,8 @@ def test_the_state_of_stores_is_observed() -> None:
 
     kept = [Store(), Store(), Store()]
     kept[1].state, kept[2].state = "degraded", "idle"
-    stores.update(kept)
+    for store in kept:
+        stores.add(store)
     with record_telemetry() as recorded:
         points = recorded.points("resilience.store.status", {s.STORE_TYPE: "of a test"})
         assert {point.attributes[s.STORE_STATE]: point.value for point in points} == {"connected": 1, "degraded": 1}

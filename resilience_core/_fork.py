@@ -9,7 +9,8 @@ begin of an outage, when all agents log, one fork in two left the child a log th
 
 from __future__ import annotations
 
-import logging  # noqa: F401 - first: who is registered last is asked first before a fork, and must not hold its locks
+# First: who is registered last is asked first before a fork, and must not hold the locks of the log.
+import logging  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import os
 import threading
 from typing import Any, TypeVar

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
 from aiohttp import web
 
@@ -19,8 +19,8 @@ def application(health: Health) -> web.Application:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        transport = cast("Any", request.transport)  # None if it is gone already
-        peer = None if request.transport is None else request.transport.get_extra_info("peername")
+        transport = request.transport  # None if it is gone already
+        peer = None if transport is None else transport.get_extra_info("peername")
         client = peer[0] if isinstance(peer, tuple) else None  # not for a unix socket
         path = "/" + request.match_info.get("page", "")
         answer = health.answer(Asked(request.method, path, headers, client, request))
@@ -34,7 +34,7 @@ def application(health: Health) -> web.Application:
                     async with asyncio.timeout(PATIENCE):
                         await response.write(frame)
         except TimeoutError:  # it takes nothing any more, not even that this is the end
-            transport.abort()
+            cast("asyncio.Transport", transport).abort()  # it was there, or nothing could have been written
         except ConnectionError:
             pass  # it went while we wrote
         finally:

@@ -31,6 +31,7 @@ from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
 if TYPE_CHECKING:
     from resilience_whatsapp.blocking import BlockingWhatsAppService
 
+TEMPLATES_FRESH_FOR = 3600.0
 TEMPLATES_SERVED_FOR = 24 * 3600.0
 _MAX_PAGES = 1_000  # a cursor that never ends must not keep us for ever
 
@@ -57,7 +58,8 @@ class WhatsAppService:
         delivery: what happens to a send whose outcome is unknown. `at_least_once` sends it again (the record says
             `possible_duplicate`); `at_most_once` never does (the record says `unknown`). Each send can choose.
         mask_recipients: whether logs show recipients as `+33******78`.
-        templates_fresh_for: seconds during which the template list is served without asking the API.
+        templates_fresh_for: seconds during which the template list is served without asking the API. After that it is
+            asked for anew, and the old one is served only while that fails, until it is 24 h old.
         template_file: where the list is kept so that it outlives the process.
     """
 
@@ -67,7 +69,7 @@ class WhatsAppService:
         *,
         delivery: Delivery = "at_least_once",
         mask_recipients: bool = True,
-        templates_fresh_for: float = 0.0,
+        templates_fresh_for: float = TEMPLATES_FRESH_FOR,
         template_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self.client = client
@@ -85,6 +87,7 @@ class WhatsAppService:
         )
         self._cache.subscribe(self._log_stale)
         self._templates = self._cache(self._fetch_templates)
+        self._forgotten = 0
 
     @staticmethod
     def blocking(client: ResilientWhatsAppClient, **options: Any) -> BlockingWhatsAppService:
@@ -177,27 +180,45 @@ class WhatsAppService:
     async def get_approved_templates(self) -> TemplateList:
         """The approved templates, all pages: from the API, else from up to 24 h ago, else the built-in ones.
 
-        Never raises for an API that fails: `source` and `age` of the result say what it is worth.
+        A list that is younger than `templates_fresh_for` is served without asking. Who asks while somebody else's
+        request is under way waits for that one. Never raises for an API that fails: `source` and `age` of the result
+        say what it is worth.
         """
-        before = self._cache.entry()
+        before, asked = self._cache.entry(), self._cache.clock.now()
         try:
             listing: _Listing = await self._templates()
         except Exception as error:
             self._log_templates("default", error)
             return TemplateList(DEFAULT_TEMPLATES, "default", None)
         if before is not None and before.value is listing:
-            return TemplateList(listing.templates, "cache", before.age)
+            return TemplateList(listing.templates, "cache", before.age + self._cache.clock.now() - asked)
         return TemplateList(listing.templates, "api", 0.0)
 
+    def forget_templates(self) -> None:
+        """Forget the list of templates, in the file too: the next call asks the API.
+
+        For when a webhook or a person tells that a template was approved, changed, paused or deleted. The old list is
+        not served any more, not even while the API fails.
+        """
+        self._forgotten += 1
+        self._cache.invalidate()
+
     async def _fetch_templates(self) -> _Listing:
-        """The whole listing or nothing: half a list would hide templates that exist."""
+        """The whole listing or nothing: half a list would hide templates that exist.
+
+        Approved ones only, whatever an HTTP client of the user's answers. A listing that was to be forgotten while it
+        was under way is asked for again: it may be of the time before.
+        """
         templates: list[Template] = []
         after: str | None = None
+        begun = self._forgotten
         for _ in range(_MAX_PAGES):
             page = await self.client.get_templates_page(after)
-            templates += page.templates
+            templates += (template for template in page.templates if template.status.upper() == "APPROVED")
             after = page.next_after
-            if after is None:
+            if begun != self._forgotten:
+                templates, after, begun = [], None, self._forgotten
+            elif after is None:
                 return _Listing(tuple(templates))
         raise RuntimeError(f"the template listing did not end after {_MAX_PAGES} pages")
 

@@ -11,18 +11,22 @@ from typing import Any
 
 import pytest
 
-from resilience_core import CircuitBreaker, Retry
+from resilience_core import CircuitBreaker, ConfigurationError, Retry
 from resilience_whatsapp import (
     DEFAULT_TEMPLATES,
+    TEMPLATE_QUARANTINE,
     GraphClient,
+    GraphTemplateError,
+    MessageStatus,
     ResilientWhatsAppClient,
     SendReceipt,
     Template,
     TemplatePage,
     WhatsAppService,
 )
+from resilience_whatsapp._quarantine import Quarantine
 from resilience_whatsapp.simulator import Fault, SimTemplate, Simulator, SimulatorThread
-from tests.whatsapp.fakes import FakeClock, Stub, service_over
+from tests.whatsapp.fakes import RECIPIENT, FakeClock, Stub, service_over
 
 HOUR = 3600.0
 TWO_PAGES = [SimTemplate(f"t{number}", "fr") for number in range(120)]
@@ -212,3 +216,170 @@ def test_blocking_callers_forget_templates_too() -> None:
             service.forget_templates()
             sources.append(service.get_approved_templates().source)
         assert sources == ["api", "cache", "api"]
+
+
+# --- setting aside --------------------------------------------------------------------------------
+
+
+async def refused(service: WhatsAppService, name: str = "nowhere", language: str = "fr") -> Any:
+    with pytest.raises(GraphTemplateError) as caught:
+        await service.send_template_message("u", RECIPIENT, name, language)
+    return caught.value
+
+
+def sent(simulator: Simulator) -> int:
+    return simulator.book.requests["messages"]
+
+
+def test_a_template_that_does_not_exist_is_asked_for_once_a_minute() -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        async with served(clock) as (simulator, service):
+            first = await refused(service)
+            assert (first.local, first.record.attempts, first.retry_after) == (False, 1, None)
+            clock.time += 20
+            second, third = await refused(service), await refused(service)
+            assert sent(simulator) == 1
+            assert type(second) is type(first)
+            for field in ("code", "subcode", "http_status", "scope", "advice", "fbtrace_id", "error_class"):
+                assert getattr(second, field) == getattr(first, field), field
+            assert (second.local, second.retry_after) == (True, 40.0)
+            assert (second.record.status, second.record.attempts) == (MessageStatus.REJECTED, 0)
+            assert (second.record.error, first.record.error) == ("GraphTemplateError(132001)",) * 2
+            assert second.record.id != third.record.id
+            assert "none was made" in str(second)
+            assert "none was made" not in str(first)
+            await refused(service, language="en_US")
+            assert sent(simulator) == 2, "another language is another template"
+            clock.time += 39.9
+            assert (await refused(service)).local
+            clock.time += 0.2
+            assert not (await refused(service)).local
+            assert sent(simulator) == 3
+            assert service.client.circuit_breaker.snapshot()["state"] == "closed"
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(("code", "seconds"), sorted(TEMPLATE_QUARANTINE.items()))
+def test_each_code_sets_aside_for_its_time(code: int, seconds: float) -> None:
+    async def story() -> None:
+        clock = FakeClock()
+        async with served(clock) as (simulator, service):
+            simulator.script(Fault("error", code=code))
+            assert (await refused(service, "welcome_message")).code == code
+            clock.time += seconds - 0.5
+            assert (await refused(service, "welcome_message")).local
+            clock.time += 0.5
+            record = await service.send_template_message("u", RECIPIENT, "welcome_message", "fr")
+            assert record.status is MessageStatus.ACCEPTED
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("code", [132000, 132005, 132008, 132012, 132018])
+def test_wrong_values_in_one_message_do_not_stop_the_next_one(code: int) -> None:
+    async def story() -> None:
+        async with served(FakeClock()) as (simulator, service):
+            simulator.script(Fault("error", code=code))
+            await refused(service, "welcome_message")
+            await service.send_template_message("u", RECIPIENT, "welcome_message", "fr")
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("quarantine", [{}, {132001: 0}])
+def test_it_can_be_switched_off(quarantine: dict[int, float]) -> None:
+    async def story() -> None:
+        async with served(FakeClock(), template_quarantine=quarantine) as (simulator, service):
+            assert not (await refused(service)).local
+            assert not (await refused(service)).local
+            assert sent(simulator) == 2
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("wrong", [60.0, {"132001": 60.0}, {132001: -1}, {132001: float("inf")}, {132001: True}])
+def test_a_wrong_quarantine_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="template_quarantine must"):
+        service_over(Stub(), FakeClock(), template_quarantine=wrong)
+
+
+def test_a_listing_that_shows_it_approved_or_forgetting_ends_it() -> None:
+    async def story() -> None:
+        async with served(FakeClock()) as (simulator, service):
+            await service.get_approved_templates()
+            await refused(service)
+            simulator.templates.append(SimTemplate("nowhere", "fr"))
+            assert (await service.get_approved_templates()).source == "cache"
+            assert (await refused(service)).local, "an old list says nothing new"
+            service.forget_templates()
+            await service.send_template_message("u", RECIPIENT, "nowhere", "fr")
+
+            simulator.script(Fault("error", code=132016))
+            await refused(service)
+            assert (await refused(service)).local
+            assert len(await service.get_approved_templates()) == 7
+            await service.send_template_message("u", RECIPIENT, "nowhere", "fr")
+
+    asyncio.run(story())
+
+
+def test_a_listing_releases_only_what_it_shows_and_what_was_set_aside_before_it_was_asked_for() -> None:
+    clock = FakeClock()
+    quarantine = Quarantine({132015: 60.0}, clock.now)
+    error = GraphTemplateError(132015, None, 400, "template")
+    for name in ("shown", "hidden"):
+        quarantine.put((name, "fr"), error)
+    asked_at = clock.now()
+    clock.time += 1
+    quarantine.put(("later", "fr"), error)
+    quarantine.release({("shown", "fr"), ("later", "fr")}, asked_at)
+    aside = [name for name in ("shown", "hidden", "later") if quarantine.error_for((name, "fr")) is not None]
+    assert aside == ["hidden", "later"]
+
+
+def test_at_most_a_thousand_are_set_aside_and_the_oldest_makes_room() -> None:
+    quarantine = Quarantine(TEMPLATE_QUARANTINE, FakeClock().now)
+    error = GraphTemplateError(132001, None, 404, "template")
+    for number in range(1_000):
+        quarantine.put((str(number), "fr"), error)
+    quarantine.put(("0", "fr"), error)
+    quarantine.put(("one more", "fr"), error)
+    assert len(quarantine) == 1_000
+    assert quarantine.error_for(("1", "fr")) is None
+    assert quarantine.error_for(("0", "fr")) is not None
+
+
+def test_setting_aside_is_logged_once_and_only_templates_are_set_aside(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        async with served(FakeClock()) as (simulator, service):
+            for _ in range(3):
+                await refused(service)
+            simulator.script(Fault("error", code=132001))
+            with pytest.raises(GraphTemplateError):
+                await service.send_text("u", RECIPIENT, "hi")
+            await service.send_text("u", RECIPIENT, "hi")
+
+    with caplog.at_level(logging.WARNING, logger="resilience_whatsapp.service"):
+        asyncio.run(story())
+    (line,) = caplog.records
+    assert (line.levelname, line.getMessage()) == ("WARNING", "Template set aside: sends of it fail at once")
+    told = {"template": "nowhere", "language": "fr", "error": "GraphTemplateError(132001)", "seconds": 60.0}
+    assert vars(line) | told == vars(line)
+
+
+def test_blocking_callers_get_the_local_error_too() -> None:
+    with SimulatorThread() as simulator:
+        http_client = graph_client(simulator.simulator)
+        with WhatsAppService.blocking(ResilientWhatsAppClient(http_client)) as service:
+            found: list[Any] = []
+            for _ in range(2):
+                with pytest.raises(GraphTemplateError) as caught:
+                    service.send_template_message("u", RECIPIENT, "nowhere", "fr")
+                found.append((caught.value.local, caught.value.record.attempts))
+            service.forget_templates()
+            with pytest.raises(GraphTemplateError) as caught:
+                service.send_template_message("u", RECIPIENT, "nowhere", "fr")
+            assert not caught.value.local
+        assert found == [(False, 1), (True, 0)]

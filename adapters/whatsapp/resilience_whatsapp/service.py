@@ -12,7 +12,9 @@ from attrs import asdict, evolve, frozen
 
 from resilience_core import CircuitOpenError, ConfigurationError, Event, StaleCache, StaleServed
 from resilience_whatsapp._delivery import Sending, name_of_error
+from resilience_whatsapp._quarantine import TEMPLATE_QUARANTINE, Quarantine, TemplateKey
 from resilience_whatsapp.client import ResilientWhatsAppClient
+from resilience_whatsapp.errors import GraphTemplateError
 from resilience_whatsapp.graph import Template
 from resilience_whatsapp.messages import (
     MarkAsRead,
@@ -61,6 +63,9 @@ class WhatsAppService:
         templates_fresh_for: seconds during which the template list is served without asking the API. After that it is
             asked for anew, and the old one is served only while that fails, until it is 24 h old.
         template_file: where the list is kept so that it outlives the process.
+        template_quarantine: seconds, by error code, for which a template is set aside after a send of it failed with
+            that `GraphTemplateError`: further sends of it in its language fail at once with the same error, marked
+            `local`, without a request. Codes that are not in it, or have 0, set nothing aside; `{}` switches it off.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class WhatsAppService:
         mask_recipients: bool = True,
         templates_fresh_for: float = TEMPLATES_FRESH_FOR,
         template_file: str | os.PathLike[str] | None = None,
+        template_quarantine: Mapping[int, float] = TEMPLATE_QUARANTINE,
     ) -> None:
         self.client = client
         self.delivery: Delivery = _checked(delivery)
@@ -88,6 +94,7 @@ class WhatsAppService:
         self._cache.subscribe(self._log_stale)
         self._templates = self._cache(self._fetch_templates)
         self._forgotten = 0
+        self._quarantine = Quarantine(template_quarantine, self._now)
 
     @staticmethod
     def blocking(client: ResilientWhatsAppClient, **options: Any) -> BlockingWhatsAppService:
@@ -120,7 +127,8 @@ class WhatsAppService:
         Raises:
             InvalidMessageError: a number without `+`, or something that the API would refuse; nothing was sent.
             CircuitOpenError: the service is down; nothing was sent by this call's last attempt.
-            GraphError, AmbiguousOutcomeError, TimeoutExceeded: as the API or the time-out ended it.
+            GraphError, AmbiguousOutcomeError, TimeoutExceeded: as the API or the time-out ended it. A
+                `GraphTemplateError` with `local` comes from an earlier send: the template is set aside.
             All but the first carry the record as `.record`.
         """
         request = MessageRequest(recipient, message, reply_to=reply_to, opaque_data=opaque_data)
@@ -184,23 +192,24 @@ class WhatsAppService:
         request is under way waits for that one. Never raises for an API that fails: `source` and `age` of the result
         say what it is worth.
         """
-        before, asked = self._cache.entry(), self._cache.clock.now()
+        before, asked = self._cache.entry(), self._now()
         try:
             listing: _Listing = await self._templates()
         except Exception as error:
             self._log_templates("default", error)
             return TemplateList(DEFAULT_TEMPLATES, "default", None)
         if before is not None and before.value is listing:
-            return TemplateList(listing.templates, "cache", before.age + self._cache.clock.now() - asked)
+            return TemplateList(listing.templates, "cache", before.age + self._now() - asked)
         return TemplateList(listing.templates, "api", 0.0)
 
     def forget_templates(self) -> None:
-        """Forget the list of templates, in the file too: the next call asks the API.
+        """Forget the list of templates, in the file too, and which are set aside: the next call asks the API.
 
         For when a webhook or a person tells that a template was approved, changed, paused or deleted. The old list is
         not served any more, not even while the API fails.
         """
         self._forgotten += 1
+        self._quarantine.clear()
         self._cache.invalidate()
 
     async def _fetch_templates(self) -> _Listing:
@@ -211,16 +220,20 @@ class WhatsAppService:
         """
         templates: list[Template] = []
         after: str | None = None
-        begun = self._forgotten
+        begun, asked = self._forgotten, self._now()
         for _ in range(_MAX_PAGES):
             page = await self.client.get_templates_page(after)
             templates += (template for template in page.templates if template.status.upper() == "APPROVED")
             after = page.next_after
             if begun != self._forgotten:
-                templates, after, begun = [], None, self._forgotten
+                templates, after, begun, asked = [], None, self._forgotten, self._now()
             elif after is None:
+                self._quarantine.release({(template.name, template.language) for template in templates}, asked)
                 return _Listing(tuple(templates))
         raise RuntimeError(f"the template listing did not end after {_MAX_PAGES} pages")
+
+    def _now(self) -> float:
+        return self._cache.clock.now()
 
     def _log_stale(self, event: Event) -> None:
         if isinstance(event, StaleServed) and event.error is not None:
@@ -256,15 +269,27 @@ class WhatsAppService:
         payload = {"biz_opaque_callback_data": record.id, **request.payload()}
         sending = Sending()
         started = time.monotonic()
+        key = None if record.template is None or record.language is None else (record.template, record.language)
         try:
+            known = None if key is None else self._quarantine.error_for(key)
+            if known is not None:
+                raise known
             receipt = await self.client.send(payload, record.delivery, sending)
         except BaseException as error:
             ended = _ended(record, sending, started, sending.status(), error=name_of_error(error))
             error.record = ended  # type: ignore[attr-defined]
             if isinstance(error, CircuitOpenError):
                 self._log_down(ended)
+            if key is not None and isinstance(error, GraphTemplateError) and not error.local:
+                self._set_aside(key, error)
             raise
         return _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
+
+    def _set_aside(self, key: TemplateKey, error: GraphTemplateError) -> None:
+        seconds = self._quarantine.put(key, error)
+        if seconds > 0:
+            told = {"template": key[0], "language": key[1], "error": name_of_error(error), "seconds": seconds}
+            self._logger.warning("Template set aside: sends of it fail at once", extra=told)
 
     def _log_down(self, record: MessageRecord) -> None:
         recipient = mask_recipient(record.recipient) if self._mask_recipients else record.recipient

@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrs import asdict, evolve, frozen
+from attrs import Factory, asdict, evolve, field, frozen
 
 from resilience_core import CircuitOpenError, ConfigurationError, Event, StaleCache, StaleServed
 from resilience_whatsapp._delivery import Sending, name_of_error
 from resilience_whatsapp._quarantine import TEMPLATE_QUARANTINE, Quarantine, TemplateKey
+from resilience_whatsapp._template_fit import check_fit
 from resilience_whatsapp.client import ResilientWhatsAppClient
 from resilience_whatsapp.errors import GraphTemplateError
 from resilience_whatsapp.graph import Template
@@ -43,6 +44,10 @@ class _Listing:
     """One fetched listing; compared by identity, which tells a new one from the same one served again."""
 
     templates: tuple[Template, ...]
+    by_key: dict[TemplateKey, Template] = field(
+        init=False,
+        default=Factory(lambda self: {(each.name, each.language): each for each in self.templates}, takes_self=True),
+    )
 
     def as_rows(self) -> list[dict[str, Any]]:
         return [asdict(template) for template in self.templates]
@@ -66,6 +71,8 @@ class WhatsAppService:
         template_quarantine: seconds, by error code, for which a template is set aside after a send of it failed with
             that `GraphTemplateError`: further sends of it in its language fail at once with the same error, marked
             `local`, without a request. Codes that are not in it, or have 0, set nothing aside; `{}` switches it off.
+        validate_templates: compare the parameters of a template message, before it is sent, with what the list of
+            templates says, if one is kept that is younger than 24 h; it is never asked for because of this.
     """
 
     def __init__(
@@ -77,9 +84,11 @@ class WhatsAppService:
         templates_fresh_for: float = TEMPLATES_FRESH_FOR,
         template_file: str | os.PathLike[str] | None = None,
         template_quarantine: Mapping[int, float] = TEMPLATE_QUARANTINE,
+        validate_templates: bool = True,
     ) -> None:
         self.client = client
         self.delivery: Delivery = _checked(delivery)
+        self._validates = validate_templates
         self._mask_recipients = mask_recipients
         self._logger = client.logger
         self._cache = StaleCache(
@@ -125,13 +134,16 @@ class WhatsAppService:
                 record's id.
 
         Raises:
-            InvalidMessageError: a number without `+`, or something that the API would refuse; nothing was sent.
+            InvalidMessageError: a number without `+`, or something that the API would refuse, such as parameters that
+                do not fit the template; nothing was sent.
             CircuitOpenError: the service is down; nothing was sent by this call's last attempt.
             GraphError, AmbiguousOutcomeError, TimeoutExceeded: as the API or the time-out ended it. A
                 `GraphTemplateError` with `local` comes from an earlier send: the template is set aside.
             All but the first carry the record as `.record`.
         """
         request = MessageRequest(recipient, message, reply_to=reply_to, opaque_data=opaque_data)
+        if self._validates and isinstance(message, TemplateMessage):
+            self._check_fit(message)
         record = self._new_record(user, request, delivery)
         return await self._send(record, request)
 
@@ -152,8 +164,8 @@ class WhatsAppService:
             user, recipient, delivery, opaque_data: as for `send`.
             template_name: the template's name.
             language_code: its language, exactly as approved: `fr`, `en_US`.
-            components: header, body and button parameters, as types or in the API's own form; the latter are passed
-                on unchecked.
+            components: header, body and button parameters, as types or in the API's own form; of the latter only
+                their number is checked.
         """
         parts = [part if isinstance(part, Part) else RawComponent(part) for part in components]
         message = TemplateMessage(template_name, language_code, parts)
@@ -228,8 +240,9 @@ class WhatsAppService:
             if begun != self._forgotten:
                 templates, after, begun, asked = [], None, self._forgotten, self._now()
             elif after is None:
-                self._quarantine.release({(template.name, template.language) for template in templates}, asked)
-                return _Listing(tuple(templates))
+                listing = _Listing(tuple(templates))
+                self._quarantine.release(listing.by_key, asked)
+                return listing
         raise RuntimeError(f"the template listing did not end after {_MAX_PAGES} pages")
 
     def _now(self) -> float:
@@ -284,6 +297,14 @@ class WhatsAppService:
                 self._set_aside(key, error)
             raise
         return _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
+
+    def _check_fit(self, message: TemplateMessage) -> None:
+        entry = self._cache.entry()
+        if entry is None or entry.freshness == "expired":
+            return
+        template = entry.value.by_key.get((message.name, message.language))
+        if template is not None:
+            check_fit(message.content().get("components", ()), template.components)
 
     def _set_aside(self, key: TemplateKey, error: GraphTemplateError) -> None:
         seconds = self._quarantine.put(key, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -275,6 +276,12 @@ def test_each_code_sets_aside_for_its_time(code: int, seconds: float) -> None:
             assert record.status is MessageStatus.ACCEPTED
 
     asyncio.run(story())
+
+
+def test_the_page_has_the_codes_and_their_times() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "whatsapp.md").read_text("utf-8")
+    rows = re.findall(r"^\| (13\d{4}) \| [^|]+ \| (\d+) \|$", page, re.MULTILINE)
+    assert {int(code): float(seconds) for code, seconds in rows} == TEMPLATE_QUARANTINE
 
 
 @pytest.mark.parametrize("code", [132000, 132005, 132008, 132012, 132018])

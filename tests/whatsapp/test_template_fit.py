@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resilience_whatsapp import DEFAULT_TEMPLATES, InvalidMessageError, WhatsAppService
+from resilience_whatsapp import DEFAULT_TEMPLATES, GraphTemplateError, InvalidMessageError, WhatsAppService
 from resilience_whatsapp._template_fit import check_fit
 from resilience_whatsapp.messages import (
     Image,
@@ -18,7 +18,7 @@ from resilience_whatsapp.messages import (
     TemplateMessage,
     TextParameter,
 )
-from resilience_whatsapp.simulator import Fault, Simulator
+from resilience_whatsapp.simulator import Fault, SimTemplate, Simulator
 from tests.whatsapp.fakes import RECIPIENT, FakeClock
 from tests.whatsapp.test_templates import HOUR, asked, sent, served
 
@@ -130,6 +130,23 @@ def test_a_template_that_is_not_listed_is_for_the_api_to_judge() -> None:
             with pytest.raises(Exception, match="132001"):
                 await send(service, "order_confirmation", body("7"), language="de")
             assert sent(simulator) == 1
+
+    asyncio.run(story())
+
+
+def test_a_list_that_the_api_contradicts_refuses_no_more() -> None:
+    """The template is edited after it was listed: its old form fails once, and then its new form is sent."""
+
+    async def story() -> None:
+        async with served(FakeClock()) as (simulator, service):
+            await service.get_approved_templates()
+            simulator.templates[:] = [SimTemplate("order_confirmation", "fr", parameters=3)]
+            with pytest.raises(InvalidMessageError):
+                await send(service, "order_confirmation", body("7", "Monday", "noon"))
+            with pytest.raises(GraphTemplateError, match="132000"):
+                await send(service, "order_confirmation", body("7", "Monday"))
+            await send(service, "order_confirmation", body("7", "Monday", "noon"))
+            assert len(await service.get_approved_templates()) == 6, "it is still listed"
 
     asyncio.run(story())
 

@@ -332,6 +332,21 @@ def test_a_listing_that_shows_it_approved_or_forgetting_ends_it() -> None:
     asyncio.run(story())
 
 
+def test_an_answer_of_the_time_before_forgetting_sets_nothing_aside() -> None:
+    async def story() -> None:
+        async with served(FakeClock()) as (simulator, service):
+            simulator.script(Fault("delay", seconds=0.05))
+            under_way = asyncio.ensure_future(refused(service))
+            while sent(simulator) == 0:
+                await asyncio.sleep(0)
+            service.forget_templates()
+            assert not (await under_way).local
+            assert not (await refused(service)).local
+            assert (await refused(service)).local
+
+    asyncio.run(story())
+
+
 def test_a_listing_releases_only_what_it_shows_and_what_was_set_aside_before_it_was_asked_for() -> None:
     clock = FakeClock()
     quarantine = Quarantine({132015: 60.0}, clock.now)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 TEMPLATES_FRESH_FOR = 3600.0
 TEMPLATES_SERVED_FOR = 24 * 3600.0
 _MAX_PAGES = 1_000  # a cursor that never ends must not keep us for ever
+_MISFITS = (132000, 132012, 132018)
+"""The values do not fit, although the listing, if there is one, did not object: it may be out of date."""
 
 
 @frozen(eq=False)
@@ -44,6 +46,7 @@ class _Listing:
     """One fetched listing; compared by identity, which tells a new one from the same one served again."""
 
     templates: tuple[Template, ...]
+    # What messages are compared with; without those that the API has contradicted since.
     by_key: dict[TemplateKey, Template] = field(
         init=False,
         default=Factory(lambda self: {(each.name, each.language): each for each in self.templates}, takes_self=True),
@@ -283,6 +286,7 @@ class WhatsAppService:
         sending = Sending()
         started = time.monotonic()
         key = None if record.template is None or record.language is None else (record.template, record.language)
+        forgotten = self._forgotten
         try:
             known = None if key is None else self._quarantine.error_for(key)
             if known is not None:
@@ -293,8 +297,8 @@ class WhatsAppService:
             error.record = ended  # type: ignore[attr-defined]
             if isinstance(error, CircuitOpenError):
                 self._log_down(ended)
-            if key is not None and isinstance(error, GraphTemplateError) and not error.local:
-                self._set_aside(key, error)
+            if key is not None and isinstance(error, GraphTemplateError):
+                self._learn(key, error, forgotten)
             raise
         return _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
 
@@ -306,11 +310,17 @@ class WhatsAppService:
         if template is not None:
             check_fit(message.content().get("components", ()), template.components)
 
-    def _set_aside(self, key: TemplateKey, error: GraphTemplateError) -> None:
+    def _learn(self, key: TemplateKey, error: GraphTemplateError, forgotten: int) -> None:
+        """What the API's answer to one send says of the template, for the sends after it."""
+        if error.local or forgotten != self._forgotten:
+            return  # known already, or an answer of the time before
         seconds = self._quarantine.put(key, error)
         if seconds > 0:
             told = {"template": key[0], "language": key[1], "error": name_of_error(error), "seconds": seconds}
             self._logger.warning("Template set aside: sends of it fail at once", extra=told)
+        entry = self._cache.entry() if error.code in _MISFITS else None
+        if entry is not None:
+            entry.value.by_key.pop(key, None)
 
     def _log_down(self, record: MessageRecord) -> None:
         recipient = mask_recipient(record.recipient) if self._mask_recipients else record.recipient

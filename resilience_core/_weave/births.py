@@ -1,7 +1,8 @@
 """Notices stateful policies that are made anew for each call: such a one knows nothing of the calls before.
 
 Remembered are weak references by the line of the user's code that made them, for one line at most as many as it takes
-to tell. What a `Keyed` factory makes, and what is made on trial, is meant to be many.
+to tell. Those made for calls that are over may still be there until the garbage collector comes: what tells is that few
+of all are left, not how many. What a `Keyed` factory makes, and what is made on trial, is meant to be many.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from weakref import ref
 from resilience_core._fork import renewed_after_fork
 from resilience_core.registry import trying
 
-ENOUGH, FEW = 100, 10
-"""So many made by one line, of which so few are still there, are one per call."""
+ENOUGH = 100
+"""A line is judged when it has made so many."""
+FEW = 0.1
+"""The share that is left of policies made for each call."""
+MANY = 80
+"""So many are left only if somebody keeps them."""
 _LINES = 1_000  # of the user's code that are watched at most
 
 _PACKAGE = __file__.rpartition("_weave")[0]  # with its slash; importing pathlib for that would take 5 ms
 _EXPECTED: ContextVar[bool] = ContextVar("resilience_many_policies", default=False)
-_made: dict[tuple[str, int], list[ref[Any]] | None] = {}  # None once it was told
+_made: dict[tuple[str, int], _Line | None] = {}  # None once it was told
 _lock = renewed_after_fork(threading.Lock())
 
 
@@ -35,6 +40,16 @@ class CompositionWarning(UserWarning):
 
 class PolicyPerCallWarning(CompositionWarning):
     """One line of code makes a stateful policy for each call."""
+
+
+class _Line:
+    """What a line has made: how many, and those that were left at the last look."""
+
+    __slots__ = ("refs", "total")
+
+    def __init__(self) -> None:
+        self.refs: list[ref[Any]] = []
+        self.total = 0
 
 
 @contextmanager
@@ -66,18 +81,23 @@ def note(policy: Any) -> None:
         if made is None:
             if line in _made or len(_made) >= _LINES:
                 return
-            made = _made[line] = []
-        made.append(ref(policy))
-        if len(made) < ENOUGH:
+            made = _made[line] = _Line()
+        made.refs.append(ref(policy))
+        made.total += 1
+        if len(made.refs) < ENOUGH:
             return
-        alive = [each for each in made if each() is not None]
-        told = len(alive) <= FEW
-        _made[line] = None if told else alive[-FEW:]
+        made.refs = [each for each in made.refs if each() is not None]
+        left, total = len(made.refs), made.total
+        told = left <= FEW * total
+        if told:
+            _made[line] = None
+        elif left > MANY:
+            made.refs, made.total = [], 0
     if told:
         warnings.warn(
             PolicyPerCallWarning(
-                f"policy-per-call: this line has made {ENOUGH} policies like the {policy.kind.replace('_', ' ')} "
-                f"{policy.name!r}, of which {len(alive)} are left: a policy that is made for each call knows nothing "
+                f"policy-per-call: this line has made {total} policies like the {policy.kind.replace('_', ' ')} "
+                f"{policy.name!r}, of which {left} are left: a policy that is made for each call knows nothing "
                 "of the calls before. Make it once, at import, and use it for all of them; one for each key is what "
                 "Keyed is for. See docs/lint.md#policy-per-call"
             ),

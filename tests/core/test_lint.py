@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import warnings
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -372,8 +373,22 @@ def test_a_policy_that_is_made_for_each_call_is_noticed_once() -> None:
     with pytest.warns(births.PolicyPerCallWarning) as warned:
         often()
     (told,) = warned
-    assert "this line has made 100 policies like the circuit breaker 'per_call'" in str(told.message)
+    assert re.search(
+        r"this line has made \d+ policies like the circuit breaker 'per_call', of which", str(told.message)
+    )
     assert told.filename == __file__
+
+
+@pytest.mark.filterwarnings("default:policy-per-call")
+def test_it_is_noticed_also_where_the_garbage_collector_comes_late() -> None:
+    late: deque[CircuitBreaker] = deque(maxlen=births.ENOUGH * 6 // 10)
+
+    def often() -> None:
+        for _ in range(9 * births.ENOUGH):
+            late.append(CircuitBreaker("late"))
+
+    with pytest.warns(births.PolicyPerCallWarning, match="of which 61 are left"):
+        often()
 
 
 @pytest.mark.filterwarnings("error:policy-per-call")

@@ -35,6 +35,7 @@ def test_nothing_is_lost_or_sent_twice(capsys: pytest.CaptureFixture[str]) -> No
     word, accepted, rejected, unknown, lost, duplicated, opened, source = last_line(out)
     assert (word, lost, duplicated, source) == ("ok", "0", "0", "cache")
     assert all(int(count) > 0 for count in (accepted, rejected, unknown, opened))
+    assert "WARNING Using cached templates due to circuit breaker open" in out
     for told in ("Retrying operation", "WhatsApp service is down", "closed -> open", "half_open -> closed"):
         assert told in out
     assert "\x1b[" not in out

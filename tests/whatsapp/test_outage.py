@@ -198,7 +198,7 @@ def lines(caplog: pytest.LogCaptureFixture, message: str) -> list[logging.LogRec
 
 def test_the_three_lines_have_the_words_levels_and_keys_of_the_user(caplog: pytest.LogCaptureFixture) -> None:
     clock, stub = FakeClock(), Stub(OK, ConnectionError(f"cannot reach {RECIPIENT}"))
-    service = service_over(stub, clock)
+    service = service_over(stub, clock, templates_fresh_for=0.0)
 
     async def story() -> None:
         await service.get_approved_templates()

@@ -201,9 +201,9 @@ def test_cached_templates_serve_for_a_day() -> None:
     assert third.source == "default"
 
 
-def test_fresh_templates_are_served_without_asking() -> None:
+def test_templates_are_served_for_an_hour_without_asking() -> None:
     clock, stub = FakeClock(), Stub(PAGES[1])
-    service = cached_service(stub, clock, templates_fresh_for=3600.0)
+    service = cached_service(stub, clock)
 
     def later() -> None:
         clock.time += 1800

@@ -1,6 +1,7 @@
 """Sending WhatsApp messages through Meta's Cloud API while it fails, throttles or lies."""
 
 from resilience_whatsapp._error_table import ERROR_CODES, ERROR_SUBCODES, Ambiguity, ErrorClass, ErrorCode, RetryAdvice
+from resilience_whatsapp._quarantine import TEMPLATE_QUARANTINE
 from resilience_whatsapp._version import __version__
 from resilience_whatsapp.blocking import BlockingWhatsAppService
 from resilience_whatsapp.client import ResilientWhatsAppClient
@@ -33,6 +34,7 @@ __all__ = [
     "ERROR_CODES",
     "ERROR_SUBCODES",
     "PRODUCTION",
+    "TEMPLATE_QUARANTINE",
     "Ambiguity",
     "AmbiguousOutcomeError",
     "BlockingWhatsAppService",

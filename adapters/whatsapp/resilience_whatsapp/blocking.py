@@ -53,6 +53,10 @@ class BlockingWhatsAppService:
         """As `WhatsAppService.get_approved_templates`."""
         return self._portal.call(self.service.get_approved_templates)
 
+    def forget_templates(self) -> None:
+        """As `WhatsAppService.forget_templates`."""
+        self._portal.call(self.service.forget_templates)
+
     def close(self) -> None:
         """Close the HTTP client and end the background loop; calls under way finish first."""
         self._stack.close()

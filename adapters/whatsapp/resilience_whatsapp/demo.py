@@ -89,7 +89,8 @@ async def resilient(simulator: Simulator, http_client: GraphClient, teller: Tell
     client = ResilientWhatsAppClient(
         http_client, DEMO_SETTINGS.circuit_breaker(), DEMO_SETTINGS.retry_policy(), logger, total_timeout=5.0
     )
-    service = WhatsAppService(client, delivery="at_most_once")
+    # Always asked anew, so that the story shows what happens when the API cannot be asked; the default is every hour.
+    service = WhatsAppService(client, delivery="at_most_once", templates_fresh_for=0.0)
     outcome.client = client
 
     def watch(event: Event) -> None:

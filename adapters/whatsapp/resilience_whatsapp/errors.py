@@ -52,11 +52,13 @@ class GraphError(WhatsAppError):
         http_status: of the answer; None for an error that a webhook told.
         error_class: what kind of trouble it is.
         scope: what it applies to: "phone_number", "pair", "template", ...
-        retry_after: seconds to wait, where a header told them.
+        retry_after: seconds to wait, where a header told them; for a local error, until a request is made again.
         fbtrace_id: Meta's id of the request, for their support.
+        local: whether no request was made, because an earlier one for the same template got this answer.
     """
 
     error_class = ErrorClass.REQUEST
+    local: bool = False
 
     def __init__(
         self,
@@ -113,7 +115,8 @@ class GraphError(WhatsAppError):
         number = "no code" if self.code is None else f"code {self.code}"
         sub = "" if self.subcode is None else f"/{self.subcode}"
         where = "by webhook" if self.http_status is None else f"HTTP {self.http_status}"
-        return f"WhatsApp API: {self.error_class.value} ({number}{sub}, {where})"
+        known = "; known from an earlier request, none was made" if self.local else ""
+        return f"WhatsApp API: {self.error_class.value} ({number}{sub}, {where}){known}"
 
 
 class GraphTransientError(GraphError):

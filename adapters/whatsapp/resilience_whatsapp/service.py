@@ -8,11 +8,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrs import asdict, evolve, frozen
+from attrs import Factory, asdict, evolve, field, frozen
 
 from resilience_core import CircuitOpenError, ConfigurationError, Event, StaleCache, StaleServed
 from resilience_whatsapp._delivery import Sending, name_of_error
+from resilience_whatsapp._quarantine import TEMPLATE_QUARANTINE, Quarantine, TemplateKey
+from resilience_whatsapp._template_fit import check_fit
 from resilience_whatsapp.client import ResilientWhatsAppClient
+from resilience_whatsapp.errors import GraphTemplateError
 from resilience_whatsapp.graph import Template
 from resilience_whatsapp.messages import (
     MarkAsRead,
@@ -31,8 +34,11 @@ from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
 if TYPE_CHECKING:
     from resilience_whatsapp.blocking import BlockingWhatsAppService
 
+TEMPLATES_FRESH_FOR = 3600.0
 TEMPLATES_SERVED_FOR = 24 * 3600.0
 _MAX_PAGES = 1_000  # a cursor that never ends must not keep us for ever
+_MISFITS = (132000, 132012, 132018)
+"""The values do not fit, although the listing, if there is one, did not object: it may be out of date."""
 
 
 @frozen(eq=False)
@@ -40,6 +46,11 @@ class _Listing:
     """One fetched listing; compared by identity, which tells a new one from the same one served again."""
 
     templates: tuple[Template, ...]
+    # What messages are compared with; without those that the API has contradicted since.
+    by_key: dict[TemplateKey, Template] = field(
+        init=False,
+        default=Factory(lambda self: {(each.name, each.language): each for each in self.templates}, takes_self=True),
+    )
 
     def as_rows(self) -> list[dict[str, Any]]:
         return [asdict(template) for template in self.templates]
@@ -57,8 +68,14 @@ class WhatsAppService:
         delivery: what happens to a send whose outcome is unknown. `at_least_once` sends it again (the record says
             `possible_duplicate`); `at_most_once` never does (the record says `unknown`). Each send can choose.
         mask_recipients: whether logs show recipients as `+33******78`.
-        templates_fresh_for: seconds during which the template list is served without asking the API.
+        templates_fresh_for: seconds during which the template list is served without asking the API. After that it is
+            asked for anew, and the old one is served only while that fails, until it is 24 h old.
         template_file: where the list is kept so that it outlives the process.
+        template_quarantine: seconds, by error code, for which a template is set aside after a send of it failed with
+            that `GraphTemplateError`: further sends of it in its language fail at once with the same error, marked
+            `local`, without a request. Codes that are not in it, or have 0, set nothing aside; `{}` switches it off.
+        validate_templates: compare the parameters of a template message, before it is sent, with what the list of
+            templates says, if one is kept that is younger than 24 h; it is never asked for because of this.
     """
 
     def __init__(
@@ -67,11 +84,14 @@ class WhatsAppService:
         *,
         delivery: Delivery = "at_least_once",
         mask_recipients: bool = True,
-        templates_fresh_for: float = 0.0,
+        templates_fresh_for: float = TEMPLATES_FRESH_FOR,
         template_file: str | os.PathLike[str] | None = None,
+        template_quarantine: Mapping[int, float] = TEMPLATE_QUARANTINE,
+        validate_templates: bool = True,
     ) -> None:
         self.client = client
         self.delivery: Delivery = _checked(delivery)
+        self._validates = validate_templates
         self._mask_recipients = mask_recipients
         self._logger = client.logger
         self._cache = StaleCache(
@@ -85,6 +105,8 @@ class WhatsAppService:
         )
         self._cache.subscribe(self._log_stale)
         self._templates = self._cache(self._fetch_templates)
+        self._forgotten = 0
+        self._quarantine = Quarantine(template_quarantine, self._now)
 
     @staticmethod
     def blocking(client: ResilientWhatsAppClient, **options: Any) -> BlockingWhatsAppService:
@@ -115,12 +137,16 @@ class WhatsAppService:
                 record's id.
 
         Raises:
-            InvalidMessageError: a number without `+`, or something that the API would refuse; nothing was sent.
+            InvalidMessageError: a number without `+`, or something that the API would refuse, such as parameters that
+                do not fit the template; nothing was sent.
             CircuitOpenError: the service is down; nothing was sent by this call's last attempt.
-            GraphError, AmbiguousOutcomeError, TimeoutExceeded: as the API or the time-out ended it.
+            GraphError, AmbiguousOutcomeError, TimeoutExceeded: as the API or the time-out ended it. A
+                `GraphTemplateError` with `local` comes from an earlier send: the template is set aside.
             All but the first carry the record as `.record`.
         """
         request = MessageRequest(recipient, message, reply_to=reply_to, opaque_data=opaque_data)
+        if self._validates and isinstance(message, TemplateMessage):
+            self._check_fit(message)
         record = self._new_record(user, request, delivery)
         return await self._send(record, request)
 
@@ -141,8 +167,8 @@ class WhatsAppService:
             user, recipient, delivery, opaque_data: as for `send`.
             template_name: the template's name.
             language_code: its language, exactly as approved: `fr`, `en_US`.
-            components: header, body and button parameters, as types or in the API's own form; the latter are passed
-                on unchecked.
+            components: header, body and button parameters, as types or in the API's own form; of the latter only
+                their number is checked.
         """
         parts = [part if isinstance(part, Part) else RawComponent(part) for part in components]
         message = TemplateMessage(template_name, language_code, parts)
@@ -177,29 +203,53 @@ class WhatsAppService:
     async def get_approved_templates(self) -> TemplateList:
         """The approved templates, all pages: from the API, else from up to 24 h ago, else the built-in ones.
 
-        Never raises for an API that fails: `source` and `age` of the result say what it is worth.
+        A list that is younger than `templates_fresh_for` is served without asking. Who asks while somebody else's
+        request is under way waits for that one. Never raises for an API that fails: `source` and `age` of the result
+        say what it is worth.
         """
-        before = self._cache.entry()
+        before, asked = self._cache.entry(), self._now()
         try:
             listing: _Listing = await self._templates()
         except Exception as error:
             self._log_templates("default", error)
             return TemplateList(DEFAULT_TEMPLATES, "default", None)
         if before is not None and before.value is listing:
-            return TemplateList(listing.templates, "cache", before.age)
+            return TemplateList(listing.templates, "cache", before.age + self._now() - asked)
         return TemplateList(listing.templates, "api", 0.0)
 
+    def forget_templates(self) -> None:
+        """Forget the list of templates, in the file too, and which are set aside: the next call asks the API.
+
+        For when a webhook or a person tells that a template was approved, changed, paused or deleted. The old list is
+        not served any more, not even while the API fails.
+        """
+        self._forgotten += 1
+        self._quarantine.clear()
+        self._cache.invalidate()
+
     async def _fetch_templates(self) -> _Listing:
-        """The whole listing or nothing: half a list would hide templates that exist."""
+        """The whole listing or nothing: half a list would hide templates that exist.
+
+        Approved ones only, whatever an HTTP client of the user's answers. A listing that was to be forgotten while it
+        was under way is asked for again: it may be of the time before.
+        """
         templates: list[Template] = []
         after: str | None = None
+        begun, asked = self._forgotten, self._now()
         for _ in range(_MAX_PAGES):
             page = await self.client.get_templates_page(after)
-            templates += page.templates
+            templates += (template for template in page.templates if template.status.upper() == "APPROVED")
             after = page.next_after
-            if after is None:
-                return _Listing(tuple(templates))
+            if begun != self._forgotten:
+                templates, after, begun, asked = [], None, self._forgotten, self._now()
+            elif after is None:
+                listing = _Listing(tuple(templates))
+                self._quarantine.release(listing.by_key, asked)
+                return listing
         raise RuntimeError(f"the template listing did not end after {_MAX_PAGES} pages")
+
+    def _now(self) -> float:
+        return self._cache.clock.now()
 
     def _log_stale(self, event: Event) -> None:
         if isinstance(event, StaleServed) and event.error is not None:
@@ -235,15 +285,42 @@ class WhatsAppService:
         payload = {"biz_opaque_callback_data": record.id, **request.payload()}
         sending = Sending()
         started = time.monotonic()
+        key = None if record.template is None or record.language is None else (record.template, record.language)
+        forgotten = self._forgotten
         try:
+            known = None if key is None else self._quarantine.error_for(key)
+            if known is not None:
+                raise known
             receipt = await self.client.send(payload, record.delivery, sending)
         except BaseException as error:
             ended = _ended(record, sending, started, sending.status(), error=name_of_error(error))
             error.record = ended  # type: ignore[attr-defined]
             if isinstance(error, CircuitOpenError):
                 self._log_down(ended)
+            if key is not None and isinstance(error, GraphTemplateError):
+                self._learn(key, error, forgotten)
             raise
         return _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
+
+    def _check_fit(self, message: TemplateMessage) -> None:
+        entry = self._cache.entry()
+        if entry is None or entry.freshness == "expired":
+            return
+        template = entry.value.by_key.get((message.name, message.language))
+        if template is not None:
+            check_fit(message.content().get("components", ()), template.components)
+
+    def _learn(self, key: TemplateKey, error: GraphTemplateError, forgotten: int) -> None:
+        """What the API's answer to one send says of the template, for the sends after it."""
+        if error.local or forgotten != self._forgotten:
+            return  # known already, or an answer of the time before
+        seconds = self._quarantine.put(key, error)
+        if seconds > 0:
+            told = {"template": key[0], "language": key[1], "error": name_of_error(error), "seconds": seconds}
+            self._logger.warning("Template set aside: sends of it fail at once", extra=told)
+        entry = self._cache.entry() if error.code in _MISFITS else None
+        if entry is not None:
+            entry.value.by_key.pop(key, None)
 
     def _log_down(self, record: MessageRecord) -> None:
         recipient = mask_recipient(record.recipient) if self._mask_recipients else record.recipient

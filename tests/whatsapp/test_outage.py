@@ -196,9 +196,12 @@ def lines(caplog: pytest.LogCaptureFixture, message: str) -> list[logging.LogRec
     return [record for record in caplog.records if record.getMessage() == message]
 
 
-def test_the_three_lines_have_the_words_levels_and_keys_of_the_user(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("options", [{}, {"templates_fresh_for": 0.0}], ids=["by default", "asked each time"])
+def test_the_three_lines_have_the_words_levels_and_keys_of_the_user(
+    caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+) -> None:
     clock, stub = FakeClock(), Stub(OK, ConnectionError(f"cannot reach {RECIPIENT}"))
-    service = service_over(stub, clock, templates_fresh_for=0.0)
+    service = service_over(stub, clock, **options)
 
     async def story() -> None:
         await service.get_approved_templates()

@@ -83,7 +83,7 @@ def test_a_list_is_fresh_for_an_hour_then_stale_for_a_day_in_all_then_the_built_
     ]
 
 
-def test_only_an_old_list_is_warned_of_while_the_circuit_is_open(caplog: pytest.LogCaptureFixture) -> None:
+def test_every_list_that_is_served_while_the_circuit_is_open_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         clock = FakeClock()
         async with served(clock) as (_, service):
@@ -100,6 +100,7 @@ def test_only_an_old_list_is_warned_of_while_the_circuit_is_open(caplog: pytest.
         asyncio.run(story())
     ours = [record for record in caplog.records if record.name == "resilience_whatsapp.service"]
     assert [(record.levelname, record.getMessage()) for record in ours] == [
+        ("WARNING", "Using cached templates due to circuit breaker open"),
         ("WARNING", "Using cached templates due to circuit breaker open"),
         ("WARNING", "Using default templates due to circuit breaker open"),
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, asdict, evolve, field, frozen
 
-from resilience_core import CircuitOpenError, ConfigurationError, Event, StaleCache, StaleServed
+from resilience_core import CircuitOpenError, CircuitState, ConfigurationError, Event, StaleCache, StaleServed
 from resilience_whatsapp._delivery import Sending, name_of_error
 from resilience_whatsapp._quarantine import TEMPLATE_QUARANTINE, Quarantine, TemplateKey
 from resilience_whatsapp._template_fit import check_fit
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 TEMPLATES_FRESH_FOR = 3600.0
 TEMPLATES_SERVED_FOR = 24 * 3600.0
+_REJECTING = (CircuitState.OPEN, CircuitState.FORCED_OPEN)
 _MAX_PAGES = 1_000  # a cursor that never ends must not keep us for ever
 _MISFITS = (132000, 132012, 132018)
 """The values do not fit, although the listing, if there is one, did not object: it may be out of date."""
@@ -203,9 +204,9 @@ class WhatsAppService:
     async def get_approved_templates(self) -> TemplateList:
         """The approved templates, all pages: from the API, else from up to 24 h ago, else the built-in ones.
 
-        A list that is younger than `templates_fresh_for` is served without asking. Who asks while somebody else's
-        request is under way waits for that one. Never raises for an API that fails: `source` and `age` of the result
-        say what it is worth.
+        A list that is younger than `templates_fresh_for` is served without asking; while the circuit is open the log
+        says so, as it does of an older one. Who asks while somebody else's request is under way waits for that one.
+        Never raises for an API that fails: `source` and `age` of the result say what it is worth.
         """
         before, asked = self._cache.entry(), self._now()
         try:
@@ -214,6 +215,8 @@ class WhatsAppService:
             self._log_templates("default", error)
             return TemplateList(DEFAULT_TEMPLATES, "default", None)
         if before is not None and before.value is listing:
+            if before.freshness == "fresh" and self.client.circuit_breaker.state in _REJECTING:
+                self._log_templates("cached", None)  # nobody was asked, and nobody could be
             return TemplateList(listing.templates, "cache", before.age + self._now() - asked)
         return TemplateList(listing.templates, "api", 0.0)
 
@@ -255,10 +258,12 @@ class WhatsAppService:
         if isinstance(event, StaleServed) and event.error is not None:
             self._log_templates("cached", event.error)
 
-    def _log_templates(self, which: str, error: BaseException) -> None:
-        circuit_open = isinstance(error, CircuitOpenError)
+    def _log_templates(self, which: str, error: BaseException | None) -> None:
+        """Tell which templates are used; without an error because the circuit is open anyway."""
+        circuit_open = error is None or isinstance(error, CircuitOpenError)
         reason = "due to circuit breaker open" if circuit_open else "because fetching them failed"
-        self._logger.warning("Using %s templates %s", which, reason, extra={"error": name_of_error(error)})
+        told = None if error is None else name_of_error(error)
+        self._logger.warning("Using %s templates %s", which, reason, extra={"error": told})
 
     # --- one send --------------------------------------------------------------------------------------------------
 

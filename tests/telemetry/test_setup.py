@@ -28,7 +28,8 @@ def as_before() -> Iterator[None]:
     telemetry.configure(Settings())
 
 
-def drive() -> None:
+def drive() -> Pipeline:
+    """Some traffic; the policy is to be kept, because nobody observes one that is gone."""
     script = [ConnectionError("+33612345678"), None]
 
     def work() -> None:
@@ -38,11 +39,12 @@ def drive() -> None:
 
     policy = Pipeline(Retry(on=ConnectionError, base_delay=0, max_delay=0), CircuitBreaker("of the set-up"), name="p")
     policy.call(work)
+    return policy
 
 
 def test_the_console_gets_a_line_for_each_span_and_series(capsys: pytest.CaptureFixture[str]) -> None:
     with otel.setup("console", service_name="shop", set_global=False, interval=3_600) as handle:
-        drive()
+        policy = drive()
         handle.flush()
         lines = capsys.readouterr().out.splitlines()
     handle.shutdown()  # once more does no harm
@@ -55,6 +57,7 @@ def test_the_console_gets_a_line_for_each_span_and_series(capsys: pytest.Capture
     assert any(line.endswith("1 circuit_breaker.state=closed policy.name=of the set-up") for line in status)
     assert "33612345678" not in "".join(lines)
     assert not telemetry.recording
+    assert policy.name == "p"
 
 
 def test_names_neither_break_a_line_of_the_console_nor_speak_to_the_terminal(

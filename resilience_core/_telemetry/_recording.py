@@ -76,10 +76,7 @@ class CallRecord:
     def annotate(self, attributes: Mapping[str, Any], call: bool) -> None:
         """Add attributes to the span of the call, or else to the one that is current."""
         if self._open is not None and self._spans is not None:
-            try:
-                self._spans.annotate(self._open if call else None, attributes)
-            except Exception as error:
-                telemetry.failed("spans", error)
+            telemetry.guard("spans", self._spans.annotate, self._open if call else None, attributes)
 
     def leave(self) -> None:
         """The call is current no more; that of a stream goes on."""
@@ -109,10 +106,7 @@ class CallRecord:
         if not left:
             self.leave()
         if self._open is not None and self._spans is not None:
-            try:
-                self._spans.end(self._open, outcome, error, self._told())
-            except Exception as failure:
-                telemetry.failed("spans", failure)
+            telemetry.guard("spans", self._spans.end, self._open, outcome, error, self._told())
 
     def _told(self) -> dict[str, Any]:
         told: dict[str, Any] = {
@@ -196,10 +190,7 @@ def note_probe() -> None:
     """The attempt that is running is the probe of a circuit."""
     spans = telemetry.spans  # once: others may be set meanwhile
     if telemetry.attempts and spans is not None:
-        try:
-            spans.probe()
-        except Exception as error:
-            telemetry.failed("spans", error)
+        telemetry.guard("spans", spans.probe)
 
 
 def note_wait(source: str, policy: str, seconds: float, outcome: str = "acquired") -> None:
@@ -209,18 +200,12 @@ def note_wait(source: str, policy: str, seconds: float, outcome: str = "acquired
         record.waited += seconds
     spans = telemetry.spans
     if spans is not None:
-        try:
-            spans.waited(source, called(policy), seconds, outcome)
-        except Exception as error:
-            telemetry.failed("spans", error)
+        telemetry.guard("spans", spans.waited, source, called(policy), seconds, outcome)
 
 
 def note_lookup(cache: str, result: str, age: float | None = None) -> None:
     """A cache was asked: `hit`, `miss`, `stale` or `negative`, with the age of what it answered."""
-    try:
-        telemetry.instruments.lookup(cache, result, age)
-    except Exception as error:
-        telemetry.failed("metrics", error)
+    telemetry.guard("metrics", telemetry.instruments.lookup, cache, result, age)
 
 
 class Wait:
@@ -236,22 +221,19 @@ class Wait:
         """It has ended: `acquired`, `rejected` or `cancelled`."""
         seconds = max(0.0, self._clock.now() - self._started)
         note_wait(self._source, self._policy, seconds, outcome)
-        try:
-            telemetry.instruments.wait(self._metric, self._policy, seconds, outcome)
-        except Exception as error:
-            telemetry.failed("metrics", error)
+        telemetry.guard("metrics", telemetry.instruments.wait, self._metric, self._policy, seconds, outcome)
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
-def measured(call: Call, site: Site) -> Call:
-    """`call` with its duration recorded."""
+def _recorded(call: Call, begin: Callable[[], CallRecord | _Attempt | None]) -> Call:
+    """`call` with what `begin` begins ended with it; None where nobody records."""
 
     def guarded(args: Args, kwargs: Kwargs) -> Any:
-        if not telemetry.recording and not telemetry.look():
+        record = begin()
+        if record is None:
             return call(args, kwargs)
-        record = CallRecord(site)
         try:
             result = call(args, kwargs)
         except BaseException as error:
@@ -261,60 +243,52 @@ def measured(call: Call, site: Site) -> Call:
         return result
 
     return guarded
+
+
+def _recorded_async(call: AsyncCall, begin: Callable[[], CallRecord | _Attempt | None]) -> AsyncCall:
+    """The twin of `_recorded` for async code."""
+
+    async def guarded(args: Args, kwargs: Kwargs) -> Any:
+        record = begin()
+        if record is None:
+            return await call(args, kwargs)
+        try:
+            result = await call(args, kwargs)
+        except BaseException as error:
+            record.end(error)
+            raise
+        record.end(None)
+        return result
+
+    return guarded
+
+
+def _beginner(site: Site) -> Callable[[], CallRecord | None]:
+    return lambda: CallRecord(site) if telemetry.recording or telemetry.look() else None
+
+
+def _beginner_behind(site: Site) -> Callable[[], CallRecord | None]:
+    return lambda: CallRecord(site, answers=False) if telemetry.recording else None
+
+
+def measured(call: Call, site: Site) -> Call:
+    """`call` with its duration recorded."""
+    return _recorded(call, _beginner(site))
 
 
 def measured_async(call: AsyncCall, site: Site) -> AsyncCall:
     """The twin of `measured` for async code."""
-
-    async def guarded(args: Args, kwargs: Kwargs) -> Any:
-        if not telemetry.recording and not telemetry.look():
-            return await call(args, kwargs)
-        record = CallRecord(site)
-        try:
-            result = await call(args, kwargs)
-        except BaseException as error:
-            record.end(error)
-            raise
-        record.end(None)
-        return result
-
-    return guarded
+    return _recorded_async(call, _beginner(site))
 
 
 def unanswered(call: Call, site: Site) -> Call:
     """`call` as it is made behind a caller who has his answer already: its retries are counted, and no call is."""
-
-    def guarded(args: Args, kwargs: Kwargs) -> Any:
-        if not telemetry.recording:
-            return call(args, kwargs)
-        record = CallRecord(site, answers=False)
-        try:
-            result = call(args, kwargs)
-        except BaseException as error:
-            record.end(error)
-            raise
-        record.end(None)
-        return result
-
-    return guarded
+    return _recorded(call, _beginner_behind(site))
 
 
 def unanswered_async(call: AsyncCall, site: Site) -> AsyncCall:
     """The twin of `unanswered` for async code."""
-
-    async def guarded(args: Args, kwargs: Kwargs) -> Any:
-        if not telemetry.recording:
-            return await call(args, kwargs)
-        record = CallRecord(site, answers=False)
-        try:
-            result = await call(args, kwargs)
-        except BaseException as error:
-            record.end(error)
-            raise
-        record.end(None)
-        return result
-
-    return guarded
+    return _recorded_async(call, _beginner_behind(site))
 
 
 def measured_opening(call: Call, site: Site) -> Call:
@@ -378,17 +352,12 @@ class _Attempt:
         """The attempt is over."""
         seconds, outcome = perf_counter() - self._started, outcome_of(error)
         if telemetry.settings.attempt_durations:
-            try:
-                telemetry.instruments.attempt(self._policy, seconds, outcome, error, self._kind)
-            except Exception as failure:
-                telemetry.failed("metrics", failure)
+            record = telemetry.instruments.attempt
+            telemetry.guard("metrics", record, self._policy, seconds, outcome, error, self._kind)
         if self._open is not None and self._spans is not None:
             if not isinstance(error, GeneratorExit):  # of an abandoned coroutine, perhaps in another context: as above
                 self._spans.leave(self._open)
-            try:
-                self._spans.end(self._open, outcome, error, {})
-            except Exception as failure:
-                telemetry.failed("spans", failure)
+            telemetry.guard("spans", self._spans.end, self._open, outcome, error, {})
 
 
 def begun_attempt(policy: str, number: int) -> _Attempt | None:
@@ -401,39 +370,17 @@ def _number() -> int:
     return 1 if frame is None else frame.attempt
 
 
+def _beginner_of_attempts(policy: str, number: Callable[[], int], repeated: str) -> Callable[[], _Attempt | None]:
+    return lambda: _Attempt(policy, number(), repeated) if telemetry.attempts else None
+
+
 def attempted(call: Call, policy: str, number: Callable[[], int] = _number, repeated: str = "retry") -> Call:
     """`call` as the attempts of a policy that may make several; `number` tells which one it is."""
-
-    def guarded(args: Args, kwargs: Kwargs) -> Any:
-        if not telemetry.attempts:
-            return call(args, kwargs)
-        attempt = _Attempt(policy, number(), repeated)
-        try:
-            result = call(args, kwargs)
-        except BaseException as error:
-            attempt.end(error)
-            raise
-        attempt.end(None)
-        return result
-
-    return guarded
+    return _recorded(call, _beginner_of_attempts(policy, number, repeated))
 
 
 def attempted_async(
     call: AsyncCall, policy: str, number: Callable[[], int] = _number, repeated: str = "retry"
 ) -> AsyncCall:
     """The twin of `attempted` for async code."""
-
-    async def guarded(args: Args, kwargs: Kwargs) -> Any:
-        if not telemetry.attempts:
-            return await call(args, kwargs)
-        attempt = _Attempt(policy, number(), repeated)
-        try:
-            result = await call(args, kwargs)
-        except BaseException as error:
-            attempt.end(error)
-            raise
-        attempt.end(None)
-        return result
-
-    return guarded
+    return _recorded_async(call, _beginner_of_attempts(policy, number, repeated))

@@ -249,20 +249,18 @@ class Telemetry:
 
     def _hear(self, event: Event) -> None:
         spans, mode = self.spans, self.settings.events
-        try:
-            self.instruments.hear(event)
-        except Exception as error:
-            self.failed("metrics", error)
+        self.guard("metrics", self.instruments.hear, event)
         if mode in ("span", "both") and spans is not None:
-            try:
-                spans.tell(event)
-            except Exception as error:
-                self.failed("span events", error)
+            self.guard("span events", spans.tell, event)
         if mode in ("log", "both"):
-            try:
-                emit_event(event)
-            except Exception as error:
-                self.failed("events", error)
+            self.guard("events", emit_event, event)
+
+    def guard(self, what: str, record: Callable[..., None], *args: Any) -> None:
+        """Record something; that it fails must not change a call."""
+        try:
+            record(*args)
+        except Exception as error:
+            self.failed(what, error)
 
     def failed(self, what: str, error: Exception) -> None:
         """Recording has failed, in a provider, an exporter or a view: told once, and the call goes on."""
@@ -276,10 +274,7 @@ class Telemetry:
     def count_reload(self, outcome: str) -> None:
         """One changed configuration file: applied ("success") or refused ("error")."""
         self.prepare()
-        try:
-            self.instruments.add(schema.RELOADS, 1, {schema.OUTCOME: outcome})
-        except Exception as error:
-            self.failed("metrics", error)
+        self.guard("metrics", self.instruments.add, schema.RELOADS, 1, {schema.OUTCOME: outcome})
 
     def store_operation(self, store: str, operation: str, seconds: float, error: BaseException | None) -> None:
         """One exchange with the store of a fleet."""
@@ -287,10 +282,7 @@ class Telemetry:
             attributes = {schema.STORE_TYPE: store, schema.STORE_OPERATION: operation}
             if error is not None:
                 attributes[schema.ERROR_TYPE] = type(error).__name__
-            try:
-                self.instruments.record(schema.STORE_DURATION, seconds, attributes)
-            except Exception as failure:
-                self.failed("metrics", failure)
+            self.guard("metrics", self.instruments.record, schema.STORE_DURATION, seconds, attributes)
 
 
 def records(provider: MeterProvider | TracerProvider) -> bool:

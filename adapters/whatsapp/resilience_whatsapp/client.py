@@ -148,6 +148,7 @@ class ResilientWhatsAppClient:
         return page
 
     async def _mark_once(self, payload: Mapping[str, Any]) -> None:
+        # Not of the protocol: a client of the user's may be without it.
         mark: Callable[[Mapping[str, Any]], Awaitable[None]] = getattr(self.http_client, "mark_as_read")  # noqa: B009
         try:
             await mark(payload)

@@ -26,7 +26,7 @@ from resilience_whatsapp.messages._parts import (
 Header: TypeAlias = str | Image | Video | Document
 """A line of text, or a file."""
 
-I = TypeVar("I", bound="Interactive")  # noqa: E741 - the type of an interactive message
+InteractiveT = TypeVar("InteractiveT", bound="Interactive")
 MAX_LIST_ROWS = 10
 MAX_PRODUCTS = 30
 _BODY = Words(1024)
@@ -86,7 +86,7 @@ class Interactive(Message):
         raise NotImplementedError
 
     @classmethod
-    def read(cls: type[I], value: Any) -> I:
+    def read(cls: type[InteractiveT], value: Any) -> InteractiveT:
         """The message that `value` stands for; see `Part.read`."""
         given = taken(value, cls.__name__, "type", "header", "body", "footer", "action")
         options = cls._options(given["action"])

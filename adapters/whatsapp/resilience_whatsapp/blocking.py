@@ -19,7 +19,8 @@ from resilience_whatsapp.templates import TemplateList
 class BlockingWhatsAppService:
     """`WhatsAppService` without `await`. Safe to use from many threads at once; `close()` ends its loop.
 
-    Built by `WhatsAppService.blocking(client, ...)`; use it as a context manager.
+    Built by `WhatsAppService.blocking(client, ...)`; use it as a context manager. With an outbox it also sends what is
+    queued, until it is closed.
     """
 
     def __init__(self, client: ResilientWhatsAppClient, **options: Any) -> None:
@@ -29,6 +30,9 @@ class BlockingWhatsAppService:
         aclose = getattr(client.http_client, "aclose", None)
         if aclose is not None:
             self._stack.callback(self._portal.call, aclose)
+        if self.service.outbox is not None:
+            self._stack.callback(self._portal.call, self.service.outbox.aclose)
+            self._stack.enter_context(self._portal.wrap_async_context_manager(self.service.outbox.running()))
 
     def send(self, user: Any, recipient: str | Recipient, message: Message, **options: Any) -> MessageRecord:
         """As `WhatsAppService.send`."""
@@ -58,7 +62,7 @@ class BlockingWhatsAppService:
         self._portal.call(self.service.forget_templates)
 
     def close(self) -> None:
-        """Close the HTTP client and end the background loop; calls under way finish first."""
+        """Close the HTTP client and the outbox, and end the background loop; calls under way finish first."""
         self._stack.close()
 
     def __enter__(self) -> BlockingWhatsAppService:

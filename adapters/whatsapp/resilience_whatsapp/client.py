@@ -74,6 +74,9 @@ class ResilientWhatsAppClient:
             repeatable: pipeline(self._send_once)
             for repeatable, pipeline in ((True, self._repeatable), (False, self._once))
         }
+        # For the outbox, which repeats by itself, after minutes if need be.
+        self._single = Pipeline(*total, self.circuit_breaker, **options, idempotent=False)
+        self._sends_single: Callable[..., Awaitable[SendReceipt]] = self._single(self._send_once)
         self._lists: Callable[[str | None], Awaitable[TemplatePage]] = self._repeatable(self._list_once)
         self._marks: Callable[[Mapping[str, Any]], Awaitable[None]] = self._repeatable(self._mark_once)
         self._told = {
@@ -84,9 +87,15 @@ class ResilientWhatsAppClient:
         }
         self.retry_policy.subscribe(self._log_retry)
 
-    async def send(self, payload: Mapping[str, Any], delivery: Delivery, sending: Sending) -> SendReceipt:
-        """Send one message; `sending` learns of every attempt, also when this raises or is cancelled."""
-        return await self._guarded(self._sends[delivery == "at_least_once"], payload, sending)
+    async def send(
+        self, payload: Mapping[str, Any], delivery: Delivery, sending: Sending, *, retries: bool = True
+    ) -> SendReceipt:
+        """Send one message; `sending` learns of every attempt, also when this raises or is cancelled.
+
+        Without `retries` there is one attempt at most.
+        """
+        call = self._sends[delivery == "at_least_once"] if retries else self._sends_single
+        return await self._guarded(call, payload, sending)
 
     async def get_templates_page(self, after: str | None) -> TemplatePage:
         """One page of approved templates."""

@@ -6,7 +6,8 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
 
 from attrs import Factory, asdict, evolve, field, frozen
 
@@ -28,11 +29,14 @@ from resilience_whatsapp.messages import (
 )
 from resilience_whatsapp.messages._parts import Part
 from resilience_whatsapp.messages._template import Component
+from resilience_whatsapp.outbox._options import OutboxOptions
+from resilience_whatsapp.outbox._sender import ServiceSender
 from resilience_whatsapp.records import DELIVERIES, Delivery, MessageRecord, MessageStatus, mask_recipient
 from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
 
 if TYPE_CHECKING:
     from resilience_whatsapp.blocking import BlockingWhatsAppService
+    from resilience_whatsapp.outbox import Outbox
 
 TEMPLATES_FRESH_FOR = 3600.0
 TEMPLATES_SERVED_FOR = 24 * 3600.0
@@ -77,6 +81,7 @@ class WhatsAppService:
             `local`, without a request. Codes that are not in it, or have 0, set nothing aside; `{}` switches it off.
         validate_templates: compare the parameters of a template message, before it is sent, with what the list of
             templates says, if one is kept that is younger than 24 h; it is never asked for because of this.
+        outbox: keeps every message before it is sent: `resilience_whatsapp.outbox`.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class WhatsAppService:
         template_file: str | os.PathLike[str] | None = None,
         template_quarantine: Mapping[int, float] = TEMPLATE_QUARANTINE,
         validate_templates: bool = True,
+        outbox: Outbox | None = None,
     ) -> None:
         self.client = client
         self.delivery: Delivery = _checked(delivery)
@@ -108,6 +114,10 @@ class WhatsAppService:
         self._templates = self._cache(self._fetch_templates)
         self._forgotten = 0
         self._quarantine = Quarantine(template_quarantine, self._now)
+        self.outbox = outbox
+        self._sender = ServiceSender(self)
+        if outbox is not None:
+            outbox.attach(self._sender)
 
     @staticmethod
     def blocking(client: ResilientWhatsAppClient, **options: Any) -> BlockingWhatsAppService:
@@ -125,6 +135,7 @@ class WhatsAppService:
         reply_to: str | None = None,
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
+        **keeping: Unpack[OutboxOptions],
     ) -> MessageRecord:
         """Send any message of `resilience_whatsapp.messages`.
 
@@ -136,8 +147,13 @@ class WhatsAppService:
             delivery: overrides the service's choice for this message.
             opaque_data: what webhooks echo as `biz_opaque_callback_data`, at most 512 characters; default the
                 record's id.
+            keeping: with an outbox, its `OutboxOptions`: `idempotency_key`, `when_down`, `not_after`, `priority`,
+                `ordered`.
 
         Raises:
+            ConfigurationError: an option of the outbox, without one.
+            OutboxStoreError, IdempotencyKeyError: the outbox could not keep it, or knows the key for another message;
+                nothing was sent.
             InvalidMessageError: a number without `+`, or something that the API would refuse, such as parameters that
                 do not fit the template; nothing was sent.
             CircuitOpenError: the service is down; nothing was sent by this call's last attempt.
@@ -149,7 +165,11 @@ class WhatsAppService:
         if self._validates and isinstance(message, TemplateMessage):
             self._check_fit(message)
         record = self._new_record(user, request, delivery)
-        return await self._send(record, request)
+        if self.outbox is not None:
+            return await self.outbox.send(self._sender, record, partial(self._payload, request), **keeping)
+        if keeping:
+            raise ConfigurationError(f"{', '.join(keeping)}: for this the service needs outbox=Outbox(...)")
+        return await self._attempt(record, self._payload(request, record.id), Sending())
 
     async def send_template_message(
         self,
@@ -161,11 +181,12 @@ class WhatsAppService:
         components: Sequence[Mapping[str, Any] | Component] = (),
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
+        **keeping: Unpack[OutboxOptions],
     ) -> MessageRecord:
         """Send a template; otherwise as `send`.
 
         Args:
-            user, recipient, delivery, opaque_data: as for `send`.
+            user, recipient, delivery, opaque_data, keeping: as for `send`.
             template_name: the template's name.
             language_code: its language, exactly as approved: `fr`, `en_US`.
             components: header, body and button parameters, as types or in the API's own form; of the latter only
@@ -173,7 +194,7 @@ class WhatsAppService:
         """
         parts = [part if isinstance(part, Part) else RawComponent(part) for part in components]
         message = TemplateMessage(template_name, language_code, parts)
-        return await self.send(user, recipient, message, delivery=delivery, opaque_data=opaque_data)
+        return await self.send(user, recipient, message, delivery=delivery, opaque_data=opaque_data, **keeping)
 
     async def send_text(
         self,
@@ -184,10 +205,11 @@ class WhatsAppService:
         preview_url: bool = False,
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
+        **keeping: Unpack[OutboxOptions],
     ) -> MessageRecord:
         """Send a text within the recipient's service window; otherwise as `send`."""
         message = Text(body, preview_url)
-        return await self.send(user, recipient, message, delivery=delivery, opaque_data=opaque_data)
+        return await self.send(user, recipient, message, delivery=delivery, opaque_data=opaque_data, **keeping)
 
     async def mark_as_read(self, message_id: str, *, typing: bool = False) -> None:
         """Tell the sender of a message that it was read; with `typing`, also that an answer is coming.
@@ -286,9 +308,13 @@ class WhatsAppService:
             error=None,
         )
 
-    async def _send(self, record: MessageRecord, request: MessageRequest) -> MessageRecord:
-        payload = {"biz_opaque_callback_data": record.id, **request.payload()}
-        sending = Sending()
+    def _payload(self, request: MessageRequest, record_id: str) -> dict[str, Any]:
+        """The body of the request, with the id by which webhooks tell of it."""
+        return {"biz_opaque_callback_data": record_id, **request.payload()}
+
+    async def _attempt(
+        self, record: MessageRecord, payload: Mapping[str, Any], sending: Sending, *, retries: bool = True
+    ) -> MessageRecord:
         started = time.monotonic()
         key = None if record.template is None or record.language is None else (record.template, record.language)
         forgotten = self._forgotten
@@ -296,7 +322,7 @@ class WhatsAppService:
             known = None if key is None else self._quarantine.error_for(key)
             if known is not None:
                 raise known
-            receipt = await self.client.send(payload, record.delivery, sending)
+            receipt = await self.client.send(payload, record.delivery, sending, retries=retries)
         except BaseException as error:
             ended = _ended(record, sending, started, sending.status(), error=name_of_error(error))
             error.record = ended  # type: ignore[attr-defined]

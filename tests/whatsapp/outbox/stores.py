@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from resilience_whatsapp.outbox import MemoryStore, OutboxRow, OutboxStore, SQLiteStore
+from resilience_whatsapp.outbox import MemoryStore, OutboxRow, OutboxStore, RedisStore, SQLiteStore
 from resilience_whatsapp.records import MessageStatus
+from tests._redis import RedisServer
 
 NOW = 1_000_000.0
+SECRET = "a secret of the tests"
 _numbers = itertools.count()
 Opener = Callable[[], AbstractAsyncContextManager[OutboxStore]]
 """Opens the store, the same one each time."""
@@ -38,7 +40,7 @@ def a_row(**changes: Any) -> OutboxRow:
     return OutboxRow(**{**values, **changes})
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     """Each test runs once with each store."""
     if request.param == "memory":
@@ -49,11 +51,17 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
             yield memory
 
         return open_memory
+    if request.param == "sqlite":
+        return lambda: opened(SQLiteStore(tmp_path / "outbox.db"))
+    server: RedisServer = request.getfixturevalue("redis_server")
+    name = f"outbox-{next(_numbers)}"
+    return lambda: opened(RedisStore(server.url, secret=SECRET, name=name))
 
-    @asynccontextmanager
-    async def open_sqlite() -> AsyncGenerator[OutboxStore]:
-        store = SQLiteStore(tmp_path / "outbox.db")
+
+@asynccontextmanager
+async def opened(store: OutboxStore) -> AsyncGenerator[OutboxStore]:
+    """Closed in the end, also when the test fails."""
+    try:
         yield store
+    finally:
         await store.aclose()
-
-    return open_sqlite

@@ -10,16 +10,13 @@ from typing import Any
 
 import pytest
 
-from resilience_core import CircuitBreaker, CircuitOpenError, CircuitState, Clock, ConfigurationError, Retry
+from resilience_core import CircuitBreaker, CircuitOpenError, ConfigurationError, Retry
 from resilience_whatsapp import (
     AmbiguousOutcomeError,
     GraphAuthError,
-    GraphError,
-    GraphRecipientError,
     GraphRequestError,
     GraphThrottledError,
     GraphTransientError,
-    InvalidMessageError,
     MessageStatus,
     ResilientWhatsAppClient,
     SendReceipt,
@@ -305,9 +302,7 @@ def test_the_deadline_of_an_echo_does_not_run_while_the_receiver_is_down() -> No
     async def story() -> None:
         down: list[tuple[float, float | None]] = [(time.time() - 5, None)]
         stub = Stub(UNKNOWN_END, OK)
-        service = made(
-            stub, delivery="at_least_once", when_down="queue", echo_within=0.02, downtime=lambda: list(down)
-        )
+        service = made(stub, delivery="at_least_once", when_down="queue", echo_within=0.02, downtime=lambda: list(down))
         async with service.outbox.running():
             record = await send(service)
             await asyncio.sleep(0.15)

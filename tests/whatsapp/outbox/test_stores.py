@@ -17,7 +17,7 @@ ACCEPTED, DEAD = MessageStatus.ACCEPTED, MessageStatus.DEAD
 LEASE = 30.0
 
 
-def becomes(state: MessageStatus, due: float | None = None, **changes: object):  # noqa: ANN201
+def becomes(state: MessageStatus, due: float | None = None, **changes: object):
     return lambda row: evolve(row, state=state, due=due, **changes)
 
 
@@ -107,7 +107,7 @@ def test_of_ordered_rows_of_a_recipient_one_is_in_flight_and_others_overtake(ope
     asyncio.run(story())
 
 
-async def change(store: OutboxStore, row_id: str, rule) -> OutboxRow:  # noqa: ANN001
+async def change(store: OutboxStore, row_id: str, rule) -> OutboxRow:
     row = await store.get(row_id)
     assert row is not None
     changed = await store.change(row, rule)
@@ -213,5 +213,43 @@ def test_rows_are_listed_from_the_latest_change_on_page_by_page(opener: Opener) 
             page = await store.rows(DEAD, limit=2)
             assert page == [rows[4], rows[3]]
             assert await store.rows(DEAD, limit=9, changed_before=page[-1].changed_at) == [rows[2], rows[1], rows[0]]
+
+    asyncio.run(story())
+
+
+def test_what_is_overdue_is_found_and_what_is_not_is_left_alone(opener: Opener) -> None:
+    async def story() -> None:
+        async with opener() as store:
+            left = [await store.add(a_row(state=IN_FLIGHT, due=NOW + 1)), await store.add(a_row(ordered=True))]
+            assert await take(store) == [left[1].id]
+            silent = await store.add(a_row(state=UNKNOWN, due=NOW + 1))
+            expired = await store.add(a_row(not_after=NOW + 1))
+            for row in (a_row(state=UNKNOWN, due=None), a_row(state=UNKNOWN, due=NOW + 999), a_row()):
+                await store.add(row)
+            assert await store.overdue(NOW, 999.0, 100) == []
+        async with opener() as heir:
+            await asyncio.sleep(0.01)
+            found = await heir.overdue(NOW + LEASE + 1, 0.005, 100)
+            assert {row.id for row in found} == {left[0].id, left[1].id, silent.id, expired.id}
+            for row in found:
+                await heir.change(row, becomes(ACCEPTED if row.state is IN_FLIGHT else DEAD))
+            assert await heir.overdue(NOW + LEASE + 1, 0.0, 100) == []
+
+    asyncio.run(story())
+
+
+def test_a_row_that_was_given_up_cannot_be_changed_by_who_had_it(opener: Opener) -> None:
+    async def story() -> None:
+        async with opener() as store, opener() as heir:
+            await store.add(a_row())
+            [mine] = await store.take("100", NOW, LEASE, 1)
+            await asyncio.sleep(0.01)
+            [left] = await heir.overdue(NOW + LEASE + 1, 0.005, 1)
+            assert left == mine
+            await heir.change(left, becomes(UNKNOWN, NOW + 99))
+            fenced = await store.change(mine, lambda row: evolve(row, state=QUEUED) if row.fence == mine.fence else row)
+            assert fenced is not None
+            assert fenced.state is UNKNOWN
+            assert await take(store) == []
 
     asyncio.run(story())

@@ -6,6 +6,7 @@
 from resilience_whatsapp.outbox._drain import Drop, Gate, Hold, Recheck, Sender
 from resilience_whatsapp.outbox._options import OutboxOptions
 from resilience_whatsapp.outbox._outbox import Outbox, WhenDown
+from resilience_whatsapp.outbox._redis_store import RedisStore
 from resilience_whatsapp.outbox._row import Codec, IdempotencyKeyError, OutboxRow, OutboxStoreError
 from resilience_whatsapp.outbox._sqlite_store import SQLiteStore
 from resilience_whatsapp.outbox._store import MemoryStore, OutboxStore
@@ -23,6 +24,7 @@ __all__ = [
     "OutboxStore",
     "OutboxStoreError",
     "Recheck",
+    "RedisStore",
     "SQLiteStore",
     "Sender",
     "WhenDown",

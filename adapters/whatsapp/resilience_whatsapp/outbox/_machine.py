@@ -112,6 +112,8 @@ def begun(row: OutboxRow, now: float, rules: Rules) -> OutboxRow:
 
 def accepted(row: OutboxRow, wamid: str, attempts: int, unknown: int, now: float) -> OutboxRow:
     """The API took it, `attempts` requests after it was taken, of which `unknown` ended without a verdict."""
+    if row.wamid == wamid and row.state is not IN_FLIGHT:
+        return row  # written before, or told by an echo that was quicker; counted once
     again = row.possible_duplicate or row.unknown > 0 or (unknown > 0 and attempts > 1)
     state = row.state if row.state in DELIVERY_RANK or (row.state is FAILED and row.wamid) else ACCEPTED
     return evolve(

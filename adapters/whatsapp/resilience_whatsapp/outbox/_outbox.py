@@ -197,6 +197,8 @@ class Outbox:
             return known.record()
         # Its first send certainly did not happen, and nobody repeats it: this one does, under the same id.
         anew = evolve(row, id=known.id, payload=payload_for(known.id), fence=known.fence, created_at=known.created_at)
+        if row.ordered:  # it has lost its place, and takes another one
+            anew = evolve(anew, state=MessageStatus.QUEUED, due=row.created_at)
         won = False
 
         def rule(now: OutboxRow) -> OutboxRow:

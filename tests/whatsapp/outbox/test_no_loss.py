@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from resilience_whatsapp._error_table import ErrorClass
 from resilience_whatsapp.outbox import MemoryStore, OutboxRow, OutboxStore, SQLiteStore
@@ -87,20 +87,20 @@ class Outboxes(RuleBasedStateMachine):
     def request(self, row: OutboxRow) -> None:
         self.requested[row.id] = self.requested.get(row.id, 0) + 1
 
-    @rule(row=held)
+    @rule(row=consumes(held))
     def accept_and_die(self, row: OutboxRow) -> None:
         if self.now < (row.due or 0):
             self.request(row)
             self.booked.setdefault(row.id, f"wamid.{row.id}")
 
-    @rule(row=held)
+    @rule(row=consumes(held))
     def accept(self, row: OutboxRow) -> None:
         if self.now < (row.due or 0):  # a sender ends before its lease
             self.request(row)
             wamid = self.booked.setdefault(row.id, f"wamid.{row.id}")
             self.do(self.store.change(row, lambda known: machine.accepted(known, wamid, 1, 0, self.now)))
 
-    @rule(row=held, kind=st.sampled_from(CLASSES), left=st.booleans(), took=st.booleans(), told=st.booleans())
+    @rule(row=consumes(held), kind=st.sampled_from(CLASSES), left=st.booleans(), took=st.booleans(), told=st.booleans())
     def fail(self, row: OutboxRow, kind: ErrorClass | None, left: bool, took: bool, told: bool) -> None:
         if self.now >= (row.due or 0):
             return
@@ -115,7 +115,7 @@ class Outboxes(RuleBasedStateMachine):
         judged = machine.ended(row, end, self.now, lambda: 0.5, RULES, told=told)
         self.do(self.store.change(row, lambda known: judged if known.fence == row.fence else known))
 
-    @rule(row=held)
+    @rule(row=consumes(held))
     def put_back(self, row: OutboxRow) -> None:
         if self.now < (row.due or 0) and self.requested.get(row.id, 0) <= self.failed.get(row.id, 0):
             back = machine.held(row, self.now, "put back", self.now)
@@ -161,8 +161,10 @@ class Outboxes(RuleBasedStateMachine):
     def every_row_is_over_or_somebody_will_look_at_it(self) -> None:
         for state in S:
             for row in self.do(self.store.rows(state, limit=1000)):
-                assert (row.due is not None) == (state in (S.QUEUED, S.IN_FLIGHT) or row.due is not None)
-                assert row.due is None or state in (S.QUEUED, S.IN_FLIGHT, S.UNKNOWN)
+                if state in (S.QUEUED, S.IN_FLIGHT):
+                    assert row.due is not None
+                elif state is not S.UNKNOWN:
+                    assert row.due is None
 
     @invariant()
     def of_a_recipient_one_ordered_row_is_in_flight(self) -> None:
@@ -205,13 +207,19 @@ def test_in_a_file_nothing_is_lost_or_sent_twice(tmp_path: Any) -> None:
     case.runTest()
 
 
-@pytest.mark.parametrize("broken", ["orphaned"])
-def test_a_planted_fault_is_found(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(row: OutboxRow, now: float, rules: Rules) -> OutboxRow:
         return evolve(row, state=S.QUEUED, due=now) if row.state is S.IN_FLIGHT else row
 
-    monkeypatch.setattr(machine, broken, careless)
+    monkeypatch.setattr(machine, "orphaned", careless)
     case = Outboxes.TestCase()
-    case.settings = settings(max_examples=500, stateful_step_count=40, database=None, print_blob=False)
-    with pytest.raises(BaseException, match=r"it may have been sent|perhaps"):
+    case.settings = settings(
+        max_examples=1000,
+        stateful_step_count=40,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+        database=None,
+        derandomize=True,
+    )
+    with pytest.raises(AssertionError):
         case.runTest()

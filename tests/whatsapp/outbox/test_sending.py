@@ -36,10 +36,13 @@ def made(stub: Any, *, breaker: CircuitBreaker | None = None, attempts: int = 1,
     """A service with an outbox in memory."""
     delivery = options.pop("delivery", "at_most_once")
     store = options.pop("store", None) or MemoryStore()
+    of_service = {name: options.pop(name) for name in ("templates_fresh_for",) if name in options}
     outbox = Outbox(store, **{**QUICK, **options})
     circuit = breaker or CircuitBreaker("whatsapp_api", failure_threshold=1000)
     retry = Retry(max_attempts=attempts, base_delay=0.001)
-    return WhatsAppService(ResilientWhatsAppClient(stub, circuit, retry), delivery=delivery, outbox=outbox)
+    return WhatsAppService(
+        ResilientWhatsAppClient(stub, circuit, retry), delivery=delivery, outbox=outbox, **of_service
+    )
 
 
 async def send(service: WhatsAppService, text: str = "hi", to: str = RECIPIENT, **options: Any) -> Any:
@@ -594,7 +597,7 @@ def test_two_services_of_one_number_cannot_share_an_outbox_and_it_runs_once() ->
 def test_a_template_that_is_set_aside_parks_its_messages() -> None:
     async def story() -> None:
         stub = Stub(graph_error(132015, None, False, 400), OK)
-        service = made(stub, when_down="queue", template_quarantine=None) if False else made(stub, when_down="queue")
+        service = made(stub, when_down="queue")
         record = await service.send_template_message(7, RECIPIENT, "sale", "fr")
         assert (record.status, record.error) == ("queued", "GraphTemplateError(132015)")
         again = await service.send_template_message(7, RECIPIENT, "sale", "fr")

@@ -1,4 +1,4 @@
-"""A process that sends numbered messages, and may be killed: `python _sender.py <store> <url> <token> <number> <count>`.
+"""A process that sends numbered messages, and may be killed: `_sender.py <store> <url> <token> <number> <count>`.
 
 Message n has the key `n`, goes to a recipient of its own, and is at_least_once if n is odd. Prints `done` when all were
 sent or given up.

@@ -16,7 +16,7 @@ from resilience_whatsapp.outbox import MemoryStore, OutboxRow, OutboxStore, SQLi
 from resilience_whatsapp.outbox import _machine as machine
 from resilience_whatsapp.outbox._machine import Ending, Rules
 from resilience_whatsapp.records import MessageStatus
-from tests._cost import size
+from tests._cost import size, untraced
 from tests.whatsapp.outbox.stores import NOW, a_row
 
 RULES = Rules(max_attempts=3, lease=20.0, send_timeout=10.0, echo_within=30.0, expire_after=500.0)
@@ -194,12 +194,14 @@ class OutboxesInAFile(Outboxes):
         return SQLiteStore(self.directory / f"{self.number}.db", synchronous="normal")
 
 
+@untraced()
 def test_in_memory_nothing_is_lost_or_sent_twice() -> None:
     case = Outboxes.TestCase()
     case.settings = settings(max_examples=size(2000, 40), stateful_step_count=40)
     case.runTest()
 
 
+@untraced()
 def test_in_a_file_nothing_is_lost_or_sent_twice(tmp_path: Any) -> None:
     OutboxesInAFile.directory = tmp_path
     case = OutboxesInAFile.TestCase()
@@ -207,6 +209,7 @@ def test_in_a_file_nothing_is_lost_or_sent_twice(tmp_path: Any) -> None:
     case.runTest()
 
 
+@untraced()
 def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(row: OutboxRow, now: float, rules: Rules) -> OutboxRow:
         return evolve(row, state=S.QUEUED, due=now) if row.state is S.IN_FLIGHT else row

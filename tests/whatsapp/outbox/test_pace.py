@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +23,7 @@ def test_it_begins_slowly_and_doubles_up_to_its_limit() -> None:
     pace = Pace(1.0, 64.0, 1.0)
     each_second = [granted_in(pace, 100.0 + second, 1.0) for second in range(10)]
     assert each_second[0] == 1
-    assert all(later >= earlier for earlier, later in zip(each_second, each_second[1:], strict=False))
+    assert all(later >= earlier for earlier, later in pairwise(each_second))
     assert each_second[3] >= 6
     assert 55 <= each_second[-1] <= 72
 
@@ -69,5 +71,5 @@ def test_never_more_than_the_limit_allows_in_any_time(first: float, factor: floa
         if count:
             assert count <= max(1, most * GRAIN)
             grants.append((now, count))
-    for (begin, count), (end, _) in zip(grants, grants[1:], strict=False):
+    for (begin, count), (end, _) in pairwise(grants):
         assert end - begin >= count / most - 1e-9

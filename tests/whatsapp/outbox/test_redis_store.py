@@ -8,6 +8,7 @@ import itertools
 from typing import Any
 
 import pytest
+import redis.asyncio
 
 from resilience_core import ConfigurationError
 from resilience_core.testing import FaultProxy
@@ -154,7 +155,7 @@ def test_a_sender_that_ends_leaves_the_group_unless_it_has_something_in_flight(
         for store in stores:
             await store.add(a_row())
             assert len(await store.take("100", NOW, LEASE, 5)) == 1
-        [row] = [row for row in await stores[0].rows(MessageStatus.IN_FLIGHT, limit=1)]
+        [row] = await stores[0].rows(MessageStatus.IN_FLIGHT, limit=1)
         await stores[0].change(row, becomes(MessageStatus.ACCEPTED))
         for store in stores:
             await store.aclose()
@@ -198,6 +199,18 @@ def test_garbage_in_the_streams_is_cleared_away(redis_server: RedisServer, name:
         with pytest.raises(OutboxStoreError, match="its head"):
             await store.get(row.id)
         await store.aclose()
+
+    asyncio.run(story())
+
+
+def test_a_client_that_was_given_stays_open(redis_server: RedisServer, name: str) -> None:
+    async def story() -> None:
+        client = redis.asyncio.Redis.from_url(redis_server.url)
+        store = RedisStore(client, secret=SECRET, name=name)
+        await store.add(a_row())
+        await store.aclose()
+        assert await client.ping()
+        await client.aclose()
 
     asyncio.run(story())
 

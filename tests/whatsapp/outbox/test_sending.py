@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from resilience_whatsapp import (
 )
 from resilience_whatsapp.errors import graph_error
 from resilience_whatsapp.messages import Text
-from resilience_whatsapp.outbox import Drop, Hold, IdempotencyKeyError, MemoryStore, Outbox, OutboxRow
+from resilience_whatsapp.outbox import Drop, Hold, IdempotencyKeyError, MemoryStore, Outbox, OutboxRow, SQLiteStore
 from tests.whatsapp.fakes import OK, RECIPIENT, Stub
 
 QUICK = {"poll": 0.01, "rate": 5000.0, "first_rate": 5000.0, "base_delay": 0.001, "max_delay": 0.002}
@@ -235,9 +236,9 @@ def test_a_message_that_was_certainly_not_sent_is_tried_again_with_its_key_and_i
     run(story)
 
 
-def test_of_many_who_try_a_failed_message_again_with_its_key_one_sends() -> None:
+def test_of_many_who_try_a_failed_message_again_with_its_key_one_sends(tmp_path: Path) -> None:
     async def story() -> None:
-        store, stub = MemoryStore(), Stub(GraphTransientError(2, None, 500, "platform"), OK)
+        store, stub = SQLiteStore(tmp_path / "a.db"), Stub(GraphTransientError(2, None, 500, "platform"), OK)
         service = made(stub, store=store)
         with pytest.raises(GraphTransientError):
             await send(service, idempotency_key="k")
@@ -245,6 +246,7 @@ def test_of_many_who_try_a_failed_message_again_with_its_key_one_sends() -> None
         records = await asyncio.gather(*(send(other, idempotency_key="k") for other in others))
         assert len(stub.payloads) == 2
         assert len({record.id for record in records}) == 1
+        await store.aclose()
 
     run(story)
 
@@ -548,6 +550,8 @@ def test_options_of_the_outbox_are_checked() -> None:
             ({"not_after": datetime(2020, 1, 1)}, "time zone"),
             ({"not_after": "soon"}, "not_after"),
             ({"not_after": 5.0}, "later than now"),
+            ({"not_after": True}, "not_after"),
+            ({"idempotency_key": 7}, "idempotency_key"),
             ({"ordered": True}, "when_down='queue'"),
             ({"when_down": "later"}, "when_down"),
         ):

@@ -262,11 +262,6 @@ def may_be_sent_anew(row: OutboxRow) -> bool:
     return row.unknown == 0 and (row.state in NOT_SENT or (row.state is FAILED and row.wamid is None))
 
 
-def is_over(row: OutboxRow) -> bool:
-    """Whether the outbox has nothing more to do with it."""
-    return row.due is None
-
-
 def _again(row: OutboxRow, due: float, reason: str) -> OutboxRow:
     return evolve(row, state=QUEUED, due=due, reason=reason, unknown_since=None)
 

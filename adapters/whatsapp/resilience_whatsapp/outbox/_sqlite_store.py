@@ -42,7 +42,9 @@ _SCHEMA = (
       body BLOB NOT NULL
     ) STRICT;
     CREATE UNIQUE INDEX outbox_key ON outbox (key) WHERE key IS NOT NULL;
-    CREATE INDEX outbox_queue ON outbox (lane, priority DESC, seq) WHERE state = 'queued';
+    CREATE INDEX outbox_queue ON outbox (lane, priority DESC, seq, due, not_after, pair) WHERE state = 'queued';
+    CREATE INDEX outbox_later ON outbox (lane, due) WHERE state = 'queued';
+    CREATE INDEX outbox_expiry ON outbox (not_after) WHERE state = 'queued';
     CREATE INDEX outbox_due ON outbox (due) WHERE state IN ('in_flight', 'unknown');
     CREATE INDEX outbox_pair ON outbox (pair, seq) WHERE pair IS NOT NULL AND state IN ('queued', 'in_flight');
     CREATE INDEX outbox_state ON outbox (state, changed)
@@ -52,19 +54,20 @@ _COLUMNS = "id, lane, key, pair, priority, not_after, state, due, fence, changed
 _READ = "body, state, due, fence, id"
 _IN_LINE = "p.pair = outbox.pair AND p.state IN ('queued', 'in_flight')"
 _TAKE = f"""
-    SELECT {_READ} FROM outbox
+    SELECT {_READ} FROM outbox INDEXED BY outbox_queue
     WHERE lane = ? AND state = 'queued' AND due <= ? AND not_after >= ?
     AND (pair IS NULL OR NOT EXISTS (
       SELECT 1 FROM outbox AS p WHERE {_IN_LINE} AND (p.seq < outbox.seq OR p.state = 'in_flight')))
     ORDER BY priority DESC, seq LIMIT ?
 """
 _OVERDUE = f"""
-    SELECT {_READ} FROM outbox WHERE state IN ('in_flight', 'unknown') AND due <= ?
+    SELECT {_READ} FROM outbox INDEXED BY outbox_due WHERE state IN ('in_flight', 'unknown') AND due <= ?
     UNION ALL
-    SELECT {_READ} FROM outbox WHERE state = 'queued' AND not_after < ?
+    SELECT {_READ} FROM outbox INDEXED BY outbox_expiry WHERE state = 'queued' AND not_after < ?
     LIMIT ?
 """
-_OLD = "SELECT seq FROM outbox WHERE due IS NULL AND changed < ? AND state {} IN ({}) LIMIT ?"
+_OLD = "SELECT seq FROM outbox WHERE state IN ({}) AND changed < ? AND due IS NULL LIMIT ?"
+_WAITING = (MessageStatus.QUEUED, MessageStatus.IN_FLIGHT)
 UNREADABLE_FOR = 60.0
 _logger = logging.getLogger("resilience_whatsapp.outbox")
 
@@ -212,11 +215,13 @@ class SQLiteStore:
 
     async def purge(self, changed_before: float, dead_before: float, limit: int) -> int:
         """As `OutboxStore.purge`."""
-        later = ", ".join(f"'{state}'" for state in sorted(TO_LOOK_AT))
+        finished = [state for state in MessageStatus if state not in (*_WAITING, *TO_LOOK_AT)]
 
         def work(connection: sqlite3.Connection) -> int:
-            gone = connection.execute(_OLD.format("NOT", later), (changed_before, limit)).fetchall()
-            gone += connection.execute(_OLD.format("", later), (dead_before, limit - len(gone))).fetchall()
+            gone: list[tuple[int]] = []
+            for states, before in ((finished, changed_before), (sorted(TO_LOOK_AT), dead_before)):
+                named = ", ".join(f"'{state}'" for state in states)
+                gone += connection.execute(_OLD.format(named), (before, limit - len(gone))).fetchall()
             connection.executemany("DELETE FROM outbox WHERE seq = ?", gone)
             return len(gone)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, Protocol
 
-from attrs import asdict, field, fields, frozen
+from attrs import field, fields, frozen
 
 from resilience_whatsapp.errors import WhatsAppError
 from resilience_whatsapp.records import Delivery, MessageRecord, MessageStatus, mask_recipient
@@ -115,14 +116,14 @@ class UnreadableRowError(Exception):
 
 _APART = ("state", "due", "fence")
 """Kept beside the body, so that a store can change them without reading it."""
-_NAMES = frozenset(attribute.name for attribute in fields(OutboxRow)) - set(_APART)
+_NAMES = tuple(attribute.name for attribute in fields(OutboxRow) if attribute.name not in _APART)
+_values = attrgetter(*_NAMES)
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def body_of(row: OutboxRow, codec: Codec | None) -> bytes:
     """The row without `state`, `due` and `fence`."""
-    body = json.dumps(
-        asdict(row, recurse=False, filter=lambda attribute, value: attribute.name not in _APART), separators=(",", ":")
-    ).encode()
+    body = _encode(dict(zip(_NAMES, _values(row), strict=True))).encode()
     return body if codec is None else codec.encode(body)
 
 

@@ -85,6 +85,25 @@ def test_what_the_store_cannot_keep_is_not_sent() -> None:
     run(story)
 
 
+def test_a_send_that_is_cancelled_while_its_row_is_written_is_rejected(tmp_path: Path) -> None:
+    async def story() -> None:
+        stub, store = Stub(OK), SQLiteStore(tmp_path / "a.db")
+        service = made(stub, store=store, delivery="at_least_once", lease=0.02, send_timeout=0.01)
+        task = asyncio.create_task(send(service))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        counts = await service.outbox.counts()
+        assert {state: count for state, count in counts.items() if count} == {MessageStatus.REJECTED: 1}
+        async with service.outbox.running():
+            await asyncio.sleep(0.05)
+        assert stub.payloads == []
+        await store.aclose()
+
+    run(story)
+
+
 def test_a_limit_of_the_number_makes_all_wait() -> None:
     async def story() -> None:
         stub = Stub(GraphThrottledError(130429, None, 429, "phone_number", 0.1), OK)

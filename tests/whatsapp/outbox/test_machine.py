@@ -224,6 +224,13 @@ def test_only_what_was_certainly_not_sent_may_be_sent_anew(state: MessageStatus)
     assert machine.may_be_sent_anew(a_row(state=state, wamid="w")) == (state in (S.DEAD, S.REJECTED))
 
 
+def test_what_could_not_be_kept_is_rejected_unless_somebody_has_it_already() -> None:
+    row = machine.given_up(flying(), NOW)
+    assert (row.state, row.due, row.kept) == (S.REJECTED, None, False)
+    taken = flying(fence=1)
+    assert machine.given_up(taken, NOW) is taken
+
+
 def test_a_held_row_spends_nothing_and_a_row_shows_neither_number_nor_text() -> None:
     row = machine.held(flying(), NOW + 9, "quiet hours", NOW)
     assert (row.state, row.due, row.attempts, row.reason) == (S.QUEUED, NOW + 9, 0, "quiet hours")

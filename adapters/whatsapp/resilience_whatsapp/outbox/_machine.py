@@ -185,6 +185,11 @@ def orphaned(row: OutboxRow, now: float, rules: Rules) -> OutboxRow:
     return _unknown(row, "the sender died", now, rules)
 
 
+def given_up(row: OutboxRow, now: float) -> OutboxRow:
+    """Its caller was told that it could not be kept; nobody has touched it, and nobody will."""
+    return evolve(_over(row, REJECTED, "the caller was told"), kept=False, changed_at=now) if row.fence == 0 else row
+
+
 def held(row: OutboxRow, until: float, reason: str, now: float) -> OutboxRow:
     """It was not sent, and is not before `until`; no attempt is spent."""
     return evolve(_again(row, until, reason), changed_at=now)

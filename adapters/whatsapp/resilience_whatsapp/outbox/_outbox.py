@@ -166,7 +166,7 @@ class Outbox:
         """
         row = self._new_row(sender, record, payload_for, idempotency_key, not_after, priority, ordered, when_down)
         if row.key is None:
-            return await self._send(sender, await self.store.add(row), row)
+            return await self._send(sender, await self._add(row))
         same = self._joined.get(row.key)
         if same is not None and same.get_loop() is asyncio.get_running_loop():
             # The same message is on its way in this process: its end is ours, too.
@@ -189,9 +189,9 @@ class Outbox:
     async def _send_by_key(
         self, sender: Sender, row: OutboxRow, payload_for: Callable[[str], dict[str, Any]]
     ) -> MessageRecord:
-        known = await self.store.add(row)
+        known = await self._add(row)
         if known.id == row.id:
-            return await self._send(sender, known, row)
+            return await self._send(sender, known)
         _same_message(row, known)
         if not machine.may_be_sent_anew(known):
             return known.record()
@@ -209,9 +209,17 @@ class Outbox:
         changed = await self.store.change(known, rule)
         if changed is None or not won:
             return (changed or known).record()  # somebody else was quicker
-        return await self._send(sender, changed, changed)
+        return await self._send(sender, changed)
 
-    async def _send(self, sender: Sender, kept: OutboxRow, row: OutboxRow) -> MessageRecord:
+    async def _add(self, row: OutboxRow) -> OutboxRow:
+        try:
+            return await self.store.add(row)
+        except BaseException:
+            # Cut short: it may have been kept all the same, and must not look as if it were under way.
+            self.store.post(row, lambda known: machine.given_up(known, self._clock.wall()))
+            raise
+
+    async def _send(self, sender: Sender, kept: OutboxRow) -> MessageRecord:
         if kept.state is MessageStatus.QUEUED:  # behind another one of its recipient
             self._drainer.wake()
             return kept.record()

@@ -61,8 +61,18 @@ class Number:
     """International, without the `+`."""
     throughput_level: str = "STANDARD"
     """`STANDARD`, `HIGH` or `NOT_APPLICABLE`, as the API tells it."""
+    throughput: float | None = None
+    """Messages in a second, when they are not those of the level: 20 for a number shared with the phone's app."""
     quality: str = "GREEN"
     block: Block | None = None
+
+    def blocked(self, now: float) -> Block | None:
+        """What blocks it at this time: its own block, or that of its account."""
+        for owner in (self, self.account):
+            block = owner.block
+            if block is not None and (block.until is None or now < block.until):
+                return block
+        return None
 
 
 @define(eq=False)

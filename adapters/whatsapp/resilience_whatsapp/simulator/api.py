@@ -16,6 +16,7 @@ from aiohttp import web
 
 from resilience_whatsapp.simulator import resources, versions, wire
 from resilience_whatsapp.simulator.book import Book, BusinessKey, content_key
+from resilience_whatsapp.simulator.changes import Changes
 from resilience_whatsapp.simulator.clock import SimClock
 from resilience_whatsapp.simulator.envelopes import EXPIRED_TOKEN, NO_TOKEN, Refusal, unknown_object
 from resilience_whatsapp.simulator.faults import Script
@@ -113,6 +114,7 @@ class GraphApi:
         self._first_receivers = [each if isinstance(each, Receiver) else Receiver(each) for each in webhooks]
         self.media = MediaStore()
         self.template_life = TemplateLife(self.clock, self.webhooks.tell)
+        self.change = Changes(self)
         self._died = asyncio.Event()  # set when the server dies: who waits then is not carried out any more
         self._routes: dict[tuple[str, str], list[Route]] = {}
         for route in resources.routes(self):
@@ -172,6 +174,14 @@ class GraphApi:
     @limits.setter
     def limits(self, limits: Limits) -> None:
         self.limiter.change(limits)
+
+    @property
+    def messaging_tier(self) -> str:
+        """The messaging limit, as the API tells it: `TIER_250`, `TIER_2K`, ..., `TIER_UNLIMITED`."""
+        users = self.limits.messaging
+        if users is None:
+            return "TIER_UNLIMITED"
+        return f"TIER_{users // 1000}K" if users >= 1000 else f"TIER_{users}"
 
     # --- what happens to them --------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from resilience_whatsapp.simulator.book import Book, Entry
 from resilience_whatsapp.simulator.clock import ManualClock, SimClock
 from resilience_whatsapp.simulator.faults import Fault, FaultError
-from resilience_whatsapp.simulator.limits import Limits
+from resilience_whatsapp.simulator.limits import Limits, LimitsError
 from resilience_whatsapp.simulator.report import Broken, Compared, RecordsError, Report
 from resilience_whatsapp.simulator.server import Simulator
 from resilience_whatsapp.simulator.stories import Statuses
@@ -22,6 +22,7 @@ __all__ = [
     "Fault",
     "FaultError",
     "Limits",
+    "LimitsError",
     "ManualClock",
     "Number",
     "Portfolio",

@@ -23,7 +23,7 @@ from attrs import fields
 
 from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.faults import Fault, FaultError
-from resilience_whatsapp.simulator.limits import Limits
+from resilience_whatsapp.simulator.limits import Limits, LimitsError
 from resilience_whatsapp.simulator.report import RecordsError
 from resilience_whatsapp.simulator.webhooks import Receiver, WebhookError
 
@@ -153,7 +153,7 @@ class Admin:
             return _refused("base must be none or real")
         try:
             self._simulator.limits = Limits.real(**content) if base == "real" else Limits.none(**content)
-        except ValueError as error:
+        except LimitsError as error:
             return _refused(str(error))
         return web.json_response({"success": True})
 

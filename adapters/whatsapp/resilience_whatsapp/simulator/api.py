@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
     allowed_recipients: Iterable[str] | None
     missing_template_status: int
     numbers: int
+    accounts: int
     clock: SimClock | None
     speed: float
     seed: int
@@ -81,6 +82,7 @@ class GraphApi:
         allowed_recipients: Iterable[str] | None = None,
         missing_template_status: int = 404,
         numbers: int = 1,
+        accounts: int = 1,
         clock: SimClock | None = None,
         speed: float = 1.0,
         seed: int = 0,
@@ -96,8 +98,11 @@ class GraphApi:
         self.world = World()
         self._account = self.world.add_account(self.world.add_portfolio(), waba_id, templates=templates)
         self._number = self.world.add_number(self._account, phone_number_id, digits=own_number)
-        for _ in range(numbers - 1):
-            self.world.add_number(self._account)
+        for _ in range(accounts - 1):
+            self.world.add_account(self.world.add_portfolio(), templates=templates)
+        for account in self.world.accounts.values():
+            while len(account.numbers) < numbers:
+                self.world.add_number(account)
         self._token = self.world.add_token(token)
         self.allowed_recipients = None if allowed_recipients is None else frozenset(allowed_recipients)
         self.missing_template_status = missing_template_status

@@ -36,9 +36,13 @@ GRACE = 2.0
 T = TypeVar("T")
 
 
+class LimitsError(ValueError):
+    """A number that cannot be a limit; the text names it."""
+
+
 @frozen
 class Limits:
-    """How much is allowed; None is without limit. Raises `ValueError` for a number that cannot be a limit."""
+    """How much is allowed; None is without limit. Raises `LimitsError` for a number that cannot be a limit."""
 
     throughput: float | None = None
     """Messages in a second, of a number with level `STANDARD`; `Number.throughput` is for one number alone."""
@@ -73,10 +77,14 @@ class Limits:
     def __attrs_post_init__(self) -> None:
         for attribute in fields(Limits):
             value = getattr(self, attribute.name)
-            if isinstance(value, bool) or value is None:
+            if isinstance(attribute.default, bool):
+                if not isinstance(value, bool):
+                    raise LimitsError(f"limits.{attribute.name} must be true or false")
+            elif value is None and attribute.default is None:
                 continue
-            if not isinstance(value, (int, float)) or not value > 0:
-                raise ValueError(f"limits.{attribute.name} must be a number above 0, or None for no limit")
+            elif not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+                optional = ", or None for no limit" if attribute.default is None else ""
+                raise LimitsError(f"limits.{attribute.name} must be a number above 0{optional}")
 
     @classmethod
     def none(cls, **changes: Any) -> Limits:

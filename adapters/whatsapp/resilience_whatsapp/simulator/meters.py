@@ -9,6 +9,9 @@ from collections import OrderedDict, deque
 
 from attrs import define, field
 
+_SLACK = 1e-3
+"""Seconds or messages within which nothing is early: times since 1970 are not exact."""
+
 
 @define
 class Bucket:
@@ -24,7 +27,7 @@ class Bucket:
     def wait(self, now: float) -> float:
         """Seconds until the next token is there; 0 when it is."""
         self._refill(now)
-        return 0.0 if self.level >= 1.0 else (1.0 - self.level) / self.rate
+        return 0.0 if self.level >= 1.0 - _SLACK else (1.0 - self.level) / self.rate
 
     def take(self, now: float) -> None:
         """Take one, also when there is none: what comes in from users cannot be refused."""
@@ -60,9 +63,9 @@ class Pairs:
         """Seconds until the next message to this user may go."""
         debt = self._due.get(pair, now) - now
         room = (self.burst - 1) * self.seconds
-        if self.strict and debt > 0.0 and now - self._began.get(pair, now) > self.seconds:
+        if self.strict and debt > _SLACK and now - self._began.get(pair, now) > self.seconds:
             return debt
-        return max(0.0, debt - room)
+        return debt - room if debt - room > _SLACK else 0.0
 
     def take(self, pair: tuple[str, str], now: float) -> None:
         """A message goes."""

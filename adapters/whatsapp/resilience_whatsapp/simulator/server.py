@@ -32,7 +32,8 @@ class Simulator(GraphApi):
         templates: of the default account.
         allowed_recipients: digits of the only numbers that may be written to, as for a test number; default all.
         missing_template_status: 404 as documented, or 400 as also seen, with error 132001.
-        numbers: how many the default account has; the ids of the others count up from the first.
+        numbers, accounts: how many numbers each account has, and how many accounts there are, each of a portfolio of
+            its own; the ids of the others count up from the first.
         clock: what times everything; `ManualClock()` stands still until a test advances it.
         speed: seconds of the API in a second of real time, when no clock is given.
         seed: of all that happens by chance: the same seed and the same requests in the same order make the same story.

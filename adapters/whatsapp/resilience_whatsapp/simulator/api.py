@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from aiohttp import web
@@ -24,7 +24,7 @@ from resilience_whatsapp.simulator.inbox import Inbox
 from resilience_whatsapp.simulator.limits import Limiter, Limits
 from resilience_whatsapp.simulator.media import MediaStore
 from resilience_whatsapp.simulator.report import Report, report_of
-from resilience_whatsapp.simulator.routing import Call, Route
+from resilience_whatsapp.simulator.routing import Call, Outcome, Route
 from resilience_whatsapp.simulator.serving import Server
 from resilience_whatsapp.simulator.standing import revoked
 from resilience_whatsapp.simulator.stories import Statuses, Stories
@@ -222,6 +222,23 @@ class GraphApi:
         number = self.number_of(phone_number_id)
         return self.media.receive(number, content, mime_type, self.clock.now(), media_id=media_id).id
 
+    def inbound_media(
+        self,
+        sender: str,
+        content: bytes,
+        mime_type: str,
+        *,
+        phone_number_id: str | None = None,
+        caption: str | None = None,
+        name: str = "A user",
+    ) -> str:
+        """A user sends a file: an inbound message of its kind, with the id of the file; gives the wamid."""
+        media = self.media.receive(self.number_of(phone_number_id), content, mime_type, self.clock.now())
+        kind = media.kind or "document"
+        return self.inbound(
+            sender, phone_number_id=phone_number_id, kind=kind, content=media.as_webhook(caption), name=name
+        )
+
     def block(self, code: int, *, phone_number_id: str | None = None, seconds: float | None = None) -> None:
         """Refuse all sends of a number with `code`, for `seconds` or until `unblock`: 131048, 131031, 133010, ..."""
         until = None if seconds is None else self.clock.now() + seconds
@@ -296,6 +313,14 @@ class GraphApi:
             sender = found if isinstance(found, Number) and route.limit == "none" else None
             response.headers.update(self.limiter.headers(token, account, now, sender))
         return response
+
+    async def serve_other(self, request: web.Request, name: str, answer: Callable[[], Outcome]) -> web.StreamResponse:
+        """Count and answer a request that is not of the Graph API, as the next fault on `name` wants it."""
+        self.book.arrive(name)
+        fault = self.faults.next(name)
+        if fault is not None and fault.kind == "reset_before_read":
+            return wire.reset(request)
+        return await Server(self.clock, self._died).serve(request, fault, answer, self.waba_id)
 
     def token_of(self, request: web.Request) -> Token | Refusal:
         """The token that a request shows, if it is valid."""

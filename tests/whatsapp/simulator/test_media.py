@@ -174,7 +174,7 @@ def test_a_message_takes_a_file_of_its_kind_and_number_only() -> None:
         assert await api.code(type="document", document={"id": picture}) is None
         assert await api.code(type="video", video={"id": picture}) == 131053
         assert await api.code(type="image", image={"id": foreign}) == 100
-        assert await api.code(type="image", image={"id": 5}) == 100
+        assert await api.code(type="image", image={"id": 5}) == 131008
         assert await api.code(type="image", image={"caption": "no file"}) == 131008
         assert await api.code(type="image", image={"link": "https://example.org/a.jpg"}) is None
         for media_id, code in ((picture, None), ("5", 100)):

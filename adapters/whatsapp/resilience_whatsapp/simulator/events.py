@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from resilience_whatsapp.simulator.world import Number
 
 _LAST_WITH_CONVERSATION = (23, 0)
 _DAY = 86_400
+_NUMBER = re.compile(r"\+?[0-9][0-9 ().-]*")
 
 
 @define(eq=False)
@@ -55,6 +57,11 @@ class Party:
     def of(cls, entry: Entry) -> Party:
         """The recipient of a message."""
         return cls(None, entry.recipient) if entry.to_user_id else cls(digits_of(entry.recipient), None)
+
+    @classmethod
+    def named(cls, text: str) -> Party:
+        """Whom a number, however it is written, or a business-scoped id means."""
+        return cls(digits_of(text), None) if _NUMBER.fullmatch(text) else cls(None, text)
 
     @property
     def key(self) -> str:

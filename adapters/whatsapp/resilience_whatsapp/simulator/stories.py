@@ -61,7 +61,7 @@ class Stories:
         entry.end = plan[-1][1]
         if not self._webhooks.wanted:
             return None
-        party = Party.of(entry)
+        party = Party.of(entry.recipient, entry.recipient_type)
         faults = [self._script.next("messages", "webhook", party.key) for _ in plan]
         steps = list(plan)
         for index, fault in enumerate(faults):

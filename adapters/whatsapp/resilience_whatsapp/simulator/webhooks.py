@@ -186,9 +186,8 @@ class Webhooks:
 
     async def tell_first(self, event: Event) -> None:
         """Tell it now, and wait until each receiver had it once."""
-        if self.wanted:
-            self.delivered.told += 1
-            await self._attempt(_Batch([event], self._clock.now()))
+        self.delivered.told += 1
+        await self._attempt(_Batch([event], self._clock.now()))
 
     def _flush(self) -> None:
         while self._ready and self._under_way < POSTS and self._session is not None:

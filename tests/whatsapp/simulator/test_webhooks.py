@@ -307,7 +307,9 @@ def test_webhooks_misbehave_as_scripted(faults: list[Fault], told: list[str]) ->
     async def story(api: Api, hook: Receiver) -> None:
         api.simulator.script(*faults)
         await api.send()
+        assert api.simulator.report().webhooks.pending > 0
         assert await after(api, hook, 8, len(told)) == told
+        assert api.simulator.report().webhooks.pending == 0
         if faults[0].kind == "webhook_rebatch":
             assert len(hook.bodies) == 4, "what is told again comes together"
         if faults[0].kind == "webhook_dead":
@@ -364,7 +366,8 @@ def test_what_is_still_to_be_told_is_forgotten_when_the_simulator_stops() -> Non
         await clock_of(api).advance(100.0)
         api.simulator.webhooks.tell(api.simulator.account, "account_update", {})
         await api.simulator.start()
-        assert (len(hook.bodies), api.simulator.webhooks.delivered.told) == (1, 1)
+        delivered = api.simulator.report().webhooks
+        assert (len(hook.bodies), delivered.told, delivered.pending) == (1, 1, 0)
 
     play(story)
 

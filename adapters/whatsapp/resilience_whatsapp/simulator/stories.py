@@ -104,6 +104,6 @@ class Stories:
         event.misses = int(kind == "webhook_dead")
         event.forged = kind == "webhook_signature"
         event.again = kind == "webhook_rebatch"
-        self._clock.call_later(after, lambda: self._webhooks.add(event))
+        self._webhooks.later(after, lambda: self._webhooks.add(event))
         if kind == "webhook_duplicate":
-            self._clock.call_later(after, lambda: self._webhooks.repeat(event))
+            self._webhooks.later(after, lambda: self._webhooks.repeat(event))

@@ -41,10 +41,11 @@ def _nothing() -> bytes:
 
 def test_an_answer_that_trickles_is_whole_in_the_end() -> None:
     async def story(api: Api) -> None:
-        api.simulator.script(Fault("trickle", seconds=0.2))
+        api.simulator.script(Fault("trickle", seconds=0.1, route="*", times=2))
         status, answer, _ = await api.send()
         assert (status, answer["messages"][0]["id"]) == (200, api.simulator.book.entries[0].wamid)
         assert booked(api) == [True]
+        assert (await api.ask("GET", f"/v25.0/{api.simulator.phone_number_id}"))[1]["id"]
 
     run(story)
 
@@ -287,3 +288,8 @@ def test_a_thread_can_do_all_of_it() -> None:
         assert simulator.report().accepted == 0
         simulator.subscribe("http://127.0.0.1:1/")
         assert len(simulator.simulator.webhooks.receivers) == 1
+        with pytest.raises(TypeError, match="ManualClock"):
+            simulator.advance(1.0)
+    with SimulatorThread(clock=ManualClock(start=0.0)) as simulator:
+        simulator.advance(5.0)
+        assert simulator.simulator.clock.now() == 5.0

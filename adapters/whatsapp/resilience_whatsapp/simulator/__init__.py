@@ -10,11 +10,12 @@ from resilience_whatsapp.simulator.stories import Statuses
 from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, SimTemplate
 from resilience_whatsapp.simulator.thread import SimulatorThread
 from resilience_whatsapp.simulator.webhooks import Receiver, WebhookError
-from resilience_whatsapp.simulator.world import Account, Number, Portfolio, Token, World
+from resilience_whatsapp.simulator.world import Account, Block, Number, Portfolio, Token, World
 
 __all__ = [
     "DEFAULT_TEMPLATES",
     "Account",
+    "Block",
     "Book",
     "Broken",
     "Compared",

@@ -20,7 +20,8 @@ from resilience_whatsapp.simulator.clock import SimClock
 from resilience_whatsapp.simulator.envelopes import EXPIRED_TOKEN, NO_TOKEN, Refusal, unknown_object
 from resilience_whatsapp.simulator.faults import Script
 from resilience_whatsapp.simulator.inbox import Inbox
-from resilience_whatsapp.simulator.limits import Limiter, Limits
+from resilience_whatsapp.simulator.limiter import Limiter
+from resilience_whatsapp.simulator.limits import Limits
 from resilience_whatsapp.simulator.report import Report, report_of
 from resilience_whatsapp.simulator.routing import Call, Route
 from resilience_whatsapp.simulator.serving import Server
@@ -197,14 +198,27 @@ class GraphApi:
         said = {"body": text} if content is None else content
         return self.inbox.receive(self.number_of(phone_number_id), sender, kind, said, name)
 
-    def block(self, code: int, *, phone_number_id: str | None = None, seconds: float | None = None) -> None:
-        """Refuse all sends of a number with `code`, for `seconds` or until `unblock`: 131048, 131031, 133010, ..."""
-        until = None if seconds is None else self.clock.now() + seconds
-        self.number_of(phone_number_id).block = Block(code, until)
+    def block(
+        self,
+        code: int,
+        *,
+        phone_number_id: str | None = None,
+        waba_id: str | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """Refuse all sends of a number, or of an account, with `code`: 131048, 133010; 131031, 368, ...
 
-    def unblock(self, *, phone_number_id: str | None = None) -> None:
-        """Sends of the number are taken again."""
-        self.number_of(phone_number_id).block = None
+        It ends after `seconds`, or with `unblock`.
+        """
+        until = None if seconds is None else self.clock.now() + seconds
+        self._owner(phone_number_id, waba_id).block = Block(code, until)
+
+    def unblock(self, *, phone_number_id: str | None = None, waba_id: str | None = None) -> None:
+        """Sends of the number, or of the account, are taken again."""
+        self._owner(phone_number_id, waba_id).block = None
+
+    def _owner(self, phone_number_id: str | None, waba_id: str | None) -> Number | Account:
+        return self.number_of(phone_number_id) if waba_id is None else self.world.accounts[waba_id]
 
     def upgrade(self, *, phone_number_id: str | None = None) -> None:
         """Raise the throughput of a number to the level `HIGH`: 131057 for a minute, then it is told by webhook."""
@@ -266,7 +280,8 @@ class GraphApi:
         response = await life.serve(request, fault, lambda: route.answer(call, found), account.id)
         if not response.prepared:
             sender = found if isinstance(found, Number) and route.limit == "none" else None
-            response.headers.update(self.limiter.headers(token, account, now, sender))
+            for name, text in self.limiter.headers(token, account, now, sender).items():
+                response.headers.setdefault(name, text)  # what a fault says comes first
         return response
 
     def _token_of(self, request: web.Request) -> Token | Refusal:

@@ -25,8 +25,8 @@ from attrs import fields
 from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.faults import Fault, FaultError
 from resilience_whatsapp.simulator.limits import Limits, LimitsError
+from resilience_whatsapp.simulator.receivers import Receiver, WebhookError
 from resilience_whatsapp.simulator.report import RecordsError
-from resilience_whatsapp.simulator.webhooks import Receiver, WebhookError
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.server import Simulator

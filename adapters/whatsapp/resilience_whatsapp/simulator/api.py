@@ -22,12 +22,13 @@ from resilience_whatsapp.simulator.faults import Script
 from resilience_whatsapp.simulator.inbox import Inbox
 from resilience_whatsapp.simulator.limiter import Limiter
 from resilience_whatsapp.simulator.limits import Limits
+from resilience_whatsapp.simulator.receivers import Receiver
 from resilience_whatsapp.simulator.report import Report, report_of
 from resilience_whatsapp.simulator.routing import Call, Route
 from resilience_whatsapp.simulator.serving import Server
 from resilience_whatsapp.simulator.stories import Statuses, Stories
 from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, SimTemplate
-from resilience_whatsapp.simulator.webhooks import APP_SECRET, Receiver, Webhooks
+from resilience_whatsapp.simulator.webhooks import APP_SECRET, Webhooks
 from resilience_whatsapp.simulator.world import Account, Block, Number, Token, World
 
 TOKEN = "simulator-token"

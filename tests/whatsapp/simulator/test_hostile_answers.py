@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from resilience_whatsapp.simulator import Fault, FaultError, ManualClock, SimClock, Simulator, SimulatorThread
+from resilience_whatsapp.simulator import Fault, FaultError, Limits, ManualClock, SimClock, Simulator, SimulatorThread
 from resilience_whatsapp.simulator.scenarios import SCENARIOS
 from tests.whatsapp.simulator.tools import TEXT, Api, clock_of, run, until
 
@@ -141,7 +141,7 @@ def test_usage_headers_can_be_made_up() -> None:
             assert json.loads(headers["X-App-Usage"])["call_count"] == percent
         assert booked(api) == [True] * 3
 
-    run(story)
+    run(story, limits=Limits(throughput=3.0, usage_from=1.0))
 
 
 # --- when -----------------------------------------------------------------------------------------

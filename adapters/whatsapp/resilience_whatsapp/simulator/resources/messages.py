@@ -41,7 +41,7 @@ class _Sending:
         entry = api.book.accept(payload, call.number, number.id, now, category)
         if category == "MARKETING" and api.limiter.marketing(user, now):
             entry.failed = 131049
-        fails = api.faults.next("messages", "outcome", user)
+        fails = api.faults.next("messages", "outcome", user, number.id)
         if fails is not None:
             entry.failed = fails.code
         before = api.stories.begin(entry, number)

@@ -310,7 +310,7 @@ class GraphApi:
                 route = candidate
                 break
         number = self.book.arrive(route.name)
-        fault = self.faults.next(route.name)
+        fault = self.faults.next(route.name, object_id=object_id)
         if fault is not None and fault.kind == "reset_before_read":
             return wire.reset(request)
         body = await route.read(request) if request.method == "POST" else None

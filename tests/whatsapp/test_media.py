@@ -165,6 +165,7 @@ def test_a_file_that_cannot_be_rewound_is_refused_with_the_fix() -> None:
         def readable(self) -> bool:
             return True
 
+    pipe: Any
     for pipe in (Pipe(), type("Odd", (), {"read": lambda self, most: b""})()):
         with pytest.raises(InvalidMessageError, match="give its path or its bytes"):
             asyncio.run(MediaFile.of(pipe, "image/png"))
@@ -231,7 +232,7 @@ class Sinkhole:
     """A server that counts uploads, and gives the files that it is told to give."""
 
     def __init__(self, **answers: Any) -> None:
-        self.taken: list[tuple[int, int | None]] = []
+        self.taken: list[tuple[int, int]] = []
         self.asked: list[str] = []
         self.tokens: list[str | None] = []
         self.answers = answers
@@ -259,7 +260,7 @@ class Sinkhole:
         read = 0
         async for chunk in request.content.iter_any():
             read += len(chunk)
-        self.taken.append((read, request.content_length))
+        self.taken.append((read, request.content_length or 0))
         return web.json_response({"id": "1"})
 
     async def _info(self, request: web.Request) -> web.Response:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 
+from resilience_core import ConfigurationError
 from resilience_whatsapp.bulk import BulkProgress, BulkSend, Outgoing, Progress, SendResult, WhenDown
 from resilience_whatsapp.client import ResilientWhatsAppClient
 from resilience_whatsapp.errors import ServiceClosedError
@@ -114,6 +115,8 @@ class BlockingWhatsAppService:
         """As `WhatsAppService.send_many`, with a plain `for`. The rows are read in the caller's thread; `progress` is
         called in another.
         """
+        if not isinstance(messages, Iterable):
+            raise ConfigurationError("send_many: messages must be an iterable of Outgoing")
         bulk = self.service._bulk(None, concurrency, when_down, wait_at_most, progress)
         return BlockingBulkSend(bulk, messages, self._call)
 

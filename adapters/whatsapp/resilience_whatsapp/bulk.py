@@ -133,7 +133,7 @@ class BulkSend:
         self.leftover: tuple[SendResult, ...] = ()
         """Results that nobody took, once it was cut short or closed."""
         self._send = send
-        self._rows = None if rows is None else iterator_of(rows)  # None: they are handed over, see `step`
+        self._rows = None if rows is None else _iterator(rows)  # None: they are handed over, see `step`
         self._concurrency = self._room = concurrency
         self._waits = when_down == "wait"
         self._wait_at_most = wait_at_most
@@ -414,7 +414,7 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
-def iterator_of(rows: Any) -> Iterator[Outgoing] | AsyncIterator[Outgoing]:
+def _iterator(rows: Any) -> Iterator[Outgoing] | AsyncIterator[Outgoing]:
     if isinstance(rows, AsyncIterable):
         return aiter(rows)
     """An iterator over the rows.

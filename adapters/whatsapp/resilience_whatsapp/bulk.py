@@ -162,6 +162,7 @@ class BulkSend:
                 self._begin()
                 if self._idle:
                     self._end()
+                    raise StopAsyncIteration
                 await self._listen()
         except asyncio.CancelledError:
             await self._cut()
@@ -177,16 +178,12 @@ class BulkSend:
             for row in rows:
                 self._took(row)
             self._begin()
-            if not self._results and self._idle and self._over:
-                try:
-                    self._end()
-                except StopAsyncIteration:
-                    return None
             while not self._results and not self._wanted():
+                if self._idle:
+                    self._end()
+                    return None
                 await self._listen()
                 self._begin()
-                if self._idle and self._over:
-                    break
         except asyncio.CancelledError:
             await self._cut()
             raise
@@ -348,7 +345,6 @@ class BulkSend:
         stopped, self._stopped = self._stopped, None
         if stopped is not None:
             raise stopped
-        raise StopAsyncIteration
 
     # --- cutting short -----------------------------------------------------------------------------------------------
 

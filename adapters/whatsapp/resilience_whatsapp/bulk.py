@@ -23,6 +23,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
+from anyio import CancelScope
 from attrs import evolve, field, frozen
 
 from resilience_core import CallRejected, CircuitOpenError, Clock, ConfigurationError
@@ -355,7 +356,8 @@ class BulkSend:
         for task in self._running:
             task.cancel()
         if self._running:
-            await asyncio.wait(self._running)
+            with CancelScope(shield=True):  # a scope of anyio cancels every wait within it, this one included
+                await asyncio.wait(self._running)
         for task in list(self._running):
             self._ended(task)
         self._leave()

@@ -191,9 +191,9 @@ class BlockingWhatsAppService:
         self.close()
 
 
-async def _in_loop(act: Callable[..., None], *args: Any) -> None:
+async def _in_loop(act: Callable[..., T], *args: Any, **options: Any) -> T:
     """What is not a coroutine is done in the loop all the same: nothing there is made for other threads."""
-    act(*args)
+    return act(*args, **options)
 
 
 class BlockingBulkSend:

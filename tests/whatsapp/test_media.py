@@ -9,13 +9,23 @@ import io
 import tracemalloc
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from resilience_core import CircuitBreaker, CircuitOpenError, CircuitState, ConfigurationError, Retry, TimeoutExceeded
+from resilience_core import (
+    CircuitBreaker,
+    CircuitOpenError,
+    CircuitState,
+    Clock,
+    ConfigurationError,
+    Retry,
+    TimeoutExceeded,
+)
+from resilience_core.redis import RedisFleet
 from resilience_whatsapp import (
     AmbiguousOutcomeError,
     GraphClient,
@@ -36,6 +46,7 @@ from resilience_whatsapp.messages import Document, Image
 from resilience_whatsapp.simulator import Fault, Simulator
 from resilience_whatsapp.simulator.clock import ManualClock
 from tests._cost import size
+from tests._redis import RedisServer
 from tests.whatsapp.corpus import Sample, samples
 from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, service_over
 
@@ -573,6 +584,36 @@ def test_downloads_that_fail_do_not_open_the_circuit_of_messages(breakers: Any) 
             assert [call.error_type for call in service.client.explain()][-1] == "CircuitOpenError"
 
     asyncio.run(story())
+
+
+def test_a_fleet_shares_the_breaker_of_files_and_leaves_that_of_messages_alone(redis_server: RedisServer) -> None:
+    class Broken(Stub):
+        async def get_media(self, media_id: str) -> MediaInfo:
+            raise GraphTransientError(131000, None, 500, "platform")
+
+    fleets = [RedisFleet(redis_server.url, prefix="media:", timeout=2.0) for _ in range(2)]
+    one, other = (
+        service_over(
+            Broken(OK), Clock(), max_attempts=1, breaker=partial(CircuitBreaker, "m", failure_threshold=2, fleet=fleet)
+        )
+        for fleet in fleets
+    )
+
+    async def story() -> None:
+        for service, fleet in zip((one, other), fleets, strict=True):
+            with pytest.raises(GraphTransientError):
+                await service.get_media("7")
+            assert await asyncio.to_thread(fleet.flush, 10)
+        media = other.client.breaker_for("media")
+        assert media is not None
+        while media.state is not CircuitState.OPEN:
+            await asyncio.sleep(0.001)  # the news comes from another thread, over a real connection
+        assert other.client.circuit_breaker.state is CircuitState.CLOSED
+        assert (await other.send_text("u", RECIPIENT, "hi")).wamid
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+    for fleet in fleets:
+        fleet.close()
 
 
 def test_with_breakers_by_kind_a_listing_does_not_open_the_circuit_of_messages() -> None:

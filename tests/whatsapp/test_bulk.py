@@ -15,6 +15,7 @@ from resilience_core import (
     CircuitBreaker,
     CircuitOpenError,
     ConfigurationError,
+    DeadlineExceeded,
     RejectionReason,
 )
 from resilience_whatsapp import (
@@ -308,6 +309,7 @@ def test_it_does_not_wait_for_ever() -> None:
     [
         GraphAuthError(190, None, 401, "token"),
         GraphThrottledError(131048, None, 400, "phone_number"),
+        DeadlineExceeded("mine", RejectionReason.DEADLINE),
     ],
 )
 def test_what_no_wait_cures_stops_it_before_all_rows_are_burnt(trouble: Any, when_down: Any) -> None:

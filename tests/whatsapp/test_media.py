@@ -473,8 +473,7 @@ def test_the_token_goes_to_the_host_that_the_api_names_and_to_no_other() -> None
             assert server.tokens == ["Bearer t"]
 
     asyncio.run(story())
-    with_user = "//".join(("http:", "user@host/a"))
-    for url in ("file:///etc/passwd", with_user, "http://", "ftp://a/b", "x"):
+    for url in ("FILE:///etc/passwd", "http://user@host/a", "http://", "ftp://a/b", "x"):
         error, asked = download(info={"url": url})
         assert isinstance(error, AmbiguousOutcomeError)
         assert "file" not in asked

@@ -37,6 +37,7 @@ from resilience_whatsapp import (
     MediaInfo,
     MediaTooLargeError,
     ResilientWhatsAppClient,
+    Sink,
     UploadedMedia,
     WhatsAppService,
     media_limit,
@@ -462,6 +463,21 @@ def test_a_download_that_fails_half_way_begins_anew(tmp_path: Path, first: Any) 
         got, asked = download(to, statuses={1: first})
         assert (got.size, got.verified) == (len(PNG), True)
         assert asked == ["info", "file"] * 2
+    assert (tmp_path / "a.png").read_bytes() == PNG
+
+
+def test_what_an_attempt_left_behind_is_gone_in_the_next(tmp_path: Path) -> None:
+    info = MediaInfo("7", "u", None, hashlib.sha256(PNG).hexdigest(), len(PNG))
+
+    async def story(to: Any) -> None:
+        sink = Sink(to, len(PNG))
+        for content in (b"half of another", PNG):
+            await sink.begin(None)
+            await sink.write(content)
+        assert (await sink.finish(info)).verified
+
+    for to in (None, tmp_path / "a.png", io.BytesIO()):
+        asyncio.run(story(to))
     assert (tmp_path / "a.png").read_bytes() == PNG
 
 

@@ -340,6 +340,20 @@ def test_an_upload_that_the_server_cuts_is_repeated_and_not_the_files_fault() ->
     asyncio.run(story())
 
 
+def test_a_connection_that_breaks_is_not_taken_for_trouble_with_the_file() -> None:
+    class Broken:
+        async def write(self, chunk: bytes) -> None:
+            raise ConnectionResetError
+
+    async def story() -> None:
+        body = (await MediaFile.of(PNG, "image/png")).body()
+        with pytest.raises(ConnectionResetError):
+            await body.write(Broken())  # type: ignore[arg-type]
+        assert body.trouble is None
+
+    asyncio.run(story())
+
+
 # --- the ids of uploads -----------------------------------------------------------------------------
 
 

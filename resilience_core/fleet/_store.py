@@ -120,13 +120,13 @@ class SharedStore:
         entry = self._share.entries.get(self._field(key))
         return None if entry is None or self.clock.wall() >= entry.until else (entry.value, entry.at)
 
-    def set(self, key: str, value: Any, stored_at: float, *, lives: float | None = None) -> None:
-        """Keep a value for all members, for `lives` seconds from `stored_at` if the store's own are too many.
+    def set(self, key: str, value: Any, stored_at: float) -> None:
+        """Keep a value for all members.
 
         Raises:
             TypeError, ValueError: JSON cannot carry what `encode` made of it.
         """
-        entry = self._entry(value, stored_at, self.lives if lives is None else min(lives, self.lives), False)
+        entry = self._entry(value, stored_at, False)
         size = len(entry.text)  # it is ASCII
         fits = size <= self.max_bytes
         self._share.keep(self._field(key), entry, fits)
@@ -139,7 +139,7 @@ class SharedStore:
         Raises:
             TypeError, ValueError: as for `set`.
         """
-        self._share.seed(self._field(key), self._entry(value, stored_at, self.lives, True))
+        self._share.seed(self._field(key), self._entry(value, stored_at, True))
 
     def delete(self, key: str) -> None:
         """Forget one, in all members."""
@@ -184,8 +184,8 @@ class SharedStore:
     def __repr__(self) -> str:
         return f"SharedStore({self.name!r})"
 
-    def _entry(self, value: Any, stored_at: float, lives: float, shared: bool) -> _Entry:
-        until = stored_at + lives
+    def _entry(self, value: Any, stored_at: float, shared: bool) -> _Entry:
+        until = stored_at + self.lives
         content = {"version": VERSION, "value": self.encode(value), "at": stored_at, "until": until}
         return _Entry(value, stored_at, until, json.dumps(content, separators=(",", ":"), allow_nan=False), shared)
 
@@ -383,6 +383,10 @@ class SharedEntries(Item):
             if field in mine or (field not in heard and (field in fields or not entry.shared))
         }
         told = {field: entry for field, entry in heard.items() if entry is not None and field not in mine}
+        for field, entry in told.items():
+            known = self.entries.get(field)
+            if known is not None and known.text == entry.text:  # its own word: the value stays the same object
+                told[field] = evolve(known, shared=True)
         self.entries = {**kept, **told}
 
     def _understood(self, text: bytes) -> _Entry | None:

@@ -148,15 +148,15 @@ def test_of_what_two_members_set_apart_the_later_one_counts(fleets: Fleets, redi
 def test_an_entry_ends_with_its_life_in_all_members(fleets: Fleets) -> None:
     clock = VirtualClock()
     first, second = stores(fleets, 2, lives=60, clock=clock)
-    first.set("short", 1, clock.wall(), lives=10)
-    first.set("long", 1, clock.wall(), lives=600)
-    wait_until(lambda: len(second) == 2)
+    first.set("old", 1, clock.wall() - 50)
+    first.set("new", 1, clock.wall())
+    wait_for_all((second,), old=1, new=1)
     clock.advance(10)
-    assert (value(second, "short"), value(second, "long")) == (None, 1)
+    assert (value(second, "old"), value(second, "new")) == (None, 1)
     second.set("another", 2, clock.wall())
     wait_until(lambda: len(first) == len(second) == 2, "the lapsed one is gone")
     clock.advance(50)
-    assert value(first, "long") is None
+    assert value(first, "new") is None
 
 
 def test_what_was_fetched_before_everybody_forgot_cannot_come_back(fleets: Fleets, redis_server: RedisServer) -> None:
@@ -222,11 +222,37 @@ def test_a_redis_that_lost_everything_is_given_it_again(fleets: Fleets, own_redi
         wait_for_all((first, second, newcomer), a=1, b=2)
 
 
+def test_who_writes_to_a_redis_that_has_lost_everything_tells_all_that_it_knows(fleets: Fleets) -> None:
+    (first,) = stores(fleets, 1, fleet_options=SELDOM)
+    first.set("a", 1, first.clock.wall())
+    settled(first)
+    fleets.client.delete(key(fleets))
+    first.set("b", 2, first.clock.wall())
+    settled(first)
+    (newcomer,) = stores(fleets, 1)
+    wait_for_all((newcomer,), a=1, b=2)
+
+
 def test_members_that_write_at_the_same_time_lose_nothing(fleets: Fleets) -> None:
     members = stores(fleets, 4)
     for number in range(200):
         members[number % 4].set(str(number), number, members[0].clock.wall())
     wait_for_all(members, **{str(number): number for number in range(200)})
+
+
+def test_a_value_stays_the_same_object_when_its_own_member_hears_of_it_again(fleets: Fleets) -> None:
+    first, second = stores(fleets, 2)
+    mine = [1]
+    second.set("b", 1, second.clock.wall())
+    first.set("a", mine, first.clock.wall())
+    second.set("c", 1, second.clock.wall())
+    wait_for_all((first,), b=1, c=1)
+    assert value(first, "a") is mine
+    first._share._changes = 0  # as after a fork: everything is read again
+    first._share.known = False
+    first.fleet.agent.wake()
+    settled(first)
+    assert value(first, "a") is mine
 
 
 @pytest.mark.parametrize(
@@ -354,6 +380,15 @@ def test_a_change_of_an_era_that_is_over_is_refused_and_the_copy_dropped(fleets:
     wait_for_all((second,), b=None)
     assert value(second, "a") == 1, "it is of the new era, too"
     assert value(first, "b") is None
+
+
+def test_who_is_not_the_first_to_write_writes_all_the_same(fleets: Fleets) -> None:
+    (first,) = stores(fleets, 1, fleet_options=SELDOM)
+    fleets.client.hset(key(fleets), mapping={"era": "of somebody faster", "changes": "1"})
+    first.set("a", 1, first.clock.wall())
+    settled(first)
+    (newcomer,) = stores(fleets, 1)
+    wait_for_all((newcomer,), a=1)
 
 
 def test_who_forgets_before_he_knows_what_is_there_forgets_it(fleets: Fleets, redis_server: RedisServer) -> None:

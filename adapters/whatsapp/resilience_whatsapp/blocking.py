@@ -57,6 +57,13 @@ class BlockingWhatsAppService:
         """As `WhatsAppService.forget_templates`."""
         self._portal.call(self.service.forget_templates)
 
+    def handle_template_update(
+        self, topic: str, *, name: str | None = None, language: str | None = None, event: str | None = None
+    ) -> bool:
+        """As `WhatsAppService.handle_template_update`."""
+        handle = partial(self.service.handle_template_update, topic, name=name, language=language, event=event)
+        return self._portal.call(handle)
+
     def close(self) -> None:
         """Close the HTTP client and end the background loop; calls under way finish first."""
         self._stack.close()

@@ -382,7 +382,7 @@ def test_a_file_with_anything_else_is_of_no_use_and_does_no_harm(tmp_path: Path,
 
 def test_a_list_of_a_file_of_before_is_read(tmp_path: Path) -> None:
     file, clock = tmp_path / "templates.json", FakeClock()
-    rows = [{"name": "order", "language": "fr", "status": "APPROVED", "category": None, "components": []}]
+    rows: list[Any] = [{"name": "order", "language": "fr", "status": "APPROVED", "category": None, "components": []}]
     file.write_text(json.dumps({"version": 1, "entries": {"'approved'": [rows, clock.time]}}))
     assert listed(aside(file, clock, OK)) == "cache"
 

@@ -150,7 +150,6 @@ class SharedStore:
         self._share.clear()
 
     def __len__(self) -> int:
-        self._share.join()
         return len(self._share.entries)
 
     # --- for those who want to know more ---------------------------------------------------------------------------

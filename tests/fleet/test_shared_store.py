@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -9,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import trio
 
 from resilience_core import ConfigurationError, RecordIgnored, StaleCache, StoreDegraded
 from resilience_core.fleet import SharedStore, StoreFleet
@@ -424,9 +426,8 @@ def test_a_listener_that_fails_is_logged_and_harms_nobody(fleets: Fleets, caplog
     assert second.fleet.connected
 
 
-def test_waiting_for_a_change(world: World, fleets: Fleets) -> None:
-    if world.name == "blocking":
-        pytest.skip("for event loops")
+@pytest.mark.parametrize("run", [asyncio.run, trio.run])
+def test_waiting_for_a_change(run: Any, fleets: Fleets) -> None:
     first, second = stores(fleets, 2)
 
     async def story() -> None:
@@ -438,7 +439,7 @@ def test_waiting_for_a_change(world: World, fleets: Fleets) -> None:
         assert await second.wait_for(lambda: next(answers), PATIENCE)
         assert not second._share._waiters
 
-    run_in(world, story)
+    run(story() if run is asyncio.run else story)
 
 
 def test_the_child_of_a_fork_is_a_member_of_its_own(fleets: Fleets) -> None:

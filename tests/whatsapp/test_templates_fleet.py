@@ -51,7 +51,7 @@ def member(
     breaker, retry = CircuitBreaker("whatsapp_api"), Retry(max_attempts=1)
     service = WhatsAppService(ResilientWhatsAppClient(api, breaker, retry), fleet=fleet, **options)
     has_list(service)
-    len(service._quarantine)
+    service._quarantine.error_for(("joins", ""))
     if source is None:
         assert fleet.wait_ready(PATIENCE)
     return service, api
@@ -86,6 +86,7 @@ def test_one_member_fetches_and_the_others_use_its_list(fleets: Fleets) -> None:
     newcomer, newcomer_api = member(fleets)
     assert listed(newcomer) == "cache"
     assert (first_api.pages, second_api.pages, newcomer_api.pages) == (1, 0, 0)
+    assert second._cache.snapshot()["entries"] == 1
     with pytest.raises(InvalidMessageError, match="takes 2 parameters, 1 given"):
         asyncio.run(second.send("u", RECIPIENT, TemplateMessage("order", "fr", [TemplateBody(["7"])])))
 

@@ -63,9 +63,7 @@ class Quarantine:
 
         A new one each time: two sends must not share the record that theirs carries.
         """
-        if not self._kept:
-            return None
-        found = self._kept.get(_text(key))
+        found = self._kept.get(_text(key))  # also where nothing is set aside: a fleet is joined with it
         if found is None or not _is_error(found[0]):
             return None
         told, since = found

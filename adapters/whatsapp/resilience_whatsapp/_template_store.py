@@ -186,6 +186,9 @@ class TemplateStore:
         """The same: there is one list."""
         self.delete(LIST)
 
+    def __len__(self) -> int:
+        return int(self.get(LIST) is not None)
+
     def _forgotten_by_others(self) -> None:
         self._kept.delete(LIST)
         self._on_forgotten()

@@ -45,8 +45,9 @@ def does(error: GraphError) -> str:
     verdict = classify_graph(error).verdict
     if verdict is Verdict.THROTTLED and error.wait is not None:
         return "gives up, unless it may wait so long"
-    if error.code in TEMPLATE_QUARANTINE:
-        return f"gives up, sets the template aside for {human(TEMPLATE_QUARANTINE[error.code])}"
+    aside = TEMPLATE_QUARANTINE.get(error.code or 0)
+    if aside is not None:
+        return f"gives up, sets the template aside for {human(aside)}"
     if error.code in _MISFITS:
         return "gives up, compares the template no more until the next listing"
     return DOES[verdict]

@@ -66,7 +66,7 @@ def from_plain(plain: Any) -> Any:
     """The reverse.
 
     Raises:
-        ValueError: it is nothing of ours.
+        ValueError, TypeError: it is nothing of ours.
     """
     if isinstance(plain, list):
         return Listing(tuple(map(_template, plain)))
@@ -77,11 +77,11 @@ def from_plain(plain: Any) -> Any:
 
 def _template(row: Any) -> Template:
     template = Template(**row)
-    texts = (template.name, template.language, template.status)
-    category = template.category is None or isinstance(template.category, str)
-    if not (all(isinstance(text, str) and len(text) <= _LONGEST for text in texts) and category):
+    texts: list[Any] = [template.name, template.language, template.status, template.category or ""]
+    components: Any = template.components
+    if not all(isinstance(text, str) and len(text) <= _LONGEST for text in texts) or not isinstance(components, list):
         raise ValueError("not a template")
-    if template.status.upper() != "APPROVED" or not isinstance(template.components, list):
+    if template.status.upper() != "APPROVED":
         raise ValueError("not an approved template")
     return template
 

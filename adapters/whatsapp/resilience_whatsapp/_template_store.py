@@ -28,6 +28,8 @@ SET_ASIDE = "set aside"
 FETCHING = "fetching"
 FETCHING_FOR = 15.0
 """Seconds for which others wait for a member that fetches the list."""
+FIRST_WORD = 1.0
+"""Seconds that a member waits for what Redis has: the agent's word that Redis is lost comes long before."""
 LIVES = 24 * 3600.0
 MAX_SET_ASIDE = 1_000
 _PRIVATE = ("example", "phone_number")
@@ -217,8 +219,7 @@ class TemplateStore:
             return
         fleet = shared.fleet
         if not shared.known:
-            # As long as for a permit of a limiter: the agent's word that Redis is lost comes first.
-            await shared.wait_for(lambda: shared.known or fleet.state == "degraded", 1.5 * fleet.timeout)
+            await shared.wait_for(lambda: shared.known or fleet.state == "degraded", FIRST_WORD)
 
         def settled() -> bool:
             found = shared.get(FETCHING)

@@ -276,7 +276,7 @@ def test_what_cannot_be_read_counts_as_missing_and_is_told(fleets: Fleets, conte
     def decode(raw: Any) -> Any:
         return raw + 0  # a text is none of ours
 
-    first, second = stores(fleets, 2, decode=decode)
+    first, second = stores(fleets, 2, decode=decode, fleet_options={"poll_interval": 0.05})
     first.set("good", 1, first.clock.wall())
     first.set("bad", 2, first.clock.wall())
     wait_until(lambda: value(second, "bad") == 2)

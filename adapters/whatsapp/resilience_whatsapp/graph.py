@@ -11,10 +11,12 @@ import json
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from types import SimpleNamespace, TracebackType
+from functools import partial
+from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from attrs import define, field
 
 from resilience_core import ConfigurationError
@@ -54,7 +56,7 @@ class Wire:
     """What became of one request: handed to `send_message`, readable whatever ends it."""
 
     left: bool = False
-    """Whether its first byte may have left the machine."""
+    """Whether a byte of its body may have left the machine: without one, there is nothing to carry out."""
 
 
 class GraphTransport(Protocol):
@@ -129,7 +131,7 @@ class GraphClient:
         status, headers, body = await self._request(
             "POST", f"{self.phone_number_id}/messages", json_body=payload, wire=wire, limit=_SEND_LIMIT
         )
-        return read_send(status, body, usage_wait(headers))
+        return read_send(status, body, partial(usage_wait, headers))
 
     async def mark_as_read(self, payload: Mapping[str, Any]) -> None:
         """Make one request to say that a message was read, as `messages.MarkAsRead` writes it. It may be repeated.
@@ -140,7 +142,7 @@ class GraphClient:
         status, headers, body = await self._request(
             "POST", f"{self.phone_number_id}/messages", json_body=payload, limit=_SEND_LIMIT
         )
-        read_success(status, body, usage_wait(headers))
+        read_success(status, body, partial(usage_wait, headers))
 
     async def get_templates_page(self, after: str | None = None, *, limit: int = 100) -> TemplatePage:
         """One page of approved templates, after the cursor of the page before.
@@ -154,7 +156,7 @@ class GraphClient:
         status, headers, body = await self._request(
             "GET", f"{self.waba_id}/message_templates", params=params, limit=_LIST_LIMIT
         )
-        return read_templates(status, body, usage_wait(headers))
+        return read_templates(status, body, partial(usage_wait, headers))
 
     async def get_number_status(self) -> NumberStatus:
         """What the API says of the sending number: quality, limits, and whether it can send.
@@ -164,7 +166,7 @@ class GraphClient:
         """
         params = {"fields": ",".join(NUMBER_FIELDS)}
         status, headers, body = await self._request("GET", self.phone_number_id, params=params, limit=_SEND_LIMIT)
-        return read_number_status(status, body, usage_wait(headers))
+        return read_number_status(status, body, partial(usage_wait, headers))
 
     async def get_account_health(self) -> Health:
         """Whether the business account can send messages.
@@ -177,7 +179,7 @@ class GraphClient:
         _check("waba_id", waba_id != "", "given to ask for the account's health")
         params = {"fields": "health_status"}
         status, headers, body = await self._request("GET", waba_id, params=params, limit=_SEND_LIMIT)
-        return read_health(status, body, usage_wait(headers))
+        return read_health(status, body, partial(usage_wait, headers))
 
     async def _request(
         self,
@@ -190,24 +192,19 @@ class GraphClient:
         wire: Wire | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
         headers = {"Authorization": await self._authorization(), "Accept-Encoding": "identity"}  # no compressed bombs
-        data = None
-        if json_body is not None:
-            data = json.dumps(json_body).encode()
-            headers["Content-Type"] = "application/json"
         async with self._session().request(
             method,
             f"{self.base_url.rstrip('/')}/{self.api_version}/{path}",
-            data=data,
+            data=None if json_body is None else _Body(json.dumps(json_body).encode(), wire),
             params=params,
             headers=headers,
             allow_redirects=False,  # the token goes to this host only
             timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_timeout, sock_read=self.read_timeout),
-            trace_request_ctx=wire,
             auto_decompress=False,  # aiohttp would unpack a bomb before anybody could count its bytes
         ) as response:
             cap = limit if response.status == 200 else _SEND_LIMIT
             body = await _read(response, cap)
-            return response.status, dict(response.headers), body
+            return response.status, response.headers, body
 
     async def _authorization(self) -> str:
         """In a frame of its own, which is gone before anything can fail: error collectors show the locals of frames."""
@@ -220,10 +217,6 @@ class GraphClient:
         session = self.session or self._own
         if session is None or (session is self._own and session.closed):
             session = self._own = aiohttp.ClientSession()
-        if not any(isinstance(config, _WireTrace) for config in session.trace_configs):
-            trace = _WireTrace()
-            trace.freeze()
-            session.trace_configs.append(trace)
         return session
 
     async def aclose(self) -> None:
@@ -241,18 +234,30 @@ class GraphClient:
         await self.aclose()
 
 
-class _WireTrace(aiohttp.TraceConfig):
-    """Marks a request's `Wire` just before its headers are written."""
+class _Body(aiohttp.BytesPayload):
+    """The JSON of a request; marks the request's `Wire` just before it is written.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.on_request_headers_sent.append(self._mark)
+    A trace of the session can do the same, but has every request of that session pay for it, and changes a session
+    that may be somebody else's.
+    """
 
-    @staticmethod
-    async def _mark(session: aiohttp.ClientSession, context: SimpleNamespace, params: Any) -> None:
-        wire = context.trace_request_ctx
-        if isinstance(wire, Wire):
-            wire.left = True
+    def __init__(self, value: bytes, wire: Wire | None) -> None:
+        super().__init__(value, content_type="application/json")
+        self._wire = wire
+
+    def _mark(self) -> None:
+        if self._wire is not None:
+            self._wire.left = True
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """As aiohttp calls it up to 3.11."""
+        self._mark()
+        await super().write(writer)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """As aiohttp calls it since 3.12."""
+        self._mark()
+        await super().write_with_length(writer, content_length)
 
 
 async def _read(response: aiohttp.ClientResponse, cap: int) -> bytes:
@@ -265,6 +270,8 @@ async def _read(response: aiohttp.ClientResponse, cap: int) -> bytes:
             break
         chunks.append(chunk)
         size += len(chunk)
+        if response.content.at_eof():
+            break
     return _unpacked(b"".join(chunks), response.headers.get("Content-Encoding"), cap)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from resilience_whatsapp._envelope import content_of, number_of, text_of
+from resilience_whatsapp._envelope import Wait, content_of, number_of, text_of
 from resilience_whatsapp.errors import AmbiguousOutcomeError, GraphError, graph_error
 from resilience_whatsapp.records import mask_recipient
 
@@ -76,7 +76,7 @@ class NumberStatus:
     health: Health | None
 
 
-def read_number_status(status: int, body: bytes, wait: float | None = None) -> NumberStatus:
+def read_number_status(status: int, body: bytes, wait: Wait = None) -> NumberStatus:
     """The status in an answer about a number, or the error that it means."""
     content = content_of(status, body, wait)
     number = text_of(content, "id")
@@ -96,7 +96,7 @@ def read_number_status(status: int, body: bytes, wait: float | None = None) -> N
     )
 
 
-def read_health(status: int, body: bytes, wait: float | None = None) -> Health:
+def read_health(status: int, body: bytes, wait: Wait = None) -> Health:
     """The health in an answer about any object, or the error that it means."""
     told = content_of(status, body, wait).get("health_status")
     if not isinstance(told, dict):

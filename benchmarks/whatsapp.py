@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 import aiohttp
 from attrs import frozen
 
+from benchmarks import rows
 from resilience_core.testing import record_telemetry
 from resilience_whatsapp import GraphClient, ResilientWhatsAppClient, WhatsAppService
 from resilience_whatsapp.messages import TemplateBody
@@ -76,7 +78,10 @@ def server(numbers: int) -> Iterator[Server]:
 async def contenders(base_url: str, number: str) -> AsyncIterator[dict[str, Call]]:
     """`ours` and `bare`: each sends one template message with two values."""
     url, headers = f"{base_url}/v25.0/{number}/messages", {"Authorization": f"Bearer {TOKEN}"}
-    async with aiohttp.ClientSession() as session, GraphClient(token=TOKEN, phone_number_id=number, base_url=base_url) as http:
+    async with (
+        aiohttp.ClientSession() as session,
+        GraphClient(token=TOKEN, phone_number_id=number, base_url=base_url) as http,
+    ):
         service = WhatsAppService(ResilientWhatsAppClient(http))
 
         async def ours() -> Any:
@@ -135,12 +140,26 @@ async def _turns(place: tuple[str, str], turns: int, times: int) -> Cost:
     )
 
 
-def cost(*, turns: int, times: int, telemetry: bool = False) -> Cost:
-    """Measure it; with `telemetry`, metrics and a span of each send are recorded."""
+@functools.cache  # two rows are of one measurement
+def _cost(telemetry: bool) -> Cost:
+    turns, times = (1, 5) if rows.quick else (40, 50)
     with server(1) as simulators, contextlib.ExitStack() as stack:
         if telemetry:
             stack.enter_context(record_telemetry(spans="call"))
         return asyncio.run(_turns(simulators.places[0], turns, times))
+
+
+def send_against_post(*, telemetry: bool = False) -> float:
+    """The time of a send, divided by that of a bare POST; with `telemetry`, metrics and a span of it are recorded."""
+    found = _cost(telemetry)
+    for name, microseconds in found.microseconds.items():
+        print(f"    {name:<20} {microseconds:7.0f} us, of which CPU {found.cpu_microseconds[name]:4.0f} us")
+    return found.ratio
+
+
+def cpu_against_post() -> float:
+    """The CPU time of the client's process for a send, divided by that for a bare POST."""
+    return _cost(False).cpu_ratio
 
 
 @frozen
@@ -184,10 +203,13 @@ async def _many(simulators: Server, sends: int) -> Throughput:
         )
 
 
-def throughput(*, sends: int) -> Throughput:
+def sends_per_second() -> float:
     """Sends from one process, over `NUMBERS` numbers with a shared session and `AT_ONCE` sends under way for each."""
     with server(NUMBERS) as simulators:
-        return asyncio.run(_many(simulators, sends))
+        found = asyncio.run(_many(simulators, 100 if rows.quick else 6_000))
+    shares = f"client {found.client_share:.2f}, simulators {found.simulator_share:.2f}"
+    print(f"    CPU seconds of each second: {shares}")
+    return found.per_second
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -146,10 +145,11 @@ class WhatsAppService:
             All but the first carry the record as `.record`.
         """
         request = MessageRequest(recipient, message, reply_to=reply_to, opaque_data=opaque_data)
+        payload = request.payload()
         if self._validates and isinstance(message, TemplateMessage):
-            self._check_fit(message)
+            self._check_fit(message, payload)
         record = self._new_record(user, request, delivery)
-        return await self._send(record, request)
+        return await self._send(record, {"biz_opaque_callback_data": record.id, **payload})
 
     async def send_template_message(
         self,
@@ -270,7 +270,7 @@ class WhatsAppService:
     def _new_record(self, user: Any, request: MessageRequest, delivery: Delivery | None) -> MessageRecord:
         template = request.message if isinstance(request.message, TemplateMessage) else None
         return MessageRecord(
-            id=uuid.uuid4().hex,
+            id=os.urandom(16).hex(),
             user_id=str(getattr(user, "id", user)),
             recipient=request.recipient.key,
             kind=request.message.kind,
@@ -286,8 +286,7 @@ class WhatsAppService:
             error=None,
         )
 
-    async def _send(self, record: MessageRecord, request: MessageRequest) -> MessageRecord:
-        payload = {"biz_opaque_callback_data": record.id, **request.payload()}
+    async def _send(self, record: MessageRecord, payload: Mapping[str, Any]) -> MessageRecord:
         sending = Sending()
         started = time.monotonic()
         key = None if record.template is None or record.language is None else (record.template, record.language)
@@ -307,13 +306,13 @@ class WhatsAppService:
             raise
         return _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
 
-    def _check_fit(self, message: TemplateMessage) -> None:
+    def _check_fit(self, message: TemplateMessage, payload: Mapping[str, Any]) -> None:
         entry = self._cache.entry()
         if entry is None or entry.freshness == "expired":
             return
         template = entry.value.by_key.get((message.name, message.language))
         if template is not None:
-            check_fit(message.content().get("components", ()), template.components)
+            check_fit(payload[message.kind].get("components", ()), template.components)
 
     def _learn(self, key: TemplateKey, error: GraphTemplateError, forgotten: int) -> None:
         """What the API's answer to one send says of the template, for the sends after it."""

@@ -6,10 +6,10 @@ A refusal is total: whatever JSON arrives, it is either taken or answered with a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 
 from resilience_whatsapp.simulator.envelopes import Refusal, required
 from resilience_whatsapp.simulator.templates import SimTemplate
@@ -37,16 +37,15 @@ _UNUSABLE = {"PAUSED": 132015, "DISABLED": 132016}
 class Rules:
     """What messages are checked against."""
 
-    templates: Collection[SimTemplate]
+    templates: Sequence[SimTemplate]
     own_number: str
     allowed_recipients: Collection[str] | None = None
     """Digits of the only numbers that may be written to, as for a test number."""
     missing_template_status: int = 404
-    by_name: Mapping[tuple[str, str], SimTemplate] = field(init=False)
 
-    def __attrs_post_init__(self) -> None:
-        by_name = {(template.name, template.language): template for template in self.templates}
-        object.__setattr__(self, "by_name", by_name)
+    def template(self, name: str, language: str) -> SimTemplate | None:
+        """The one of that name and language; looked for at each send, because the list may change at any time."""
+        return next((each for each in self.templates if each.name == name and each.language == language), None)
 
 
 def digits_of(number: str) -> str:
@@ -128,7 +127,7 @@ def _template(content: dict[str, Any], rules: Rules) -> Refusal | None:
     code = language.get("code") if isinstance(language, dict) else None
     if not isinstance(name, str) or not isinstance(code, str):
         return Refusal(131008, "The parameters template['name'] and template['language']['code'] are required.")
-    found = rules.by_name.get((name, code))
+    found = rules.template(name, code)
     if found is not None and found.status in _UNUSABLE:
         return Refusal(_UNUSABLE[found.status])
     if found is None or found.status != "APPROVED":

@@ -21,7 +21,15 @@ from resilience_whatsapp.errors import (
     WhatsAppError,
     classify_graph,
 )
-from resilience_whatsapp.graph import GraphClient, GraphTransport, SendReceipt, Template, TemplatePage, Wire
+from resilience_whatsapp.graph import (
+    GraphAnswer,
+    GraphClient,
+    GraphTransport,
+    SendReceipt,
+    Template,
+    TemplatePage,
+    Wire,
+)
 from resilience_whatsapp.records import Delivery, MessageRecord, MessageStatus, mask_recipient
 from resilience_whatsapp.service import WhatsAppService
 from resilience_whatsapp.settings import DEVELOPMENT, PRODUCTION, Settings, from_mapping
@@ -42,6 +50,7 @@ __all__ = [
     "EntityHealth",
     "ErrorClass",
     "ErrorCode",
+    "GraphAnswer",
     "GraphAuthError",
     "GraphClient",
     "GraphError",

@@ -17,13 +17,14 @@ from typing import Any, Protocol, TypeAlias
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
-from attrs import define, field
+from attrs import define, field, frozen
 
 from resilience_core import ConfigurationError
 from resilience_whatsapp._envelope import (
     SendReceipt,
     Template,
     TemplatePage,
+    content_of,
     read_send,
     read_success,
     read_templates,
@@ -39,7 +40,16 @@ _LIST_LIMIT = 4 * 1024 * 1024
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # tells them apart by their first bytes
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
-__all__ = ["GraphClient", "GraphTransport", "SendReceipt", "Template", "TemplatePage", "Wire", "mask_recipient"]
+__all__ = [
+    "GraphAnswer",
+    "GraphClient",
+    "GraphTransport",
+    "SendReceipt",
+    "Template",
+    "TemplatePage",
+    "Wire",
+    "mask_recipient",
+]
 
 
 class _Unseen(str):
@@ -57,6 +67,15 @@ class Wire:
 
     left: bool = False
     """Whether a byte of its body may have left the machine: without one, there is nothing to carry out."""
+
+
+@frozen
+class GraphAnswer:
+    """What the API answered about an object, as it is; it may hold anything, and does not show it."""
+
+    content: Mapping[str, Any] = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    """Of the answer; their names in any case."""
 
 
 class GraphTransport(Protocol):
@@ -180,6 +199,21 @@ class GraphClient:
         params = {"fields": "health_status"}
         status, headers, body = await self._request("GET", waba_id, params=params, limit=_SEND_LIMIT)
         return read_health(status, body, partial(usage_wait, headers))
+
+    async def get_object(self, path: str, **params: str) -> GraphAnswer:
+        """Read any object or list of the API: what this client has no method for.
+
+        Args:
+            path: behind the version: an id, or as in `102290129340398/subscribed_apps`.
+            params: of the query, as in `fields="id,name"`.
+
+        Raises:
+            ConfigurationError: the path is none.
+            GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: as for `send_message`.
+        """
+        _check("path", re.fullmatch(r"\w+(/\w+)*", path, re.ASCII) is not None, "ids and names with / between them")
+        status, headers, body = await self._request("GET", path, params=params, limit=_LIST_LIMIT)
+        return GraphAnswer(content_of(status, body, partial(usage_wait, headers)), headers)
 
     async def _request(
         self,

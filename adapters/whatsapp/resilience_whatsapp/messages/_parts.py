@@ -30,7 +30,8 @@ class Part:
     def content(self) -> Any:
         """The API's JSON for it."""
         found = {}
-        for name in _names(type(self)):
+        kind: Any = type(self)
+        for name in _names(kind):
             value = getattr(self, name)
             if value is not None and value != ():
                 found[name] = plain(value)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from aiohttp import web
 
-from resilience_whatsapp.simulator import resources, wire
+from resilience_whatsapp.simulator import resources, versions, wire
 from resilience_whatsapp.simulator.book import Book
 from resilience_whatsapp.simulator.clock import SimClock
 from resilience_whatsapp.simulator.envelopes import (
@@ -23,8 +23,11 @@ from resilience_whatsapp.simulator.envelopes import (
     unknown_object,
 )
 from resilience_whatsapp.simulator.faults import Script
+from resilience_whatsapp.simulator.media import MediaStore
 from resilience_whatsapp.simulator.routing import Call, Route
 from resilience_whatsapp.simulator.serving import Server
+from resilience_whatsapp.simulator.standing import revoked
+from resilience_whatsapp.simulator.template_life import TemplateLife
 from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, SimTemplate
 from resilience_whatsapp.simulator.world import Account, Number, Token, World
 
@@ -74,6 +77,8 @@ class GraphApi:
         self._token = self.world.add_token(token)
         self.allowed_recipients = None if allowed_recipients is None else frozenset(allowed_recipients)
         self.missing_template_status = missing_template_status
+        self.media = MediaStore()
+        self.template_life = TemplateLife(self.clock, self.announce)
         self.book = Book()
         self._script = Script()
         self._died = asyncio.Event()  # set when the server dies: who waits then is not carried out any more
@@ -127,6 +132,21 @@ class GraphApi:
         old = self.world.tokens.pop(self._token.value)
         self._token = self.world.add_token(value, app_id=old.app_id)
 
+    # --- what happens to them ---------------------------------------------------------------------------------------
+
+    def add_media(
+        self, content: bytes, mime_type: str, *, phone_number_id: str | None = None, media_id: str | None = None
+    ) -> str:
+        """Keep a file as if an inbound message had brought it to that number, by default the default one; gives its id.
+
+        It lives 7 days of the API's time; raises `KeyError` for a number that does not exist.
+        """
+        number = self._number if phone_number_id is None else self.world.numbers[phone_number_id]
+        return self.media.receive(number, content, mime_type, self.clock.now(), media_id=media_id).id
+
+    def announce(self, account: Account, field: str, value: dict[str, Any]) -> None:
+        """Tell a change of an account by webhook."""
+
     # --- requests --------------------------------------------------------------------------------------------------
 
     def routes(self) -> list[web.RouteDef]:
@@ -139,7 +159,7 @@ class GraphApi:
         if path is None or candidates is None:
             self.book.arrive("unknown")
             return Refusal(2500, message=f"Unknown path components: {request.path}").response()
-        object_id = path[3]
+        version, object_id = (int(path[1]), int(path[2])), path[3]
         route, found = candidates[0], None
         for candidate in candidates:
             found = candidate.find(object_id)
@@ -151,19 +171,23 @@ class GraphApi:
         if fault is not None and fault.kind == "reset_before_read":
             return wire.reset(request)
         body = await route.read(request) if request.method == "POST" else None
-        token = self._token_of(request)
+        token = versions.refusal_of(version) or self.token_of(request)
         if isinstance(token, Refusal):
             return token.response()
         if found is None or not token.reaches(found.account):
             return unknown_object(request.method, object_id).response()
-        call = Call(request, (int(path[1]), int(path[2])), object_id, token, body, number)
+        denied = token.rights.refusal_of(route.permission)
+        if denied is not None:
+            return denied.response()
+        call = Call(request, version, object_id, token, body, number)
         return await Server(self.clock, self._died).serve(call, fault, lambda: route.answer(call, found))
 
-    def _token_of(self, request: web.Request) -> Token | Refusal:
+    def token_of(self, request: web.Request) -> Token | Refusal:
+        """The token that a request shows, if it is valid."""
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
         token = self.world.tokens.get(value) if scheme == "Bearer" else None
         if token is None:
             return NO_TOKEN
         if token.expires_at is not None and self.clock.now() >= token.expires_at:
             return EXPIRED_TOKEN
-        return token
+        return token if token.rights.revoked is None else revoked(token.rights.revoked)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from attrs import define, field
 
+from resilience_whatsapp.simulator.standing import AccountStanding, NumberStanding, Rights
 from resilience_whatsapp.simulator.templates import SimTemplate
 
 APP_ID = "634974688087057"
@@ -44,6 +45,7 @@ class Account:
     templates: list[SimTemplate] = field(factory=list)
     numbers: list[Number] = field(factory=list, repr=False)
     block: Block | None = None
+    standing: AccountStanding = field(factory=AccountStanding)
 
     @property
     def account(self) -> Account:
@@ -63,6 +65,7 @@ class Number:
     """`STANDARD`, `HIGH` or `NOT_APPLICABLE`, as the API tells it."""
     quality: str = "GREEN"
     block: Block | None = None
+    standing: NumberStanding = field(factory=NumberStanding)
 
 
 @define(eq=False)
@@ -74,6 +77,7 @@ class Token:
     account_ids: frozenset[str] | None = None
     expires_at: float | None = None
     """The API's time after which it is refused as expired (190, subcode 463)."""
+    rights: Rights = field(factory=Rights)
 
     def reaches(self, account: Account) -> bool:
         """Whether it may see what belongs to `account`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route, Taken
+from resilience_whatsapp.simulator.standing import MESSAGING
 from resilience_whatsapp.simulator.validation import Rules, digits_of, refusal_of
 from resilience_whatsapp.simulator.world import Number
 
@@ -14,7 +15,17 @@ if TYPE_CHECKING:
 
 def routes(api: GraphApi) -> list[Route]:
     """The sending."""
-    return [Route("POST", "messages", "messages", api.world.numbers.get, _Sending(api).answer, limit="none")]
+    return [
+        Route(
+            "POST",
+            "messages",
+            "messages",
+            api.world.numbers.get,
+            _Sending(api).answer,
+            limit="none",
+            permission=MESSAGING,
+        )
+    ]
 
 
 class _Sending:
@@ -23,7 +34,14 @@ class _Sending:
 
     def answer(self, call: Call, number: Number) -> Outcome:
         api, payload = self._api, call.body
-        rules = Rules(number.account.templates, number.digits, api.allowed_recipients, api.missing_template_status)
+        rules = Rules(
+            number.account.templates,
+            number.digits,
+            api.allowed_recipients,
+            api.missing_template_status,
+            call.version,
+            lambda kind, content: api.media.refusal_of(kind, content, number, api.clock.now()),
+        )
         refused = refusal_of(payload, rules)
         if refused is not None:
             return refused

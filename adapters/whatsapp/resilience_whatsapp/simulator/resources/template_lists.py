@@ -20,6 +20,6 @@ def routes(api: GraphApi) -> list[Route]:
 
 def _listed(call: Call, account: Account) -> Outcome:
     try:
-        return listing(account.templates, call.request.query, str(call.request.url.with_query(None)))
+        return listing(account.templates, call.request.query, str(call.request.url.with_query(None)), account.id)
     except BadQueryError as error:
         return Refusal(100, str(error))

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from typing import Any
 
 import aiohttp
@@ -65,7 +65,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(numbers: int) -> Iterator[Server]:
+def server(numbers: int) -> Generator[Server]:
     """Start them, and end them."""
     command = [sys.executable, "-m", "benchmarks.whatsapp", str(numbers)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -75,7 +75,7 @@ def server(numbers: int) -> Iterator[Server]:
 
 
 @contextlib.asynccontextmanager
-async def contenders(base_url: str, number: str) -> AsyncIterator[dict[str, Call]]:
+async def contenders(base_url: str, number: str) -> AsyncGenerator[dict[str, Call]]:
     """`ours` and `bare`: each sends one template message with two values."""
     url, headers = f"{base_url}/v25.0/{number}/messages", {"Authorization": f"Bearer {TOKEN}"}
     async with (

@@ -6,6 +6,7 @@ Each command is a module, with what `Command` names; one more is one more line i
 from __future__ import annotations
 
 import os
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ exit codes:
   0 done; 1 something is wrong (doctor, status, templates), or the message was not sent; 2 wrong usage, an unknown name,
   or a message that cannot be right; 3 the API cannot be reached; 4 the message was perhaps sent; 130 after Ctrl-C.
 """
+_OPTION = re.compile("--?[a-z][a-z-]{0,30}")
+_COMMAND = re.compile("[a-z]{1,12}")
 
 
 class Command(Protocol):
@@ -100,15 +103,17 @@ def _parser() -> Parser:
 
 
 def _without_values(text: str, words: Sequence[str]) -> str:
-    """A failure's text without what the user typed as a value: it may be a number, a token or a message.
+    """A failure's text without what was typed as a value: it may be a number, a token or a message.
 
-    Texts of the parser quote what they do not understand, escaped in one way or another.
+    What is not understood is quoted in such texts. Of that, options are shown, and what was to be a command.
     """
-    for word in words:
-        flag, _, value = word.partition("=")
-        value = value if flag.startswith("--") else word
-        if value in COMMANDS or value.startswith("-") or len(value) < 3:
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        is_option = _OPTION.fullmatch(flag) is not None
+        if (is_option and not equals) or (place == 0 and _COMMAND.fullmatch(word)):
             continue
-        for form in {value, repr(value)[1:-1], printable(value), printable(repr(value)[1:-1])}:
-            text = text.replace(form, "...")
+        shown = f"{flag}=..." if is_option else "..."
+        for form in (word, printable(word)):
+            text = text.replace(repr(form), repr(shown))
+        text = text.replace(repr(value), "'...'") if equals else text
     return text

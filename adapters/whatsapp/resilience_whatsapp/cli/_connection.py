@@ -8,7 +8,7 @@ import stat
 import sys
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def guarded(options: Namespace, env: Mapping[str, str], http: GraphClient) -> Re
     """
     breaker, retry, total = _policies(options, env)
     logger = logging.getLogger("resilience_whatsapp.cli")
-    logger.propagate = False  # what it would say is told here
+    logger.propagate, logger.handlers[:] = False, [logging.NullHandler()]  # what it would say is told here
     client = ResilientWhatsAppClient(http, breaker, retry, logger, total_timeout=total)
     client.retry_policy.subscribe(_tell_retry)
     return client
@@ -148,10 +148,9 @@ def _policies(options: Namespace, env: Mapping[str, str]) -> tuple[CircuitBreake
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a composition that is another one here
             stack = configuration.build(BREAKER_NAME).policies if BREAKER_NAME in configuration.stacks else ()
-    except ConfigurationError as error:
-        raise Failure(2, str(error).splitlines()[0], f"see resilience config check {options.config}") from None
-    except OSError as error:
-        raise Failure(2, f"the configuration cannot be read: {error.strerror}", "see --config") from None
+    except config.InvalidConfiguration as error:
+        first = str(error.problems[0]).splitlines()[0]
+        raise Failure(2, f"the configuration: {first}", f"see resilience config check {options.config}") from None
     if not stack:
         raise Failure(
             2, f"the configuration has no stack {BREAKER_NAME!r}", f"it needs [policies.{BREAKER_NAME}.retry]"
@@ -183,7 +182,7 @@ def failure_of(error: BaseException, http: GraphClient) -> Failure:
 
 
 @contextmanager
-def told(http: GraphClient) -> Iterator[None]:
+def told(http: GraphClient) -> Generator[None]:
     """Errors of requests become failures."""
     try:
         yield

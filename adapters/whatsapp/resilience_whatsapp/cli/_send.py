@@ -132,8 +132,6 @@ async def _sent(
                 delivery="at_most_once" if options.at_most_once else "at_least_once",
             )
         except Exception as error:
-            if getattr(error, "record", None) is None:
-                raise
             return _failed(options, screen, http, error)
     _tell(options, screen, record, None)
     return 0

@@ -61,10 +61,7 @@ async def _all(options: Namespace, screen: Screen, env: Mapping[str, str], http:
     async with http:
         client = guarded(options, env, http)
         client.logger.addHandler(reasons)
-        try:
-            listing = await WhatsAppService(client, template_file=options.file).get_approved_templates()
-        finally:
-            client.logger.removeHandler(reasons)
+        listing = await WhatsAppService(client, template_file=options.file).get_approved_templates()
     usable = listing.source != "default"
     if screen.as_json:
         rows = [asdict(template) for template in listing]

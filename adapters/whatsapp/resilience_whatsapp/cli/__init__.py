@@ -37,9 +37,15 @@ _COMMAND = re.compile("[a-z]{1,12}")
 class Command(Protocol):
     """What a module of a command has."""
 
-    TOLD: str
-    """What it does, in a line that begins in lower case."""
-    EXAMPLES: str
+    @property
+    def TOLD(self) -> str:  # noqa: N802 - a constant of the module
+        """What it does, in a line that begins in lower case."""
+        ...
+
+    @property
+    def EXAMPLES(self) -> str:  # noqa: N802
+        """Command lines, for its help."""
+        ...
 
     def add_arguments(self, parser: ArgumentParser, /) -> None:
         """Its words."""

@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from resilience_core.cli import Failure, Screen, lasting
 from resilience_whatsapp._envelope import text_of
@@ -163,15 +163,11 @@ async def with_health(http: GraphClient, state: TemplateState) -> TemplateState:
     if state.id is None or re.fullmatch("[0-9]+", state.id) is None:
         return state
     content = (await http.get_object(state.id, fields="health_status")).content
-    return TemplateState(**{**_fields(state), "health": health_of(content)})
-
-
-def _fields(state: TemplateState) -> dict[str, Any]:
-    return asdict(state, recurse=False)
+    return evolve(state, health=health_of(content))
 
 
 def _as_json(state: TemplateState) -> dict[str, Any]:
-    return {**_fields(state), "health": health_as_json(state.health)}
+    return {**asdict(state, recurse=False), "health": health_as_json(state.health)}
 
 
 def _can_send(health: Health | None) -> str | None:

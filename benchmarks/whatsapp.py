@@ -26,7 +26,7 @@ from resilience_core.testing import record_telemetry
 from resilience_whatsapp import GraphClient, ResilientWhatsAppClient, WhatsAppService
 from resilience_whatsapp.messages import TemplateBody
 from resilience_whatsapp.simulator import Simulator
-from resilience_whatsapp.simulator.api import PHONE_NUMBER_ID, TOKEN
+from resilience_whatsapp.simulator.api import TOKEN
 
 RECIPIENT = "+33612345678"
 NUMBERS = 8
@@ -38,19 +38,15 @@ Call = Callable[[], Awaitable[Any]]
 
 
 async def _serve(numbers: int) -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        ids = [str(int(PHONE_NUMBER_ID) + number) for number in range(numbers)]
-        simulators = [await stack.enter_async_context(Simulator(phone_number_id=number)) for number in ids]
-        print(json.dumps([[each.base_url, each.phone_number_id] for each in simulators]), flush=True)
+    async with Simulator(numbers=numbers) as simulator:
+        print(json.dumps([[simulator.base_url, number] for number in simulator.world.numbers]), flush=True)
         while await asyncio.to_thread(sys.stdin.readline):  # a line asks for the time used; the end ends it
             print(time.process_time(), flush=True)
-            for each in simulators:
-                each.book.clear()
 
 
 @frozen
 class Server:
-    """Simulators in another process: where they listen, and for which number."""
+    """A simulator in another process, without limits: where it listens, and for which numbers."""
 
     process: subprocess.Popen[str]
     places: Sequence[tuple[str, str]]
@@ -66,7 +62,7 @@ class Server:
 
 @contextlib.contextmanager
 def server(numbers: int) -> Generator[Server]:
-    """Start them, and end them."""
+    """Start it, and end it."""
     command = [sys.executable, "-m", "benchmarks.whatsapp", str(numbers)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -207,7 +203,7 @@ def sends_per_second() -> float:
     """Sends from one process, over `NUMBERS` numbers with a shared session and `AT_ONCE` sends under way for each."""
     with server(NUMBERS) as simulators:
         found = asyncio.run(_many(simulators, 100 if rows.quick else 6_000))
-    shares = f"client {found.client_share:.2f}, simulators {found.simulator_share:.2f}"
+    shares = f"client {found.client_share:.2f}, simulator {found.simulator_share:.2f}"
     print(f"    CPU seconds of each second: {shares}")
     return found.per_second
 

@@ -80,10 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if words[:1] == ["simulate"]:
-        words = ["simulate", "--", *words[1:]]  # all that follows is the simulator's own, --help too
-    for word in words:
-        if words[0] != "simulate" and word.partition("=")[0] in ("--token", "--access-token"):
+    for word in words if words[:1] != ["simulate"] else ():  # which knows one token, and no secret one
+        if word.partition("=")[0] in ("--token", "--access-token"):
             raise Failure(
                 2,
                 "a token is no argument: everybody on this host could see it",

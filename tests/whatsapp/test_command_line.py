@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from resilience_whatsapp import split_opaque_data
 from resilience_whatsapp.cli import COMMANDS, main
 from resilience_whatsapp.simulator import Fault, SimulatorThread
 from resilience_whatsapp.simulator.templates import SimTemplate
@@ -135,9 +136,9 @@ def test_a_text_and_a_whole_request_come_from_the_input_or_a_file(
     file = tmp_path / "message.json"
     file.write_text(json.dumps({**request, "biz_opaque_callback_data": "order 7"}))
     assert main(["send", "--request", str(file)]) == 0
-    assert [(entry.type, entry.opaque == "order 7") for entry in simulator.book.entries] == [
-        ("text", False),
-        ("image", True),
+    assert [(entry.type, split_opaque_data(entry.opaque)[1]) for entry in simulator.book.entries] == [
+        ("text", None),
+        ("image", "order 7"),
     ]
 
 
@@ -262,7 +263,15 @@ def test_what_is_wrong_is_told_in_a_line_without_what_it_is_about(
     assert not simulator.book.entries
 
 
-@pytest.mark.parametrize("content", ["no JSON", '{"to": "+33612345678", "type": "my private words"}', "[1]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no JSON",
+        '{"messaging_product": "whatsapp", "to": "+33612345678", "text": {"body": "a"}, "recipient_identity_key_hash": "x"}',
+        '{"to": "+33612345678", "type": "my private words"}',
+        "[1]",
+    ],
+)
 def test_a_request_that_is_none_is_refused_without_being_shown(
     simulator: SimulatorThread, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str
 ) -> None:

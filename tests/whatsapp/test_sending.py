@@ -190,5 +190,4 @@ def test_a_request_is_what_the_service_sends() -> None:
     stub = Stub(OK)
     message: Message = Text("a")
     record = asyncio.run(service_over(stub, FakeClock()).send("u", RECIPIENT, message, opaque_data="o"))
-    assert stub.payloads[0] == MessageRequest(RECIPIENT, message, opaque_data="o").payload()
-    assert record.id != "o"
+    assert stub.payloads[0] == MessageRequest(RECIPIENT, message, opaque_data=f"{record.id}:o").payload()

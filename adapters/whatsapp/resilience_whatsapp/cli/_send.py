@@ -76,7 +76,10 @@ def _request(options: Namespace) -> MessageRequest:
         for flag in ("recipient", "language", "value", "named", "reply_to"):
             if getattr(options, flag):
                 raise Failure(2, f"{flag} does not go with --request", "write it into the request")
-        return MessageRequest.from_payload(_json(_read(options.request)))
+        request = MessageRequest.from_payload(_json(_read(options.request)))
+        if request.identity_key_hash is not None:
+            raise Failure(2, "recipient_identity_key_hash is not sent from here", "leave it out")
+        return request
     if options.recipient is None:
         raise Failure(2, "the recipient is missing", "give a number with + and country code")
     if options.text is not None:

@@ -267,8 +267,7 @@ def test_what_is_wrong_is_told_in_a_line_without_what_it_is_about(
     "content",
     [
         "no JSON",
-        '{"messaging_product": "whatsapp", "to": "+33612345678", "text": {"body": "a"}, '
-        '"recipient_identity_key_hash": "x"}',
+        '{"messaging_product": "whatsapp", "to": "+1234567","text": {"body": "a"}, "recipient_identity_key_hash": "x"}',
         '{"to": "+33612345678", "type": "my private words"}',
         "[1]",
     ],

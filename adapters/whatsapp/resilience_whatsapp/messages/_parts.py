@@ -91,6 +91,8 @@ def taken(value: Any, where: str, *names: str) -> dict[str, Any]:
 
 def as_tuple(values: Any) -> tuple[Any, ...]:
     """For fields with several values; one that is not iterable is left to the validator."""
+    if type(values) is list or type(values) is tuple:  # nearly always; to ask for `Iterable` takes longer
+        return tuple(values)
     return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
 
 

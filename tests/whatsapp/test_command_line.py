@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -442,3 +444,41 @@ def test_a_template_without_an_id_has_no_health(simulator: SimulatorThread, caps
     assert main(["templates", "hello_world", "--json"]) == 0
     [told] = documents(capsys)
     assert (told["id"], told["health"]) == (None, None)
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+PAGE = ROOT / "docs" / "whatsapp-command-line.md"
+VARIES = [
+    (r"http://127\.0\.0\.1:\d+", "http://127.0.0.1:8080"),
+    (r"packages: .*", "packages: resilience-whatsapp 0.1.0, Python 3.11.7"),
+    (r"attempt, [\d.]+s", "attempt, 0.3s"),
+]
+
+
+def alike(text: str) -> str:
+    """Without what is different each time."""
+    for pattern, replacement in VARIES:
+        text = re.sub(pattern, replacement, text)
+    return text.strip()
+
+
+def test_the_page_shows_what_the_command_line_says(
+    simulator: SimulatorThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WHATSAPP_API_VERSION", "v26.0")
+    code = 0
+    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        parts = re.split(r"^\$ (.*)\n", block, flags=re.MULTILINE)[1:]
+        for command, shown in zip(parts[::2], parts[1::2], strict=True):
+            if command == "echo $?":
+                assert int(shown) == code
+                continue
+            code = main(shlex.split(command)[1:])
+            out, err = capsys.readouterr()
+            assert alike(shown) == alike(out + err), command
+
+
+def test_the_page_names_every_command() -> None:
+    table = PAGE.read_text().partition("## Commands")[2].partition("###")[0]
+    assert re.findall(r"^\| `([a-z]+)", table, re.MULTILINE) == list(COMMANDS)

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from io import StringIO
@@ -222,6 +224,20 @@ def test_a_circuit_that_opens_ends_the_attempts(
     assert main(["send", RECIPIENT, "--text", "hello", "--config", str(file)]) == 1
     assert "not sent: CircuitOpenError" in capsys.readouterr().err
     assert not simulator.book.entries
+
+
+def test_an_interrupted_send_tells_that_it_was_perhaps_sent(simulator: SimulatorThread) -> None:
+    simulator.script(Fault("hang_after_accept", seconds=60))
+    command = [sys.executable, "-m", "resilience_whatsapp", "send", RECIPIENT, "--text", "hello"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        while not simulator.book.entries:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert err.startswith("resilience-whatsapp: interrupted, and perhaps sent\n  wait for a webhook")
+    assert len(err.splitlines()) == 2
 
 
 @pytest.mark.parametrize(

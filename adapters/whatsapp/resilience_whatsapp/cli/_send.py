@@ -35,6 +35,7 @@ resilience-whatsapp send +33612345678 --template order_confirmation --language f
 PERHAPS = 4
 """Exit code for a message whose fate is unknown."""
 _LONGEST = 1024 * 1024
+_RECONCILE = "wait for a webhook with its id, or look at the recipient's phone, before it is sent again"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -134,6 +135,10 @@ async def _sent(
                 opaque_data=request.opaque_data,
                 delivery="at_most_once" if options.at_most_once else "at_least_once",
             )
+        except asyncio.CancelledError as error:  # Ctrl-C
+            if getattr(getattr(error, "record", None), "status", None) is MessageStatus.UNKNOWN:
+                _complain("interrupted, and perhaps sent", _RECONCILE)
+            raise
         except Exception as error:
             return _failed(options, screen, http, error)
     _tell(options, screen, record, None)
@@ -141,19 +146,25 @@ async def _sent(
 
 
 def _failed(options: Namespace, screen: Screen, http: GraphClient, error: Exception) -> int:
-    record: MessageRecord = error.record  # type: ignore[attr-defined]
-    perhaps = record.status is MessageStatus.UNKNOWN
-    told = failure_of(error, http)
-    code = PERHAPS if perhaps else 3 if isinstance(error, UNREACHABLE) else 1
-    fix = "wait for a webhook with its id, or look at the recipient's phone, before it is sent again"
+    record, told = _record_of(error), failure_of(error, http)
     if screen.as_json:
         _tell(options, screen, record, error)
-    print(
-        f"resilience-whatsapp: {'perhaps sent' if perhaps else 'not sent'}: {told.text}"
-        f"\n  {fix if perhaps else told.suggestion}",
-        file=sys.stderr,
-    )
-    return code
+    if record.status is MessageStatus.UNKNOWN:
+        _complain(f"perhaps sent: {told.text}", _RECONCILE)
+        return PERHAPS
+    _complain(f"not sent: {told.text}", told.suggestion)
+    return 3 if isinstance(error, UNREACHABLE) else 1
+
+
+def _record_of(error: BaseException) -> MessageRecord:
+    record: MessageRecord = error.record  # type: ignore[attr-defined]
+    return record
+
+
+def _complain(text: str, fix: str) -> None:
+    print(f"resilience-whatsapp: {text}", file=sys.stderr)
+    if fix:
+        print(f"  {fix}", file=sys.stderr)
 
 
 def _tell(options: Namespace, screen: Screen, record: MessageRecord, error: Exception | None) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
-import os
 import re
 import shlex
 import signal
@@ -72,10 +72,10 @@ def impatient(tmp_path: Path) -> tuple[str, str]:
 def test_a_process_sends_to_the_simulator_that_another_process_of_it_serves() -> None:
     program = [sys.executable, "-m", "resilience_whatsapp"]
     command = [*program, "simulate", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=unmeasured(), cwd=ROOT) as served:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as served:
         assert served.stdout is not None
         base_url = served.stdout.readline().split()[-1]
-        env = {**os.environ, "WHATSAPP_TOKEN": "simulator-token", "WHATSAPP_BASE_URL": base_url}
+        env = {**unmeasured(), "WHATSAPP_TOKEN": "simulator-token", "WHATSAPP_BASE_URL": base_url}
         words = ["send", RECIPIENT, *TEMPLATE, "--phone-number-id", "106540352242922", "--json"]
         done = subprocess.run([*program, *words], capture_output=True, text=True, check=False, env=env, cwd=ROOT)
         served.terminate()
@@ -238,6 +238,19 @@ def test_an_interrupted_send_tells_that_it_was_perhaps_sent(simulator: Simulator
     assert (process.returncode, out) == (130, "")
     assert err.startswith("resilience-whatsapp: interrupted, and perhaps sent\n  wait for a webhook")
     assert len(err.splitlines()) == 2
+
+
+def test_an_interrupt_before_anything_was_sent_tells_nothing(
+    simulator: SimulatorThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def interrupted(*args: Any, **options: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("resilience_whatsapp.cli._send.WhatsAppService.send", interrupted)
+    assert main(["send", RECIPIENT, "--text", "hello"]) == 130
+    assert capsys.readouterr() == ("", "")
+    assert not simulator.book.entries
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -47,8 +47,8 @@ class Command(Protocol):
         """Command lines, for its help."""
         ...
 
-    def add_arguments(self, parser: ArgumentParser, /) -> None:
-        """Its words."""
+    def add_arguments(self, parser: Parser, /) -> None:
+        """Its words. One that has commands of its own adds them with `parser.for_command`."""
         ...
 
     def run(self, options: Namespace, screen: Screen, env: Mapping[str, str], /) -> int:

@@ -174,7 +174,7 @@ def test_a_message_takes_a_file_of_its_kind_and_number_only() -> None:
         assert await api.code(type="document", document={"id": picture}) is None
         assert await api.code(type="video", video={"id": picture}) == 131053
         assert await api.code(type="image", image={"id": foreign}) == 100
-        assert await api.code(type="image", image={"id": 5}) == 100
+        assert await api.code(type="image", image={"id": 5}) == 131008
         assert await api.code(type="image", image={"caption": "no file"}) == 131008
         assert await api.code(type="image", image={"link": "https://example.org/a.jpg"}) is None
         for media_id, code in ((picture, None), ("5", 100)):
@@ -205,5 +205,14 @@ def test_no_id_is_given_twice_and_a_file_does_not_show_its_content() -> None:
         assert "picture" not in repr(api.simulator.media.find(first, 0.0))
         api.simulator.media.clear()
         assert (await upload(api))[1]["id"] != first
+
+    play(story)
+
+
+def test_of_a_file_that_is_far_too_large_only_a_part_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(api: Api) -> None:
+        monkeypatch.setattr("resilience_whatsapp.simulator.resources.media.LARGEST", 10)
+        media_id = (await upload(api, bytes(100_000)))[1]["id"]
+        assert 10 < (await node(api, media_id))["file_size"] < 100_000
 
     play(story)

@@ -267,7 +267,7 @@ class GraphApi:
         `records` maps each opaque id to the state that the sender believes it in, or to an object with `state` and
         `key`, its business key.
         """
-        return report_of(self.book, self.limiter, self.webhooks.delivered, records)
+        return report_of(self.book, self.limiter, self.webhooks.so_far(), records)
 
     # --- requests --------------------------------------------------------------------------------------------------
 

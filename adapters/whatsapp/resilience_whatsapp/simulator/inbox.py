@@ -9,7 +9,6 @@ from resilience_whatsapp.simulator.book import Book
 from resilience_whatsapp.simulator.clock import SimClock
 from resilience_whatsapp.simulator.events import Party, message_event
 from resilience_whatsapp.simulator.limits import Limiter
-from resilience_whatsapp.simulator.validation import digits_of
 from resilience_whatsapp.simulator.webhooks import Webhooks
 from resilience_whatsapp.simulator.world import Number
 
@@ -34,8 +33,7 @@ class Inbox:
 
     def receive(self, number: Number, sender: str, kind: str, content: Mapping[str, Any], name: str) -> str:
         """A message of `sender`, digits of a number or a business-scoped id; gives its wamid."""
-        digits = digits_of(sender)
-        party = Party(digits, None) if digits and digits == sender.removeprefix("+") else Party(None, sender)
+        party = Party.named(sender)
         now = self._clock.now()
         self._wrote[number.id, party.key] = now
         self._limiter.inbound(number, now)

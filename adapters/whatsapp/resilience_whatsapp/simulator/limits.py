@@ -153,7 +153,9 @@ class Limiter:
 
     # --- messages --------------------------------------------------------------------------------------------------
 
-    def send(self, number: Number, user: str, now: float, *, cold: bool, flow: str | None) -> Refusal | None:
+    def send(
+        self, number: Number, user: str, now: float, *, cold: bool, to_group: bool, flow: str | None
+    ) -> Refusal | None:
         """Whether a message may go; `cold` is outside the service window. What is refused uses nothing up."""
         limits = self.limits
         pair = (number.id, user)
@@ -161,7 +163,7 @@ class Limiter:
         wait = 0.0 if bucket is None else bucket.wait(now)
         if wait > 0.0 and self._over("throughput", number.id, now, max(wait, 1.0)):
             return self._refusal(130429, "Cloud API message throughput has been reached.")
-        pairs = self._pairs_of()
+        pairs = None if to_group else self._pairs_of()
         wait = 0.0 if pairs is None else pairs.wait(pair, now)
         if wait > 0.0 and self._over("pair", f"{number.id}/{user}", now, wait):
             return self._refusal(

@@ -18,7 +18,7 @@ from resilience_whatsapp.simulator.webhooks import Delivered
 
 TAKEN = frozenset({"accepted", "sent", "delivered", "read", "played"})
 PENDING = frozenset({"queued", "in_flight"})
-ENDED = frozenset({"failed", "dead"})
+ENDED = frozenset({"failed", "dead", "rejected"})
 STATES = TAKEN | PENDING | ENDED | {"unknown"}
 
 

@@ -18,7 +18,7 @@ from resilience_whatsapp.simulator.admin import Admin, application
 from resilience_whatsapp.simulator.api import GraphApi, Options
 from resilience_whatsapp.simulator.clock import Timer
 from resilience_whatsapp.simulator.faults import Fault
-from resilience_whatsapp.simulator.webhooks import Receiver
+from resilience_whatsapp.simulator.webhooks import Delivered, Receiver
 
 
 class Simulator(GraphApi):
@@ -69,6 +69,16 @@ class Simulator(GraphApi):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
+    @property
+    def client_options(self) -> dict[str, str]:
+        """The default token, number and account, and the address: `GraphClient(**simulator.client_options)`."""
+        return {
+            "token": self.token,
+            "phone_number_id": self.phone_number_id,
+            "waba_id": self.waba_id,
+            "base_url": self.base_url,
+        }
+
     def script(self, *faults: Fault) -> None:
         """Append faults; each is met by the next matching requests, in order. A fault `dead` is for the server."""
         self.faults.add(fault for fault in faults if fault.kind != "dead")
@@ -85,10 +95,11 @@ class Simulator(GraphApi):
         self._timers.clear()
 
     def reset(self) -> None:
-        """Forget the book, the faults, and what was used of the limits."""
+        """Forget the book, the faults, what was used of the limits, and how many webhooks were told."""
         self.book.clear()
         self.clear_faults()
         self.limiter.clear()
+        self.webhooks.delivered = Delivered()
 
     async def subscribe(self, receiver: str | Receiver) -> None:
         """Tell `receiver` by webhook from now on; raises `WebhookError` when it does not pass its handshake."""

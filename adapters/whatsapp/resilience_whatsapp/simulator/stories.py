@@ -61,7 +61,7 @@ class Stories:
         entry.end = plan[-1][1]
         if not self._webhooks.wanted:
             return None
-        party = Party.of(entry)
+        party = Party.of(entry.recipient, entry.recipient_type)
         faults = [self._script.next("messages", "webhook", party.key) for _ in plan]
         steps = list(plan)
         for index, fault in enumerate(faults):
@@ -104,6 +104,6 @@ class Stories:
         event.misses = int(kind == "webhook_dead")
         event.forged = kind == "webhook_signature"
         event.again = kind == "webhook_rebatch"
-        self._clock.call_later(after, lambda: self._webhooks.add(event))
+        self._webhooks.later(after, lambda: self._webhooks.add(event))
         if kind == "webhook_duplicate":
-            self._clock.call_later(after, lambda: self._webhooks.repeat(event))
+            self._webhooks.later(after, lambda: self._webhooks.repeat(event))

@@ -72,6 +72,12 @@ def _values(components: list[dict[str, Any]], kind: str) -> list[Any] | Refusal:
     return found
 
 
+def values_of(component: Mapping[str, Any]) -> list[Any]:
+    """The values of one component; none when it has no list of them."""
+    values = component.get("parameters")
+    return values if isinstance(values, list) else []
+
+
 def _malformed(where: str, parameter: Any) -> Refusal | None:
     if not isinstance(parameter, dict) or not isinstance(parameter.get("type"), str):
         return Refusal(131008, f"{where}: a parameter requires a type")
@@ -115,8 +121,9 @@ def _text(where: str, part: Mapping[str, Any], given: list[Any], longest: int, c
         missing = [place for place in places if place not in names]
         if missing:
             return Refusal(code.validation, f"{where}: no parameter is named {', '.join(missing)}")
-    length = len(PLACE.sub("", text)) + sum(len(_shown(value)) for value in given)
-    if length > longest:
+    by_name = {str(value.get("parameter_name")): value for value in given}
+    shown = [_shown(by_name.get(place) or given[places.index(place)]) for place in PLACE.findall(text)]
+    if len(PLACE.sub("", text)) + sum(map(len, shown)) > longest:
         return Refusal(132005, f"{where}: the text with its parameters is longer than {longest} characters")
     return None
 
@@ -140,7 +147,7 @@ def _buttons(buttons: list[Any], given: list[dict[str, Any]], code: _Code) -> Re
     for index, button in enumerate(buttons):
         kind = str(button.get("type", "")).upper()
         needs = kind == "COPY_CODE" or (kind == "URL" and PLACE.search(str(button.get("url", ""))) is not None)
-        values = by_index.get(str(index), {}).get("parameters") or []
+        values = values_of(by_index.get(str(index), {}))
         if needs and not values:
             return Refusal(code.validation, f"buttons: Button at index {index} of type {kind} requires a parameter")
         if kind == "URL" and not needs and values:

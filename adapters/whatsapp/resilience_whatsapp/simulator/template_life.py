@@ -259,6 +259,10 @@ def _refusal_of(body: dict[str, Any]) -> Refusal | None:
 
 
 def _component(kind: str, component: dict[str, Any], category: str) -> Refusal | None:
+    if kind == "BUTTONS":
+        buttons = component.get("buttons")
+        good = isinstance(buttons, list) and all(isinstance(each, dict) for each in buttons)
+        return None if good else Refusal(100, "Component of type BUTTONS requires a list of buttons")
     if kind not in _LONGEST:
         return None
     text = component.get("text")
@@ -302,7 +306,7 @@ def _fixed(component: dict[str, Any]) -> dict[str, Any]:
     if kind == "FOOTER" and "text" not in component:
         return {**component, "text": f"This code expires in {component.get('code_expiration_minutes', 10)} minutes."}
     if kind == "BUTTONS":
-        return {**component, "buttons": [_fixed_button(each) for each in component.get("buttons") or []]}
+        return {**component, "buttons": [_fixed_button(each) for each in component["buttons"]]}
     return dict(component)
 
 

@@ -11,14 +11,15 @@ import asyncio
 import contextlib
 import re
 from collections import deque
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
-from resilience_whatsapp.simulator.clock import SimClock
+from resilience_whatsapp.simulator.clock import SimClock, Timer
 from resilience_whatsapp.simulator.events import Event, body_of, signature
 from resilience_whatsapp.simulator.world import Account
 
@@ -94,6 +95,8 @@ class Delivered:
     """Bodies that were sent again to all."""
     given_up: int = 0
     """Bodies that one receiver never took, after seven days."""
+    pending: int = 0
+    """What is still to be done: statuses whose time has not come, bodies under way, and repetitions."""
 
 
 @define(eq=False)
@@ -115,6 +118,7 @@ class Webhooks:
         self._ready: deque[Event] = deque()
         self._rebatched: list[Event] = []
         self._under_way = 0
+        self._waits: dict[object, Timer] = {}
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -131,6 +135,9 @@ class Webhooks:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for timer in self._waits.values():
+            timer.cancel()
+        self._waits.clear()
         self._ready.clear()
         self._rebatched.clear()
         self._under_way = 0
@@ -160,6 +167,10 @@ class Webhooks:
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return False
 
+    def so_far(self) -> Delivered:
+        """A copy of the counts, with what is pending now."""
+        return evolve(self.delivered, pending=len(self._waits) + len(self._ready) + len(self._tasks))
+
     # --- what is told ----------------------------------------------------------------------------------------------
 
     @property
@@ -178,6 +189,15 @@ class Webhooks:
             self._ready.append(event)
             self._flush()
 
+    def later(self, seconds: float, step: Callable[[], None]) -> None:
+        """Do it in `seconds`; until then it is pending."""
+        key = object()
+        self._waits[key] = self._clock.call_later(seconds, partial(self._come, key, step))
+
+    def _come(self, key: object, step: Callable[[], None]) -> None:
+        del self._waits[key]
+        step()
+
     def repeat(self, event: Event) -> None:
         """Tell again what was told: it does not count as told once more."""
         if self.wanted:
@@ -186,9 +206,8 @@ class Webhooks:
 
     async def tell_first(self, event: Event) -> None:
         """Tell it now, and wait until each receiver had it once."""
-        if self.wanted:
-            self.delivered.told += 1
-            await self._attempt(_Batch([event], self._clock.now()))
+        self.delivered.told += 1
+        await self._attempt(_Batch([event], self._clock.now()))
 
     def _flush(self) -> None:
         while self._ready and self._under_way < POSTS and self._session is not None:
@@ -234,11 +253,10 @@ class Webhooks:
             self.delivered.given_up += 1
             return
         self.delivered.repeated += 1
-        self._clock.call_later(wait, lambda: self._again(batch))
+        self.later(wait, lambda: self._again(batch))
 
     def _again(self, batch: _Batch) -> None:
-        if self._session is not None:
-            self._spawn(self._attempt(batch))
+        self._spawn(self._attempt(batch))
 
     async def _post(self, receiver: Receiver, events: Sequence[Event], forged: bool) -> bool:
         if receiver.waba_ids is not None:
@@ -265,7 +283,7 @@ class Webhooks:
             event.again = False
             self._rebatched.append(event)
         if self._rebatched and not waiting:
-            self._clock.call_later(REBATCH_AFTER, self._flush_rebatched)
+            self.later(REBATCH_AFTER, self._flush_rebatched)
 
     def _flush_rebatched(self) -> None:
         events, self._rebatched = self._rebatched, []

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -210,6 +210,31 @@ def test_ctrl_c_ends_the_call_and_the_program() -> None:
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=50, check=False)
     assert (done.stdout.split(), done.returncode) == (["interrupted", "closed"], 0), done.stderr
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_interrupt_ends_a_call_whose_future_is_not_known_yet(monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+    stub = Slow()
+    with over(stub) as service:
+        start = service._portal.start_task_soon
+        later: list[Any] = []
+
+        def interrupted(*args: Any) -> Any:
+            monkeypatch.setattr(service._portal, "start_task_soon", start)
+            if begun:
+                later.append(start(*args))
+                stub.under_way.acquire()
+            else:
+                later.append(args)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(service._portal, "start_task_soon", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            service.send_text("u", RECIPIENT, "hi")
+        future = later[0] if begun else start(*later[0])
+        with pytest.raises(CancelledError):
+            future.result(30)
+        assert not stub.under_way.acquire(blocking=False)
 
 
 # --- many -------------------------------------------------------------------------------------------

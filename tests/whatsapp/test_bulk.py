@@ -457,8 +457,8 @@ def test_closing_ends_a_pause_and_tells_of_the_rows_that_waited() -> None:
             await asyncio.sleep(0)
         await again.aclose()
         assert statuses(list(again.leftover)) == {0: FAILED, 1: FAILED, 2: FAILED}
-        task.cancel()
-        await asyncio.wait([task])
+        with pytest.raises(StopAsyncIteration):
+            await task
 
     asyncio.run(story())
 
@@ -480,6 +480,22 @@ def test_a_row_that_was_read_but_not_begun_is_told_as_not_sent() -> None:
         result = await task if not task.done() or task.exception() is None else None
         told = statuses([*bulk.leftover, *([] if result is None else [result])])
         assert len(told) == bulk.progress.begun
+
+    asyncio.run(story())
+
+
+def test_who_cancels_the_closing_cuts_those_under_way_short() -> None:
+    async def story() -> None:
+        stuck = asyncio.Event()
+        api = Api(lambda index, attempt: stuck if index else None)
+        bulk = service_over(api, FakeClock(), delivery="at_most_once").send_many(rows(10), concurrency=3)
+        assert (await anext(bulk)).status is ACCEPTED
+        closing = asyncio.ensure_future(bulk.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert statuses(list(bulk.leftover)) == {1: UNKNOWN, 2: UNKNOWN}
 
     asyncio.run(story())
 

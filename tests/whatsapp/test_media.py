@@ -260,6 +260,9 @@ class Sinkhole:
         read = 0
         async for chunk in request.content.iter_any():
             read += len(chunk)
+            if self.answers.pop("abort", False):
+                assert request.transport is not None
+                request.transport.abort()
         self.taken.append((read, request.content_length or 0))
         return web.json_response({"id": "1"})
 
@@ -314,6 +317,15 @@ def test_a_large_file_is_uploaded_and_downloaded_in_pieces(tmp_path: Path) -> No
             return peak
 
     assert asyncio.run(story()) < whole / 4
+
+
+def test_an_upload_that_the_server_cuts_is_repeated_and_not_the_files_fault() -> None:
+    async def story() -> None:
+        async with Sinkhole(abort=True) as server, over(server) as service:
+            await service.upload_media(bytes(8 * MB), mime_type="application/pdf")
+            assert server.taken[-1][0] == server.taken[-1][1] > 8 * MB
+
+    asyncio.run(story())
 
 
 # --- the ids of uploads -----------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
+from anyio import CancelScope
 from attrs import evolve, field, frozen
 
 from resilience_core import CallRejected, CircuitOpenError, Clock, ConfigurationError
@@ -162,6 +163,7 @@ class BulkSend:
                 self._begin()
                 if self._idle:
                     self._end()
+                    raise StopAsyncIteration
                 await self._listen()
         except asyncio.CancelledError:
             await self._cut()
@@ -177,16 +179,12 @@ class BulkSend:
             for row in rows:
                 self._took(row)
             self._begin()
-            if not self._results and self._idle and self._over:
-                try:
-                    self._end()
-                except StopAsyncIteration:
-                    return None
             while not self._results and not self._wanted():
+                if self._idle:
+                    self._end()
+                    return None
                 await self._listen()
                 self._begin()
-                if self._idle and self._over:
-                    break
         except asyncio.CancelledError:
             await self._cut()
             raise
@@ -348,7 +346,6 @@ class BulkSend:
         stopped, self._stopped = self._stopped, None
         if stopped is not None:
             raise stopped
-        raise StopAsyncIteration
 
     # --- cutting short -----------------------------------------------------------------------------------------------
 
@@ -359,7 +356,8 @@ class BulkSend:
         for task in self._running:
             task.cancel()
         if self._running:
-            await asyncio.wait(self._running)
+            with CancelScope(shield=True):  # a scope of anyio cancels every wait within it, this one included
+                await asyncio.wait(self._running)
         for task in list(self._running):
             self._ended(task)
         self._leave()

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from resilience_whatsapp.simulator import Fault, FaultError, ManualClock, SimClock, Simulator, SimulatorThread
+from resilience_whatsapp.simulator import Fault, FaultError, Limits, ManualClock, SimClock, Simulator, SimulatorThread
 from resilience_whatsapp.simulator.scenarios import SCENARIOS
 from tests.whatsapp.simulator.tools import TEXT, Api, clock_of, run, until
 
@@ -141,7 +141,7 @@ def test_usage_headers_can_be_made_up() -> None:
             assert json.loads(headers["X-App-Usage"])["call_count"] == percent
         assert booked(api) == [True] * 3
 
-    run(story)
+    run(story, limits=Limits(throughput=3.0, usage_from=1.0))
 
 
 # --- when -----------------------------------------------------------------------------------------
@@ -172,6 +172,18 @@ def test_a_fault_begins_and_ends_by_the_clock() -> None:
         assert len(api.simulator.faults) == 0
 
     run(story, clock=ManualClock())
+
+
+def test_a_fault_may_be_that_of_one_number_alone() -> None:
+    async def story(api: Api) -> None:
+        first, second = api.simulator.world.numbers
+        api.simulator.script(
+            Fault("error", code=4, object_id=second, times=None), Fault("fail_later", code=131026, object_id=first)
+        )
+        assert [await api.code(phone=number) for number in (first, second, first)] == [None, 4, None]
+        assert [entry.failed for entry in api.simulator.book.entries] == [131026, None]
+
+    run(story, numbers=2)
 
 
 def test_the_whole_api_is_dead_for_a_while_and_comes_back() -> None:
@@ -224,6 +236,7 @@ def test_the_script_of_requests_has_no_death() -> None:
         ({"size": 1.5}, "size"),
         ({"percent": 0}, "percent"),
         ({"to": 5}, "to"),
+        ({"object_id": 5}, "object_id"),
     ],
 )
 def test_what_cannot_be_scripted_is_refused_with_its_field(options: dict[str, Any], field: str) -> None:

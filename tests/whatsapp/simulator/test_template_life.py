@@ -139,6 +139,8 @@ def test_a_new_template_is_checked(changes: dict[str, Any], subcode: int | None)
     async def story(api: Api) -> None:
         error = (await create(api, **changes))["error"]
         assert (error["code"], error.get("error_subcode")) == (100, subcode)
+        assert isinstance(error.get("error_data"), str) == (subcode is not None), "which has a text for people"
+        assert ("error_user_title" in error, "error_user_msg" in error) == (subcode is not None,) * 2
         assert len(await listed(api)) == 2
 
     play(story)

@@ -18,7 +18,8 @@ from resilience_whatsapp.simulator.admin import Admin, application
 from resilience_whatsapp.simulator.api import GraphApi, Options
 from resilience_whatsapp.simulator.clock import Timer
 from resilience_whatsapp.simulator.faults import Fault
-from resilience_whatsapp.simulator.webhooks import Delivered, Receiver
+from resilience_whatsapp.simulator.receivers import Receiver
+from resilience_whatsapp.simulator.webhooks import Delivered
 
 
 class Simulator(GraphApi):

@@ -62,7 +62,7 @@ class Stories:
         if not self._webhooks.wanted:
             return None
         party = Party.of(entry.recipient, entry.recipient_type)
-        faults = [self._script.next("messages", "webhook", party.key) for _ in plan]
+        faults = [self._script.next("messages", "webhook", party.key, number.id) for _ in plan]
         steps = list(plan)
         for index, fault in enumerate(faults):
             if fault is not None and fault.kind == "webhook_reorder" and index + 1 < len(steps):

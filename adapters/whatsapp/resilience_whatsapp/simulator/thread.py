@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from resilience_whatsapp.simulator.book import Book
 from resilience_whatsapp.simulator.clock import ManualClock
 from resilience_whatsapp.simulator.faults import Fault
+from resilience_whatsapp.simulator.receivers import Receiver
 from resilience_whatsapp.simulator.report import Report
 from resilience_whatsapp.simulator.server import Simulator
-from resilience_whatsapp.simulator.webhooks import Receiver
 
 T = TypeVar("T")
 

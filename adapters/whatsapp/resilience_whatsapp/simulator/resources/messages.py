@@ -99,7 +99,7 @@ class _Sending:
             entry.failed = 131049
         if number.account.standing.payment == "fails_later":
             entry.failed = 131042
-        fails = api.faults.next("messages", "outcome", user)
+        fails = api.faults.next("messages", "outcome", user, number.id)
         if fails is not None:
             entry.failed = fails.code
         before = api.stories.begin(entry, number)

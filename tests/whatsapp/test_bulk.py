@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+from anyio import CancelScope
 
 from resilience_core import (
     BulkheadFullError,
     CircuitBreaker,
     CircuitOpenError,
     ConfigurationError,
+    DeadlineExceeded,
     RejectionReason,
 )
 from resilience_whatsapp import (
@@ -302,12 +304,22 @@ def test_it_does_not_wait_for_ever() -> None:
     assert len(results) == bulk.progress.begun == bulk.progress.failed < 100
 
 
+def test_what_was_waited_before_a_message_was_accepted_does_not_count() -> None:
+    clock = FakeClock()
+    api = Api(lambda index, attempt: THROTTLED if index in (5, 10) and attempt <= 3 else None)
+    service = service_over(api, clock, max_attempts=1)
+    results, error, _ = everything(service, rows(15), concurrency=1, wait_at_most=10)
+    assert (error, len(results)) == (None, 15)
+    assert clock.time == 1_000 + 2 * (1 + 2 + 4)
+
+
 @pytest.mark.parametrize("when_down", ["stop", "wait"])
 @pytest.mark.parametrize(
     "trouble",
     [
         GraphAuthError(190, None, 401, "token"),
         GraphThrottledError(131048, None, 400, "phone_number"),
+        DeadlineExceeded("mine", RejectionReason.DEADLINE),
     ],
 )
 def test_what_no_wait_cures_stops_it_before_all_rows_are_burnt(trouble: Any, when_down: Any) -> None:
@@ -392,6 +404,21 @@ def test_who_cancels_it_learns_what_became_of_every_row_that_was_begun() -> None
         assert Counter(told.values()) == {ACCEPTED: 6, UNKNOWN: 4}
         with pytest.raises(StopAsyncIteration):
             await anext(bulk)
+
+    asyncio.run(story())
+
+
+def test_a_scope_of_anyio_that_ends_it_loses_nothing_either() -> None:
+    async def story() -> None:
+        api = Api(lambda index, attempt: asyncio.Event() if index >= 4 else None)
+        bulk = service_over(api, FakeClock(), delivery="at_most_once").send_many(rows(100), concurrency=3)
+        handed: list[SendResult] = []
+        with CancelScope() as scope:
+            async for result in bulk:
+                handed.append(result)
+                if len(handed) == 4:
+                    asyncio.get_running_loop().call_soon(scope.cancel)
+        assert Counter(statuses([*handed, *bulk.leftover]).values()) == {ACCEPTED: 4, UNKNOWN: 3}
 
     asyncio.run(story())
 

@@ -9,13 +9,23 @@ import io
 import tracemalloc
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from resilience_core import CircuitBreaker, CircuitOpenError, CircuitState, ConfigurationError, Retry, TimeoutExceeded
+from resilience_core import (
+    CircuitBreaker,
+    CircuitOpenError,
+    CircuitState,
+    Clock,
+    ConfigurationError,
+    Retry,
+    TimeoutExceeded,
+)
+from resilience_core.redis import RedisFleet
 from resilience_whatsapp import (
     AmbiguousOutcomeError,
     GraphClient,
@@ -27,6 +37,7 @@ from resilience_whatsapp import (
     MediaInfo,
     MediaTooLargeError,
     ResilientWhatsAppClient,
+    Sink,
     UploadedMedia,
     WhatsAppService,
     media_limit,
@@ -36,6 +47,7 @@ from resilience_whatsapp.messages import Document, Image
 from resilience_whatsapp.simulator import Fault, Simulator
 from resilience_whatsapp.simulator.clock import ManualClock
 from tests._cost import size
+from tests._redis import RedisServer
 from tests.whatsapp.corpus import Sample, samples
 from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, service_over
 
@@ -328,6 +340,20 @@ def test_an_upload_that_the_server_cuts_is_repeated_and_not_the_files_fault() ->
     asyncio.run(story())
 
 
+def test_a_connection_that_breaks_is_not_taken_for_trouble_with_the_file() -> None:
+    class Broken:
+        async def write(self, chunk: bytes) -> None:
+            raise ConnectionResetError
+
+    async def story() -> None:
+        body = (await MediaFile.of(PNG, "image/png")).body()
+        with pytest.raises(ConnectionResetError):
+            await body.write(Broken())  # type: ignore[arg-type]
+        assert body.trouble is None
+
+    asyncio.run(story())
+
+
 # --- the ids of uploads -----------------------------------------------------------------------------
 
 
@@ -454,6 +480,21 @@ def test_a_download_that_fails_half_way_begins_anew(tmp_path: Path, first: Any) 
     assert (tmp_path / "a.png").read_bytes() == PNG
 
 
+def test_what_an_attempt_left_behind_is_gone_in_the_next(tmp_path: Path) -> None:
+    info = MediaInfo("7", "u", None, hashlib.sha256(PNG).hexdigest(), len(PNG))
+
+    async def story(to: Any) -> None:
+        sink = Sink(to, len(PNG))
+        for content in (b"half of another", PNG):
+            await sink.begin(None)
+            await sink.write(content)
+        assert (await sink.finish(info)).verified
+
+    for to in (None, tmp_path / "a.png", io.BytesIO()):
+        asyncio.run(story(to))
+    assert (tmp_path / "a.png").read_bytes() == PNG
+
+
 def test_the_token_goes_to_the_host_that_the_api_names_and_to_no_other() -> None:
     async def story() -> None:
         async with Sinkhole(statuses={1: 302}) as server, over(server) as service:
@@ -462,7 +503,7 @@ def test_the_token_goes_to_the_host_that_the_api_names_and_to_no_other() -> None
             assert server.tokens == ["Bearer t"]
 
     asyncio.run(story())
-    for url in ("file:///etc/passwd", "http://user@host/a", "http://", "ftp://a/b", "x"):
+    for url in ("FILE:///etc/passwd", "http://user@host/a", "http://", "ftp://a/b", "x"):
         error, asked = download(info={"url": url})
         assert isinstance(error, AmbiguousOutcomeError)
         assert "file" not in asked
@@ -573,6 +614,36 @@ def test_downloads_that_fail_do_not_open_the_circuit_of_messages(breakers: Any) 
             assert [call.error_type for call in service.client.explain()][-1] == "CircuitOpenError"
 
     asyncio.run(story())
+
+
+def test_a_fleet_shares_the_breaker_of_files_and_leaves_that_of_messages_alone(redis_server: RedisServer) -> None:
+    class Broken(Stub):
+        async def get_media(self, media_id: str) -> MediaInfo:
+            raise GraphTransientError(131000, None, 500, "platform")
+
+    fleets = [RedisFleet(redis_server.url, prefix="media:", timeout=2.0) for _ in range(2)]
+    one, other = (
+        service_over(
+            Broken(OK), Clock(), max_attempts=1, breaker=partial(CircuitBreaker, "m", failure_threshold=2, fleet=fleet)
+        )
+        for fleet in fleets
+    )
+
+    async def story() -> None:
+        for service, fleet in zip((one, other), fleets, strict=True):
+            with pytest.raises(GraphTransientError):
+                await service.get_media("7")
+            assert await asyncio.to_thread(fleet.flush, 10)
+        media = other.client.breaker_for("media")
+        assert media is not None
+        while media.state is not CircuitState.OPEN:
+            await asyncio.sleep(0.001)  # the news comes from another thread, over a real connection
+        assert other.client.circuit_breaker.state is CircuitState.CLOSED
+        assert (await other.send_text("u", RECIPIENT, "hi")).wamid
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+    for fleet in fleets:
+        fleet.close()
 
 
 def test_with_breakers_by_kind_a_listing_does_not_open_the_circuit_of_messages() -> None:

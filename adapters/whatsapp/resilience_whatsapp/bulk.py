@@ -8,7 +8,7 @@
     the open circuit                                       `when_down="stop"`: no more rows are begun, those under way
                                                             end, and the error is raised. "wait": as for a limit
     a refused token, policy or sender; a limit for hours;   no wait cures it: as "stop"
-    a service that is closed
+    a service that is closed, a deadline that has passed
 
 A row is sent again only if it surely was not sent: a record that says `unknown` is a result. So no row is lost, and
 none is sent twice, whatever the delivery; within one send its delivery decides, as always.
@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 from anyio import CancelScope
 from attrs import evolve, field, frozen
 
-from resilience_core import CallRejected, CircuitOpenError, Clock, ConfigurationError
+from resilience_core import CallRejected, CircuitOpenError, Clock, ConfigurationError, DeadlineExceeded
 from resilience_whatsapp._delivery import name_of_error
 from resilience_whatsapp._error_table import ErrorClass, RetryAdvice
 from resilience_whatsapp.errors import GraphError, GraphThrottledError, ServiceClosedError
@@ -392,10 +392,10 @@ def _held_up(error: BaseException) -> Literal["limit", "down", "stop"] | None:
     """Whether the rows after this one would meet the same."""
     if isinstance(error, CircuitOpenError):
         return "down"
+    if isinstance(error, (ServiceClosedError, DeadlineExceeded)):
+        return "stop"
     if isinstance(error, CallRejected):
         return "limit"
-    if isinstance(error, ServiceClosedError):
-        return "stop"
     if isinstance(error, GraphThrottledError):
         if error.scope in _ONE_ROW:
             return None

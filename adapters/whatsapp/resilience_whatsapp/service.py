@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -163,10 +162,11 @@ class WhatsAppService:
         """
         check_opaque_data(opaque_data)
         request = MessageRequest(recipient, message, reply_to=reply_to)
+        payload = request.payload()
         if self._validates and isinstance(message, TemplateMessage):
-            self._check_fit(message)
+            self._check_fit(message, payload)
         record = self._new_record(user, request, delivery)
-        payload = {**request.payload(), "biz_opaque_callback_data": join_opaque_data(record.id, opaque_data)}
+        payload = {**payload, "biz_opaque_callback_data": join_opaque_data(record.id, opaque_data)}
         try:
             return await self._calls.run(self._send, record, payload)
         except ServiceClosedError as error:
@@ -544,7 +544,7 @@ class WhatsAppService:
     def _new_record(self, user: Any, request: MessageRequest, delivery: Delivery | None) -> MessageRecord:
         template = request.message if isinstance(request.message, TemplateMessage) else None
         return MessageRecord(
-            id=uuid.uuid4().hex,
+            id=os.urandom(16).hex(),
             user_id=str(getattr(user, "id", user)),
             recipient=request.recipient.key,
             kind=request.message.kind,
@@ -580,13 +580,13 @@ class WhatsAppService:
             raise
         return _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
 
-    def _check_fit(self, message: TemplateMessage) -> None:
+    def _check_fit(self, message: TemplateMessage, payload: Mapping[str, Any]) -> None:
         entry = self._cache.entry()
         if entry is None or entry.freshness == "expired":
             return
         template = entry.value.by_key.get((message.name, message.language))
         if template is not None:
-            check_fit(message.content().get("components", ()), template.components)
+            check_fit(payload[message.kind].get("components", ()), template.components)
 
     def _learn(self, key: TemplateKey, error: GraphTemplateError, era: object) -> None:
         """What the API's answer to one send says of the template, for the sends after it."""

@@ -18,6 +18,7 @@ from resilience_whatsapp import (
     GraphThrottledError,
     MessageStatus,
     ResilientWhatsAppClient,
+    ServiceClosedError,
     Template,
     TemplatePage,
     WhatsAppService,
@@ -204,6 +205,61 @@ def test_a_service_that_comes_while_it_runs_is_served() -> None:
             breaker.reset()
             row = await until_state(other, record.id, "accepted")
             assert row.lane == "200"
+
+    run(story)
+
+
+def test_a_service_that_is_closed_leaves_what_is_queued_to_the_next_one() -> None:
+    async def story() -> None:
+        breaker, stub, store = CircuitBreaker("whatsapp_api"), Slow(OK), MemoryStore()
+        service = made(stub, breaker=breaker, store=store, when_down="queue")
+        async with service.outbox.running():
+            breaker.force_open(reason="test")
+            first = await send(service)
+            breaker.reset()
+            await stub.begun.wait()
+            breaker.force_open(reason="test")
+            later = await send(service, "later")
+            asyncio.get_running_loop().call_later(0.02, stub.go.set)
+            await service.aclose()
+            assert (await store.get(first.id)).state == "accepted"
+            breaker.reset()
+            await service.outbox.detach(service._sender)
+            with pytest.raises(ServiceClosedError):
+                await send(service)
+            await asyncio.sleep(0.03)
+            assert (await store.get(later.id)).state == "queued"
+            heir = WhatsAppService(ResilientWhatsAppClient(Stub(OK)), outbox=service.outbox)
+            await until_state(heir, later.id, "accepted")
+
+    run(story)
+
+
+def test_a_service_that_is_closed_cuts_short_what_takes_too_long_and_puts_back_what_was_just_taken() -> None:
+    async def story() -> None:
+        taking, go = asyncio.Event(), asyncio.Event()
+
+        class Waiting(MemoryStore):
+            async def take(self, *arguments: Any) -> list[OutboxRow]:
+                found = await super().take(*arguments)
+                if found and found[0].payload["text"]["body"] == "second":
+                    taking.set()
+                    await go.wait()
+                return found
+
+        breaker, stub, store = CircuitBreaker("whatsapp_api"), Slow(OK), Waiting()
+        service = made(stub, breaker=breaker, store=store, when_down="queue", rate=4.0, first_rate=4.0)
+        breaker.force_open(reason="test")
+        first, second = await send(service, "first", priority=9), await send(service, "second")
+        breaker.reset()
+        async with service.outbox.running():
+            await taking.wait()
+            closing = asyncio.create_task(service.aclose(0.01))
+            await asyncio.sleep(0.05)
+            go.set()
+            await closing
+            await until_state(service, second.id, "queued")
+            assert (await store.get(first.id)).state == "unknown"
 
     run(story)
 

@@ -120,6 +120,7 @@ class _Lane:
     sender: Sender
     pace: Pace
     paused_until: float = 0.0
+    detached: bool = False
     sends: set[asyncio.Task[None]] = field(factory=set)
 
 
@@ -194,6 +195,21 @@ class Drainer:
             self._wakes.clear()
             self._loop = None
 
+    async def detach(self, sender: Sender, patience: float) -> None:
+        """One number less; what is under way for it has `patience` seconds."""
+        lane = self._lanes.get(sender.lane)
+        if lane is None or lane.sender is not sender:
+            return
+        del self._lanes[sender.lane]
+        lane.detached = True
+        self.wake()
+        sends = [*lane.sends]
+        if sends:
+            await asyncio.wait(sends, timeout=patience)
+        for send in sends:
+            send.cancel()
+        await asyncio.gather(*sends, return_exceptions=True)
+
     def wake(self) -> None:
         """Something may be due; from any thread."""
         loop = self._loop
@@ -209,7 +225,7 @@ class Drainer:
 
     async def _drain(self, lane: _Lane) -> None:
         wake = self._wakes[lane.sender.lane]
-        while not self._stopping:
+        while not self._stopping and not lane.detached:
             wake.clear()
             wait = await self._guarded(self._round(lane), self._poll)
             try:
@@ -243,6 +259,10 @@ class Drainer:
             return self._poll if free <= 0 else lane.pace.wait(now)
         wall = self._clock.wall()
         rows = await self._store.take(sender.lane, wall, self._rules.lease, granted)
+        if lane.detached:  # meanwhile: its client is closed, or will be
+            for row in rows:
+                self._store.post(row, self._put_back(row))
+            return self._poll
         for row in rows:
             send = asyncio.get_running_loop().create_task(self._send(lane, row), name="whatsapp-outbox-send")
             lane.sends.add(send)
@@ -302,6 +322,10 @@ class Drainer:
             else machine.held(row, now + found.seconds, found.reason, now)
         )
         return lambda known: judged if known.fence == fence else known
+
+    def _put_back(self, row: OutboxRow) -> Callable[[OutboxRow], OutboxRow]:
+        now, fence = self._clock.wall(), row.fence
+        return lambda known: machine.held(known, now, "put back", now) if known.fence == fence else known
 
     def _ask_template(self, sender: Sender) -> Recheck:
         async def ask(row: OutboxRow) -> Hold | None:

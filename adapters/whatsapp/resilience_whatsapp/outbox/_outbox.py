@@ -124,6 +124,10 @@ class Outbox:
         """
         self._drainer.attach(sender)
 
+    async def detach(self, sender: Sender, patience: float = 10.0) -> None:
+        """Send nothing more through `sender`; sends of queued messages under way have `patience` seconds to end."""
+        await self._drainer.detach(sender, patience)
+
     @asynccontextmanager
     async def running(self, *, drain_timeout: float = 10.0) -> AsyncGenerator[Outbox]:
         """Send what is queued, give up dead senders, forget old rows, for as long as this lasts.

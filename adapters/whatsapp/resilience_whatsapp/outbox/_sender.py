@@ -35,7 +35,7 @@ class ServiceSender:
         self, record: MessageRecord, payload: Mapping[str, Any], sending: Sending, *, retries: bool
     ) -> MessageRecord:
         """As `Sender.attempt`."""
-        return await self._service._attempt(record, payload, sending, retries=retries)
+        return await self._service._send(record, payload, sending, retries=retries)
 
     def closed_for(self) -> float:
         """As `Sender.closed_for`."""

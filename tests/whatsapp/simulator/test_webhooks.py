@@ -92,7 +92,7 @@ def test_a_user_with_a_business_scoped_id_is_named_by_it() -> None:
 
 def test_audio_is_played_and_who_never_reads_is_never_read() -> None:
     async def story(api: Api, hook: Receiver) -> None:
-        await api.send(type="audio", audio={"id": "1"})
+        await api.send(type="audio", audio={"link": "https://example.org/a.ogg"})
         api.simulator.stories.statuses = Statuses(delivers=0.0)
         await api.send()
         assert [entry.end for entry in api.simulator.book.entries] == ["played", "sent"]

@@ -1,6 +1,7 @@
 """An embedded simulator of Meta's Graph API for WhatsApp, for demos and tests. It imports nothing of the client."""
 
 from resilience_whatsapp.simulator.book import Book, Entry
+from resilience_whatsapp.simulator.changes import ChangeError, Changes
 from resilience_whatsapp.simulator.clock import ManualClock, SimClock
 from resilience_whatsapp.simulator.faults import Fault, FaultError
 from resilience_whatsapp.simulator.limits import Limits, LimitsError
@@ -18,6 +19,8 @@ __all__ = [
     "Block",
     "Book",
     "Broken",
+    "ChangeError",
+    "Changes",
     "Compared",
     "Entry",
     "Fault",

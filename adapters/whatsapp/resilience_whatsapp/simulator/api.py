@@ -9,24 +9,28 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from aiohttp import web
 
-from resilience_whatsapp.simulator import resources, wire
+from resilience_whatsapp.simulator import resources, versions, wire
 from resilience_whatsapp.simulator.book import Book, BusinessKey, content_key
+from resilience_whatsapp.simulator.changes import Changes
 from resilience_whatsapp.simulator.clock import SimClock
 from resilience_whatsapp.simulator.envelopes import EXPIRED_TOKEN, NO_TOKEN, Refusal, unknown_object
 from resilience_whatsapp.simulator.faults import Script
 from resilience_whatsapp.simulator.inbox import Inbox
 from resilience_whatsapp.simulator.limiter import Limiter
 from resilience_whatsapp.simulator.limits import Limits
+from resilience_whatsapp.simulator.media import MediaStore
 from resilience_whatsapp.simulator.receivers import Receiver
 from resilience_whatsapp.simulator.report import Report, report_of
-from resilience_whatsapp.simulator.routing import Call, Route
+from resilience_whatsapp.simulator.routing import Call, Outcome, Route
 from resilience_whatsapp.simulator.serving import Server
+from resilience_whatsapp.simulator.standing import LOCKED, news_of_ban, news_of_block, revoked
 from resilience_whatsapp.simulator.stories import Statuses, Stories
+from resilience_whatsapp.simulator.template_life import TemplateLife
 from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, SimTemplate
 from resilience_whatsapp.simulator.webhooks import APP_SECRET, Webhooks
 from resilience_whatsapp.simulator.world import Account, Block, Number, Token, World
@@ -115,6 +119,9 @@ class GraphApi:
         )
         self.inbox = Inbox(self.clock, self.book, self.limiter, self.webhooks)
         self._first_receivers = [each if isinstance(each, Receiver) else Receiver(each) for each in webhooks]
+        self.media = MediaStore()
+        self.template_life = TemplateLife(self.clock, self.webhooks.tell)
+        self.change = Changes(self)
         self._died = asyncio.Event()  # set when the server dies: who waits then is not carried out any more
         self._routes: dict[tuple[str, str], list[Route]] = {}
         for route in resources.routes(self):
@@ -175,6 +182,14 @@ class GraphApi:
     def limits(self, limits: Limits) -> None:
         self.limiter.change(limits)
 
+    @property
+    def messaging_tier(self) -> str:
+        """The messaging limit, as the API tells it: `TIER_250`, `TIER_2K`, ..., `TIER_UNLIMITED`."""
+        users = self.limits.messaging
+        if users is None:
+            return "TIER_UNLIMITED"
+        return f"TIER_{users // 1000}K" if users >= 1000 else f"TIER_{users}"
+
     # --- what happens to them --------------------------------------------------------------------------------------
 
     def number_of(self, phone_number_id: str | None = None) -> Number:
@@ -199,6 +214,33 @@ class GraphApi:
         said = {"body": text} if content is None else content
         return self.inbox.receive(self.number_of(phone_number_id), sender, kind, said, name)
 
+    def add_media(
+        self, content: bytes, mime_type: str, *, phone_number_id: str | None = None, media_id: str | None = None
+    ) -> str:
+        """Keep a file as if an inbound message had brought it to a number, the default one unless said otherwise.
+
+        Gives its id. It lives 7 days of the API's time.
+        """
+        number = self.number_of(phone_number_id)
+        return self.media.receive(number, content, mime_type, self.clock.now(), media_id=media_id).id
+
+    def inbound_media(
+        self,
+        sender: str,
+        content: bytes,
+        mime_type: str,
+        *,
+        phone_number_id: str | None = None,
+        caption: str | None = None,
+        name: str = "A user",
+    ) -> str:
+        """A user sends a file: an inbound message of its kind, with the id of the file; gives the wamid."""
+        media = self.media.receive(self.number_of(phone_number_id), content, mime_type, self.clock.now())
+        kind = media.kind or "document"
+        return self.inbound(
+            sender, phone_number_id=phone_number_id, kind=kind, content=media.as_webhook(caption), name=name
+        )
+
     def block(
         self,
         code: int,
@@ -209,14 +251,20 @@ class GraphApi:
     ) -> None:
         """Refuse all sends of a number, or of an account, with `code`: 131048, 133010; 131031, 368, ...
 
-        It ends after `seconds`, or with `unblock`.
+        It ends after `seconds`, or with `unblock`. That of an account is told by webhook (`account_update`).
         """
         until = None if seconds is None else self.clock.now() + seconds
-        self._owner(phone_number_id, waba_id).block = Block(code, until)
+        owner = self._owner(phone_number_id, waba_id)
+        owner.block = Block(code, until)
+        if isinstance(owner, Account):
+            self.webhooks.tell(owner, "account_update", news_of_block(code, until))
 
     def unblock(self, *, phone_number_id: str | None = None, waba_id: str | None = None) -> None:
         """Sends of the number, or of the account, are taken again."""
-        self._owner(phone_number_id, waba_id).block = None
+        owner = self._owner(phone_number_id, waba_id)
+        lifted, owner.block = owner.block, None
+        if isinstance(owner, Account) and lifted is not None and lifted.code == LOCKED:
+            self.webhooks.tell(owner, "account_update", news_of_ban("REINSTATE"))
 
     def _owner(self, phone_number_id: str | None, waba_id: str | None) -> Number | Account:
         return self.number_of(phone_number_id) if waba_id is None else self.world.accounts[waba_id]
@@ -254,7 +302,7 @@ class GraphApi:
         if path is None or candidates is None:
             self.book.arrive("unknown")
             return Refusal(2500, message=f"Unknown path components: {request.path}").response()
-        object_id = path[3]
+        version, object_id = (int(path[1]), int(path[2])), path[3]
         route, found = candidates[0], None
         for candidate in candidates:
             found = candidate.find(object_id)
@@ -266,17 +314,20 @@ class GraphApi:
         if fault is not None and fault.kind == "reset_before_read":
             return wire.reset(request)
         body = await route.read(request) if request.method == "POST" else None
-        token = self._token_of(request)
+        token = versions.refusal_of(version) or self.token_of(request)
         if isinstance(token, Refusal):
             return token.response()
         if found is None or not token.reaches(found.account):
             return unknown_object(request.method, object_id).response()
+        denied = token.rights.refusal_of(route.permission)
+        if denied is not None:
+            return denied.response()
         account, now = found.account, self.clock.now()
         if route.limit != "none":
             refused = self.limiter.call(token, account, now, management=route.limit == "management")
             if refused is not None:
                 return refused.response(self.limiter.headers(token, account, now))
-        call = Call(request, (int(path[1]), int(path[2])), object_id, token, body, number)
+        call = Call(request, version, object_id, token, body, number)
         life = Server(self.clock, self._died)
         response = await life.serve(request, fault, lambda: route.answer(call, found), account.id)
         if not response.prepared:
@@ -285,11 +336,20 @@ class GraphApi:
                 response.headers.setdefault(name, text)  # what a fault says comes first
         return response
 
-    def _token_of(self, request: web.Request) -> Token | Refusal:
+    async def serve_other(self, request: web.Request, name: str, answer: Callable[[], Outcome]) -> web.StreamResponse:
+        """Count and answer a request that is not of the Graph API, as the next fault on `name` wants it."""
+        self.book.arrive(name)
+        fault = self.faults.next(name)
+        if fault is not None and fault.kind == "reset_before_read":
+            return wire.reset(request)
+        return await Server(self.clock, self._died).serve(request, fault, answer, self.waba_id)
+
+    def token_of(self, request: web.Request) -> Token | Refusal:
+        """The token that a request shows, if it is valid."""
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
         token = self.world.tokens.get(value) if scheme == "Bearer" else None
         if token is None:
             return NO_TOKEN
         if token.expires_at is not None and self.clock.now() >= token.expires_at:
             return EXPIRED_TOKEN
-        return token
+        return token if token.rights.revoked is None else revoked(token.rights.revoked)

@@ -86,7 +86,19 @@ WEBHOOKS = (
     "webhook_lost",
 )
 KINDS = (*ANSWERS, *OUTCOMES, *WEBHOOKS, "dead")
-ROUTES = ("messages", "message_templates", "phone_number", "*")
+ROUTES = (
+    "messages",
+    "marketing_messages",
+    "message_templates",
+    "template",
+    "phone_number",
+    "phone_numbers",
+    "register",
+    "account",
+    "media",
+    "media_download",
+    "*",
+)
 MAX_SECONDS = 30 * 86_400
 MAX_SIZE = 1 << 30
 Stage = Literal["answer", "outcome", "webhook"]

@@ -11,6 +11,7 @@ To add a resource, write a module in `resources/` with a function `routes(api: G
 * `answer`: the handler, which is not a coroutine: what it does, it does at once, whatever becomes of the answer.
   It gives what is sent as JSON, or a `Refusal`, a `web.Response`, or `Taken` for a message that was booked.
 * `read`: how the body is read before that (JSON by default); a multipart body needs a reader of its own.
+* `permission`: what the token must have.
 * `limit`: what the call counts against: `management`, `app` alone, or `none` (sends have limits of their own).
 
 A handler tells news by webhook with `api.webhooks.tell(account, field, value)`, reads the time from `api.clock`, and
@@ -30,6 +31,7 @@ from attrs import define, frozen
 
 from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.envelopes import Refusal
+from resilience_whatsapp.simulator.standing import MANAGEMENT
 from resilience_whatsapp.simulator.world import InAccount, Token
 
 if TYPE_CHECKING:
@@ -76,9 +78,17 @@ class Route:
     """Given the call and the object that was found."""
     read: Callable[[web.Request], Awaitable[Any]] = wire.json_of
     limit: Literal["management", "app", "none"] = "management"
+    permission: str = MANAGEMENT
 
 
-def fields_of(call: Call, node: dict[str, Any]) -> dict[str, Any]:
-    """What the query's `fields` asks for of `node`, and its id; all of it when it asks for nothing."""
-    asked = {name.strip() for name in call.request.query.get("fields", "").split(",") if name.strip()}
-    return {key: node[key] for key in node if not asked or key in asked or key == "id"}
+def asked_of(call: Call) -> frozenset[str]:
+    """The names in the query's `fields`."""
+    return frozenset(name.strip() for name in call.request.query.get("fields", "").split(",") if name.strip())
+
+
+def fields_of(call: Call, node: dict[str, Any], more: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the query's `fields` asks for of `node` and `more`, and the id; all of `node` when it asks for nothing."""
+    asked = asked_of(call)
+    if not asked:
+        return node
+    return {key: value for key, value in {**node, **(more or {})}.items() if key in asked or key == "id"}

@@ -70,6 +70,16 @@ class Simulator(GraphApi):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
+    @property
+    def client_options(self) -> dict[str, str]:
+        """The default token, number and account, and the address: `GraphClient(**simulator.client_options)`."""
+        return {
+            "token": self.token,
+            "phone_number_id": self.phone_number_id,
+            "waba_id": self.waba_id,
+            "base_url": self.base_url,
+        }
+
     def script(self, *faults: Fault) -> None:
         """Append faults; each is met by the next matching requests, in order. A fault `dead` is for the server."""
         self.faults.add(fault for fault in faults if fault.kind != "dead")

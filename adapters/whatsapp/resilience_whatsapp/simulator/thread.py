@@ -37,6 +37,11 @@ class SimulatorThread:
         return self.simulator.base_url
 
     @property
+    def client_options(self) -> dict[str, str]:
+        """What a client must know; see `Simulator.client_options`."""
+        return self.simulator.client_options
+
+    @property
     def book(self) -> Book:
         """What it accepted."""
         return self.simulator.book

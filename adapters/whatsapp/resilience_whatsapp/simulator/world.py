@@ -8,10 +8,12 @@ All attributes may be changed while the simulator runs. `World` finds each objec
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import define, field
 
+from resilience_whatsapp.simulator.envelopes import Refusal
+from resilience_whatsapp.simulator.standing import AccountStanding, NumberStanding, Rights
 from resilience_whatsapp.simulator.templates import SimTemplate
 
 APP_ID = "634974688087057"
@@ -44,6 +46,7 @@ class Account:
     templates: list[SimTemplate] = field(factory=list)
     numbers: list[Number] = field(factory=list, repr=False)
     block: Block | None = None
+    standing: AccountStanding = field(factory=AccountStanding)
 
     @property
     def account(self) -> Account:
@@ -65,6 +68,12 @@ class Number:
     """Messages in a second, when they are not those of the level: 20 for a number shared with the phone's app."""
     quality: str = "GREEN"
     block: Block | None = None
+    standing: NumberStanding = field(factory=NumberStanding)
+
+    def refusal_of(self, payload: dict[str, Any]) -> Refusal | None:
+        """Why it may not send this message, by its standing or that of its account."""
+        code = self.standing.code()
+        return self.account.standing.refusal_of(payload) if code is None else Refusal(code)
 
     def blocked(self, now: float) -> Block | None:
         """What blocks it at this time: its own block, or that of its account."""
@@ -84,6 +93,7 @@ class Token:
     account_ids: frozenset[str] | None = None
     expires_at: float | None = None
     """The API's time after which it is refused as expired (190, subcode 463)."""
+    rights: Rights = field(factory=Rights)
 
     def reaches(self, account: Account) -> bool:
         """Whether it may see what belongs to `account`."""

@@ -1,4 +1,7 @@
-"""`POST /{phone-number-id}/messages`: a message is checked, booked and answered; or a message is marked as read."""
+"""`POST /{phone-number-id}/messages`: a message is checked, booked and answered; or a message is marked as read.
+
+`marketing_messages` is the same for marketing templates.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,33 @@ from resilience_whatsapp.simulator.book import recipient_type_of
 from resilience_whatsapp.simulator.envelopes import Refusal
 from resilience_whatsapp.simulator.events import Party
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route, Taken
+from resilience_whatsapp.simulator.standing import MESSAGING
+from resilience_whatsapp.simulator.templates import SimTemplate
 from resilience_whatsapp.simulator.validation import Rules, refusal_of
 from resilience_whatsapp.simulator.world import Number
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi
 
+SYNCING = 600.0
+"""Seconds after its approval in which a template cannot be sent as a marketing message."""
+
 
 def routes(api: GraphApi) -> list[Route]:
-    """The sending."""
-    return [Route("POST", "messages", "messages", api.world.numbers.get, _Sending(api).answer, limit="none")]
+    """The sending, of all messages and of marketing messages."""
+    sending, numbers = _Sending(api), api.world.numbers.get
+    return [
+        Route("POST", "messages", "messages", numbers, sending.answer, limit="none", permission=MESSAGING),
+        Route(
+            "POST",
+            "marketing_messages",
+            "marketing_messages",
+            numbers,
+            sending.market,
+            limit="none",
+            permission=MESSAGING,
+        ),
+    ]
 
 
 class _Sending:
@@ -25,22 +45,60 @@ class _Sending:
         self._api = api
 
     def answer(self, call: Call, number: Number) -> Outcome:
-        api, payload = self._api, call.body
-        rules = Rules(number.account.templates, number.digits, api.allowed_recipients, api.missing_template_status)
-        refused = refusal_of(payload, rules)
+        rules = self._rules(call, number)
+        refused = refusal_of(call.body, rules)
         if refused is not None:
             return refused
-        if payload.get("status") == "read":
+        if call.body.get("status") == "read":
             return {"success": True}
+        template = _template(call.body, rules)
+        to_marketing = (
+            template is not None and template.category == "MARKETING" and not number.account.standing.marketing
+        )
+        return Refusal(131063) if to_marketing else self._taken(call, number, template)
+
+    def market(self, call: Call, number: Number) -> Outcome:
+        """The Marketing Messages API: for marketing templates only, 10 minutes after they were approved."""
+        rules = self._rules(call, number)
+        refused = refusal_of(call.body, rules)
+        if refused is not None:
+            return refused
+        template = _template(call.body, rules)
+        if template is None or template.category != "MARKETING":
+            return Refusal(134100)
+        if not number.account.standing.marketing_api:
+            return Refusal(134102)
+        if template.approved_at is not None and self._api.clock.now() < template.approved_at + SYNCING:
+            return Refusal(134101)
+        outcome = self._taken(call, number, template)
+        if isinstance(outcome, Taken):
+            outcome.content["success"] = True
+        return outcome
+
+    def _rules(self, call: Call, number: Number) -> Rules:
+        api = self._api
+        return Rules(
+            number.account.templates,
+            number.digits,
+            api.allowed_recipients,
+            api.missing_template_status,
+            call.version,
+            lambda kind, content: api.media.refusal_of(kind, content, number, api.clock.now()),
+        )
+
+    def _taken(self, call: Call, number: Number, template: SimTemplate | None) -> Outcome:
+        api, payload = self._api, call.body
         user = _recipient(payload).key
         now = api.clock.now()
-        refused = self._refused(payload, number, user, now)
+        refused = number.refusal_of(payload) or self._refused(payload, number, user, now)
         if refused is not None:
             return refused
-        category = _category(payload, rules)
+        category = None if template is None else template.category
         entry = api.book.accept(payload, call.number, number.id, now, category)
         if category == "MARKETING" and api.limiter.marketing(user, now):
             entry.failed = 131049
+        if number.account.standing.payment == "fails_later":
+            entry.failed = 131042
         fails = api.faults.next("messages", "outcome", user, number.id)
         if fails is not None:
             entry.failed = fails.code
@@ -78,12 +136,12 @@ def _contact(payload: dict[str, Any], user: str) -> dict[str, str]:
     return {"input": to, "wa_id": user} if to else {"input": user, "user_id": user}
 
 
-def _category(payload: dict[str, Any], rules: Rules) -> str | None:
+def _template(payload: dict[str, Any], rules: Rules) -> SimTemplate | None:
+    """The template of a message that was not refused."""
     if payload.get("type") != "template":
         return None
     content = payload["template"]
-    found = rules.template(content["name"], content["language"]["code"])
-    return None if found is None else found.category
+    return rules.template(content["name"], content["language"]["code"])
 
 
 def _flow(payload: dict[str, Any]) -> str | None:

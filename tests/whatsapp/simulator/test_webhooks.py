@@ -372,6 +372,18 @@ def test_what_is_still_to_be_told_is_forgotten_when_the_simulator_stops() -> Non
     play(story)
 
 
+def test_who_unsubscribes_is_told_nothing_more() -> None:
+    async def story(api: Api, hook: Receiver) -> None:
+        api.simulator.script(Fault("webhook_duplicate", times=None))
+        await api.send()
+        api.simulator.webhooks.unsubscribe(hook.url)
+        await clock_of(api).advance(10.0)
+        delivered = api.simulator.report().webhooks
+        assert (hook.bodies, delivered.told, delivered.pending) == ([], 0, 0)
+
+    play(story)
+
+
 def test_what_is_under_way_when_it_stops_is_dropped() -> None:
     async def story(api: Api, hook: Receiver) -> None:
         hook.stuck = asyncio.Event()

@@ -1,0 +1,248 @@
+"""Where a receiver keeps what it has taken until it is done, and afterwards the key, so that it is not done again.
+
+An inbox is a queue and the memory of duplicates in one, because both must agree: what is taken twice is done once, and
+what is taken is done, whatever happens to the process.
+
+    take -> waiting -> claim -> handled -> done (only the key is kept)
+               ^                   |
+               +---- put off ------+-----> set aside (kept, told, not tried again by itself)
+
+A claim is a lease: whoever dies with it loses it when it ends, and somebody else claims. Never: an item that is
+neither waiting, claimed, done nor set aside; an item done that is given out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from attrs import define, field, frozen
+
+__all__ = ["Claimed", "Inbox", "InboxCounts", "InboxFull", "MemoryInbox", "SetAside", "Taken", "merged"]
+
+MAX_LOST = 3
+"""Claims that ended in nothing, not even a failure: after so many, the item is what kills the process."""
+Interval = tuple[float, float]
+
+
+class InboxFull(Exception):
+    """So much is waiting that nothing more is taken."""
+
+
+@frozen
+class Claimed:
+    """One item that is to be handled now."""
+
+    id: int
+    text: str = field(repr=False)
+    failures: int
+    passed: frozenset[str]
+    """The listeners that have it behind them."""
+    until: float
+    """When the lease ends, seconds since the epoch."""
+
+
+@frozen
+class SetAside:
+    """One item that no listener could handle."""
+
+    id: int
+    taken: float
+    """Seconds since the epoch."""
+    text: str = field(repr=False)
+    passed: frozenset[str]
+
+
+@frozen
+class Taken:
+    """What became of a body."""
+
+    new: int
+    waiting: int
+    """With what waited before."""
+
+
+@frozen
+class InboxCounts:
+    """How much an inbox holds."""
+
+    waiting: int
+    set_aside: int
+
+
+class Inbox(Protocol):
+    """What a receiver needs. All times are seconds since the epoch, and given: an inbox has no clock."""
+
+    async def take(self, items: Sequence[tuple[bytes, str]], now: float, limit: int) -> Taken:
+        """Keep those whose key is new, durably, all or none.
+
+        Raises:
+            InboxFull: more than `limit` would wait.
+        """
+        ...
+
+    async def claim(self, most: int, now: float, until: float) -> tuple[list[Claimed], int, float | None]:
+        """At most `most` items that are due; those that were lost `MAX_LOST` times, set aside now, as a number; and
+        when the next one is due. What was claimed before and neither done nor put off comes one at a time: one of
+        them may be what killed the process, and the others must not share its fate."""
+        ...
+
+    async def done(self, item: int) -> None:
+        """Keep nothing of it but the key."""
+        ...
+
+    async def put_off(self, item: int, passed: frozenset[str], due: float | None) -> None:
+        """Wait until `due`; None sets it aside."""
+        ...
+
+    async def give_back(self, items: Sequence[int], now: float) -> None:
+        """Undo the claims."""
+        ...
+
+    async def set_aside(self, most: int) -> list[SetAside]:
+        """The oldest items that were set aside."""
+        ...
+
+    async def again(self, items: Sequence[int], now: float) -> int:
+        """Let items that were set aside wait again, from the first listener that has not had them; how many."""
+        ...
+
+    async def counts(self) -> InboxCounts:
+        """How much it holds."""
+        ...
+
+    async def beat(self, receiver: str, started: float, now: float, heard: float | None) -> None:
+        """The receiver of this name has been up from `started` to `now`, and heard from the platform at `heard`."""
+        ...
+
+    async def intervals(self) -> tuple[list[Interval], float | None]:
+        """When any receiver was up, and when one last heard from the platform."""
+        ...
+
+    async def forget(self, before: float, most: int) -> int:
+        """Drop at most `most` of what was taken before that time and does not wait; how many."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what it holds open."""
+        ...
+
+
+def merged(intervals: Sequence[Interval]) -> list[Interval]:
+    """The same times, in order and without overlap."""
+    found: list[Interval] = []
+    for start, end in sorted(intervals):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
+@define
+class _Row:
+    id: int
+    text: str
+    taken: float
+    due: float
+    state: str = "waiting"
+    claims: int = 0
+    failures: int = 0
+    passed: frozenset[str] = frozenset()
+
+
+class MemoryInbox:
+    """An inbox for tests: it is as good as the process. What it holds is lost when the process ends."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, _Row] = {}
+        self._ids: dict[int, _Row] = {}
+        self._up: dict[str, Interval] = {}
+        self._heard: float | None = None
+        self._last = 0
+
+    async def take(self, items: Sequence[tuple[bytes, str]], now: float, limit: int) -> Taken:
+        """As `Inbox` says."""
+        fresh = {key: text for key, text in items if key not in self._rows}
+        waiting = len(self._in("waiting")) + len(fresh)
+        if fresh and waiting > limit:
+            raise InboxFull
+        for key, text in fresh.items():
+            self._last += 1
+            self._rows[key] = self._ids[self._last] = _Row(self._last, text, now, now)
+        return Taken(len(fresh), waiting)
+
+    async def claim(self, most: int, now: float, until: float) -> tuple[list[Claimed], int, float | None]:
+        """As `Inbox` says."""
+        due = sorted((row for row in self._in("waiting") if row.due <= now), key=lambda row: (row.due, row.id))
+        lost = [row for row in due if row.claims - row.failures >= MAX_LOST]
+        for row in lost:
+            row.state = "aside"
+        fresh = [row for row in due if row.claims == 0]
+        tried = [row for row in due if row.claims and row not in lost]
+        found = (tried[:1] + fresh)[:most]
+        for row in found:
+            row.claims += 1
+            row.due = until
+        claimed = [Claimed(row.id, row.text, row.failures, row.passed, until) for row in found]
+        return claimed, len(lost), min((row.due for row in self._in("waiting")), default=None)
+
+    async def done(self, item: int) -> None:
+        """As `Inbox` says."""
+        row = self._ids[item]
+        row.state, row.text = "done", ""
+
+    async def put_off(self, item: int, passed: frozenset[str], due: float | None) -> None:
+        """As `Inbox` says."""
+        row = self._ids[item]
+        row.failures += 1
+        row.passed = passed
+        if due is None:
+            row.state = "aside"
+        else:
+            row.due = due
+
+    async def give_back(self, items: Sequence[int], now: float) -> None:
+        """As `Inbox` says."""
+        for item in items:
+            row = self._ids[item]
+            row.claims -= 1
+            row.due = now
+
+    async def set_aside(self, most: int) -> list[SetAside]:
+        """As `Inbox` says."""
+        return [SetAside(row.id, row.taken, row.text, row.passed) for row in self._in("aside")[:most]]
+
+    async def again(self, items: Sequence[int], now: float) -> int:
+        """As `Inbox` says."""
+        found = [row for row in self._in("aside") if row.id in items]
+        for row in found:
+            row.state, row.due, row.claims, row.failures = "waiting", now, 0, 0
+        return len(found)
+
+    async def counts(self) -> InboxCounts:
+        """As `Inbox` says."""
+        return InboxCounts(len(self._in("waiting")), len(self._in("aside")))
+
+    async def beat(self, receiver: str, started: float, now: float, heard: float | None) -> None:
+        """As `Inbox` says."""
+        self._up[receiver] = (started, now)
+        self._heard = max((each for each in (self._heard, heard) if each is not None), default=None)
+
+    async def intervals(self) -> tuple[list[Interval], float | None]:
+        """As `Inbox` says."""
+        return merged(list(self._up.values())), self._heard
+
+    async def forget(self, before: float, most: int) -> int:
+        """As `Inbox` says."""
+        old = [key for key, row in self._rows.items() if row.state != "waiting" and row.taken < before][:most]
+        for key in old:
+            del self._ids[self._rows.pop(key).id]
+        self._up = {name: interval for name, interval in self._up.items() if interval[1] >= before}
+        return len(old)
+
+    async def close(self) -> None:
+        """As `Inbox` says."""
+
+    def _in(self, state: str) -> list[_Row]:
+        return [row for row in self._ids.values() if row.state == state]

@@ -1,0 +1,169 @@
+"""The inbox in an SQLite file: what was answered with 200 outlives the process and a power cut.
+
+One thread writes (`_sqlite.Database`), so that a slow disk never stops the loop, and bodies that arrive while it is
+busy share one wait for the disk. Several processes may use one file.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+
+from resilience_whatsapp._sqlite import Database
+from resilience_whatsapp.webhooks._inbox import (
+    MAX_LOST,
+    Claimed,
+    InboxCounts,
+    InboxFull,
+    Interval,
+    SetAside,
+    Taken,
+    merged,
+)
+
+__all__ = ["SqliteInbox"]
+
+# `due` of a claimed row is the end of its lease, so that one index serves both. States: 0 waiting, 1 done, 2 aside.
+SCHEMA = (
+    """
+    CREATE TABLE webhook_items (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL UNIQUE, state INTEGER NOT NULL DEFAULT 0,
+        taken REAL NOT NULL, due REAL NOT NULL, claims INTEGER NOT NULL DEFAULT 0,
+        failures INTEGER NOT NULL DEFAULT 0, passed TEXT NOT NULL DEFAULT '', content TEXT
+    ) STRICT;
+    CREATE INDEX webhook_items_waiting ON webhook_items (due, id) WHERE state = 0;
+    CREATE INDEX webhook_items_aside ON webhook_items (id) WHERE state = 2;
+    CREATE INDEX webhook_items_taken ON webhook_items (taken) WHERE state <> 0;
+    CREATE TABLE webhook_receivers (
+        name TEXT PRIMARY KEY, started REAL NOT NULL, last REAL NOT NULL, heard REAL
+    ) STRICT
+    """,
+)
+_WAITING = "SELECT count(*) FROM webhook_items WHERE state = 0"
+_ASIDE = "SELECT count(*) FROM webhook_items WHERE state = 2"
+
+
+class SqliteInbox:
+    """An inbox in a file; see `Inbox` for its methods.
+
+    Args:
+        path: the file; may be that of the outbox or the history.
+
+    Raises:
+        ConfigurationError: the path cannot be opened, or is no database.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._database = Database(path, "webhooks", SCHEMA, synchronous="full")
+
+    async def take(self, items: Sequence[tuple[bytes, str]], now: float, limit: int) -> Taken:
+        """As `Inbox` says."""
+
+        def work(db: sqlite3.Connection) -> Taken:
+            before = db.total_changes
+            db.executemany(
+                "INSERT INTO webhook_items (key, taken, due, content) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [(key, now, now, text) for key, text in items],
+            )
+            new = db.total_changes - before
+            waiting = db.execute(_WAITING).fetchone()[0]
+            if new and waiting > limit:
+                raise InboxFull
+            return Taken(new, waiting)
+
+        return await self._database.run(work)
+
+    async def claim(self, most: int, now: float, until: float) -> tuple[list[Claimed], int, float | None]:
+        """As `Inbox` says."""
+
+        def work(db: sqlite3.Connection) -> tuple[list[Claimed], int, float | None]:
+            lost = db.execute(
+                "UPDATE webhook_items SET state = 2 WHERE state = 0 AND due <= ? AND claims - failures >= ?",
+                (now, MAX_LOST),
+            ).rowcount
+            columns = "SELECT id, content, failures, passed FROM webhook_items WHERE state = 0 AND due <= ?"
+            rows = db.execute(f"{columns} AND claims > 0 ORDER BY due, id LIMIT 1", (now,)).fetchall()
+            rows += db.execute(
+                f"{columns} AND claims = 0 ORDER BY due, id LIMIT ?", (now, most - len(rows))
+            ).fetchall()
+            db.executemany(
+                "UPDATE webhook_items SET claims = claims + 1, due = ? WHERE id = ?", [(until, row[0]) for row in rows]
+            )
+            next_due = db.execute("SELECT min(due) FROM webhook_items WHERE state = 0").fetchone()[0]
+            return [Claimed(row[0], row[1], row[2], _names(row[3]), until) for row in rows], lost, next_due
+
+        return await self._database.run(work)
+
+    async def done(self, item: int) -> None:
+        """As `Inbox` says. Not waited for: if the process dies now, it is done again, as if it had died before."""
+        self._database.post(
+            lambda db: db.execute("UPDATE webhook_items SET state = 1, content = NULL WHERE id = ?", (item,))
+        )
+
+    async def put_off(self, item: int, passed: frozenset[str], due: float | None) -> None:
+        """As `Inbox` says."""
+        names = "\n".join(sorted(passed))
+        state, when = (2, 0.0) if due is None else (0, due)
+        statement = "UPDATE webhook_items SET failures = failures + 1, passed = ?, state = ?, due = ? WHERE id = ?"
+        await self._database.run(lambda db: db.execute(statement, (names, state, when, item)))
+
+    async def give_back(self, items: Sequence[int], now: float) -> None:
+        """As `Inbox` says."""
+        statement = "UPDATE webhook_items SET claims = claims - 1, due = ? WHERE id = ? AND state = 0"
+        await self._database.run(lambda db: db.executemany(statement, [(now, item) for item in items]))
+
+    async def set_aside(self, most: int) -> list[SetAside]:
+        """As `Inbox` says."""
+        query = "SELECT id, taken, content, passed FROM webhook_items WHERE state = 2 ORDER BY id LIMIT ?"
+        rows = await self._database.run(lambda db: db.execute(query, (most,)).fetchall())
+        return [SetAside(row[0], row[1], row[2], _names(row[3])) for row in rows]
+
+    async def again(self, items: Sequence[int], now: float) -> int:
+        """As `Inbox` says."""
+        statement = "UPDATE webhook_items SET state = 0, due = ?, claims = 0, failures = 0 WHERE id = ? AND state = 2"
+
+        def work(db: sqlite3.Connection) -> int:
+            return db.executemany(statement, [(now, item) for item in items]).rowcount
+
+        return max(0, await self._database.run(work))
+
+    async def counts(self) -> InboxCounts:
+        """As `Inbox` says."""
+
+        def work(db: sqlite3.Connection) -> InboxCounts:
+            return InboxCounts(db.execute(_WAITING).fetchone()[0], db.execute(_ASIDE).fetchone()[0])
+
+        return await self._database.run(work)
+
+    async def beat(self, receiver: str, started: float, now: float, heard: float | None) -> None:
+        """As `Inbox` says."""
+        statement = "INSERT OR REPLACE INTO webhook_receivers (name, started, last, heard) VALUES (?, ?, ?, ?)"
+        await self._database.run(lambda db: db.execute(statement, (receiver, started, now, heard)))
+
+    async def intervals(self) -> tuple[list[Interval], float | None]:
+        """As `Inbox` says."""
+        query = "SELECT started, last, heard FROM webhook_receivers"
+        rows = await self._database.run(lambda db: db.execute(query).fetchall())
+        heard = max((row[2] for row in rows if row[2] is not None), default=None)
+        return merged([(row[0], row[1]) for row in rows]), heard
+
+    async def forget(self, before: float, most: int) -> int:
+        """As `Inbox` says."""
+
+        def work(db: sqlite3.Connection) -> int:
+            db.execute("DELETE FROM webhook_receivers WHERE last < ?", (before,))
+            old = "SELECT id FROM webhook_items WHERE state <> 0 AND taken < ? ORDER BY taken LIMIT ?"
+            return db.execute(f"DELETE FROM webhook_items WHERE id IN ({old})", (before, most)).rowcount
+
+        return await self._database.run(work)
+
+    async def close(self) -> None:
+        """As `Inbox` says."""
+        import asyncio
+
+        await asyncio.to_thread(self._database.close)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split("\n")) - {""}

@@ -40,6 +40,8 @@ class Claimed:
     """The listeners that have it behind them."""
     until: float
     """When the lease ends, seconds since the epoch."""
+    lost: bool = False
+    """Whether an earlier claim ended in nothing."""
 
 
 @frozen
@@ -81,10 +83,16 @@ class Inbox(Protocol):
         """
         ...
 
-    async def claim(self, most: int, now: float, until: float) -> tuple[list[Claimed], int, float | None]:
-        """At most `most` items that are due; those that were lost `MAX_LOST` times, set aside now, as a number; and
-        when the next one is due. What was claimed before and neither done nor put off comes one at a time: one of
-        them may be what killed the process, and the others must not share its fate."""
+    async def claim(self, most: int, now: float, until: float, lost: bool) -> tuple[list[Claimed], int, float | None]:
+        """At most `most` items that are due, claimed until then.
+
+        Among them is at most one, and none unless `lost`, of which an earlier claim ended in nothing: it may be what
+        killed the process, and others must not share its fate. Those to which that happened `MAX_LOST` times are set
+        aside.
+
+        Returns:
+            The items, how many were set aside, and when the next one is due.
+        """
         ...
 
     async def done(self, item: int) -> None:
@@ -95,8 +103,8 @@ class Inbox(Protocol):
         """Wait until `due`; None sets it aside."""
         ...
 
-    async def give_back(self, items: Sequence[int], now: float) -> None:
-        """Undo the claims."""
+    async def give_back(self, items: Sequence[Claimed], now: float) -> None:
+        """Undo these claims, unless they have ended and somebody else has claimed since."""
         ...
 
     async def set_aside(self, most: int) -> list[SetAside]:
@@ -172,20 +180,19 @@ class MemoryInbox:
             self._rows[key] = self._ids[self._last] = _Row(self._last, text, now, now)
         return Taken(len(fresh), waiting)
 
-    async def claim(self, most: int, now: float, until: float) -> tuple[list[Claimed], int, float | None]:
+    async def claim(self, most: int, now: float, until: float, lost: bool) -> tuple[list[Claimed], int, float | None]:
         """As `Inbox` says."""
         due = sorted((row for row in self._in("waiting") if row.due <= now), key=lambda row: (row.due, row.id))
-        lost = [row for row in due if row.claims - row.failures >= MAX_LOST]
-        for row in lost:
+        hopeless = [row for row in due if row.claims - row.failures >= MAX_LOST]
+        for row in hopeless:
             row.state = "aside"
-        fresh = [row for row in due if row.claims == 0]
-        tried = [row for row in due if row.claims and row not in lost]
-        found = (tried[:1] + fresh)[:most]
+        again = [row for row in due if row.state == "waiting" and row.claims != row.failures][: int(lost)]
+        found = (again + [row for row in due if row.claims == row.failures])[:most]
         for row in found:
             row.claims += 1
             row.due = until
-        claimed = [Claimed(row.id, row.text, row.failures, row.passed, until) for row in found]
-        return claimed, len(lost), min((row.due for row in self._in("waiting")), default=None)
+        claimed = [Claimed(row.id, row.text, row.failures, row.passed, until, row in again) for row in found]
+        return claimed, len(hopeless), min((row.due for row in self._in("waiting")), default=None)
 
     async def done(self, item: int) -> None:
         """As `Inbox` says."""
@@ -202,12 +209,13 @@ class MemoryInbox:
         else:
             row.due = due
 
-    async def give_back(self, items: Sequence[int], now: float) -> None:
+    async def give_back(self, items: Sequence[Claimed], now: float) -> None:
         """As `Inbox` says."""
         for item in items:
-            row = self._ids[item]
-            row.claims -= 1
-            row.due = now
+            row = self._ids[item.id]
+            if row.state == "waiting" and row.due == item.until:
+                row.claims -= 1
+                row.due = now
 
     async def set_aside(self, most: int) -> list[SetAside]:
         """As `Inbox` says."""

@@ -6,6 +6,7 @@ busy share one wait for the disk. Several processes may use one file.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -32,7 +33,8 @@ SCHEMA = (
         taken REAL NOT NULL, due REAL NOT NULL, claims INTEGER NOT NULL DEFAULT 0,
         failures INTEGER NOT NULL DEFAULT 0, passed TEXT NOT NULL DEFAULT '', content TEXT
     ) STRICT;
-    CREATE INDEX webhook_items_waiting ON webhook_items (due, id) WHERE state = 0;
+    CREATE INDEX webhook_items_waiting ON webhook_items (due, id) WHERE state = 0 AND claims = failures;
+    CREATE INDEX webhook_items_lost ON webhook_items (due, id) WHERE state = 0 AND claims <> failures;
     CREATE INDEX webhook_items_aside ON webhook_items (id) WHERE state = 2;
     CREATE INDEX webhook_items_taken ON webhook_items (taken) WHERE state <> 0;
     CREATE TABLE webhook_receivers (
@@ -40,7 +42,9 @@ SCHEMA = (
     ) STRICT
     """,
 )
-_WAITING = "SELECT count(*) FROM webhook_items WHERE state = 0"
+_CLEAN = "FROM webhook_items WHERE state = 0 AND claims = failures"
+_LOST = "FROM webhook_items WHERE state = 0 AND claims <> failures"
+_WAITING = f"SELECT (SELECT count(*) {_CLEAN}) + (SELECT count(*) {_LOST})"
 _ASIDE = "SELECT count(*) FROM webhook_items WHERE state = 2"
 
 
@@ -74,24 +78,31 @@ class SqliteInbox:
 
         return await self._database.run(work)
 
-    async def claim(self, most: int, now: float, until: float) -> tuple[list[Claimed], int, float | None]:
+    async def claim(self, most: int, now: float, until: float, lost: bool) -> tuple[list[Claimed], int, float | None]:
         """As `Inbox` says."""
 
         def work(db: sqlite3.Connection) -> tuple[list[Claimed], int, float | None]:
-            lost = db.execute(
-                "UPDATE webhook_items SET state = 2 WHERE state = 0 AND due <= ? AND claims - failures >= ?",
+            aside = db.execute(
+                "UPDATE webhook_items SET state = 2 "
+                "WHERE state = 0 AND claims <> failures AND due <= ? AND claims - failures >= ?",
                 (now, MAX_LOST),
             ).rowcount
-            columns = "SELECT id, content, failures, passed FROM webhook_items WHERE state = 0 AND due <= ?"
-            rows = db.execute(f"{columns} AND claims > 0 ORDER BY due, id LIMIT 1", (now,)).fetchall()
-            rows += db.execute(
-                f"{columns} AND claims = 0 ORDER BY due, id LIMIT ?", (now, most - len(rows))
-            ).fetchall()
+            columns, order = "SELECT id, content, failures, passed", "AND due <= ? ORDER BY due, id LIMIT ?"
+            rows = db.execute(f"{columns} {_LOST} {order}", (now, 1)).fetchall() if lost else []
+            again = len(rows)
+            rows += db.execute(f"{columns} {_CLEAN} {order}", (now, most - again)).fetchall()
             db.executemany(
                 "UPDATE webhook_items SET claims = claims + 1, due = ? WHERE id = ?", [(until, row[0]) for row in rows]
             )
-            next_due = db.execute("SELECT min(due) FROM webhook_items WHERE state = 0").fetchone()[0]
-            return [Claimed(row[0], row[1], row[2], _names(row[3]), until) for row in rows], lost, next_due
+            first = "SELECT min(due) {}"
+            next_due = min(
+                (due for each in (_CLEAN, _LOST) for (due,) in db.execute(first.format(each)) if due is not None),
+                default=None,
+            )
+            claimed = [
+                Claimed(row[0], row[1], row[2], _names(row[3]), until, at < again) for at, row in enumerate(rows)
+            ]
+            return claimed, aside, next_due
 
         return await self._database.run(work)
 
@@ -108,10 +119,11 @@ class SqliteInbox:
         statement = "UPDATE webhook_items SET failures = failures + 1, passed = ?, state = ?, due = ? WHERE id = ?"
         await self._database.run(lambda db: db.execute(statement, (names, state, when, item)))
 
-    async def give_back(self, items: Sequence[int], now: float) -> None:
+    async def give_back(self, items: Sequence[Claimed], now: float) -> None:
         """As `Inbox` says."""
-        statement = "UPDATE webhook_items SET claims = claims - 1, due = ? WHERE id = ? AND state = 0"
-        await self._database.run(lambda db: db.executemany(statement, [(now, item) for item in items]))
+        statement = "UPDATE webhook_items SET claims = claims - 1, due = ? WHERE id = ? AND state = 0 AND due = ?"
+        rows = [(now, item.id, item.until) for item in items]
+        await self._database.run(lambda db: db.executemany(statement, rows))
 
     async def set_aside(self, most: int) -> list[SetAside]:
         """As `Inbox` says."""
@@ -160,8 +172,6 @@ class SqliteInbox:
 
     async def close(self) -> None:
         """As `Inbox` says."""
-        import asyncio
-
         await asyncio.to_thread(self._database.close)
 
 

@@ -156,7 +156,9 @@ def _contact(content: dict[str, Any], contacts: list[dict[str, Any]]) -> dict[st
     ids = {text_of(content, key) for key in ("from", "from_user_id", "recipient_id", "recipient_user_id")} - {None}
     found = [each for each in contacts if ids & {text_of(each, "wa_id"), text_of(each, "user_id")}]
     # An id that fits none of them is one of a group, or written in another way: the only contact is still meant.
-    return (found or [*contacts[:1], None])[0] if len(contacts) == 1 or found else None
+    if len(contacts) == 1 or found:
+        return (found or contacts)[0]
+    return None
 
 
 def _flat(content: Any) -> bool:
@@ -271,7 +273,13 @@ _TEMPLATE_TOPICS = {
     "template_category_update": ("new_category", "previous_category"),
 }
 """The keys of the new and the old value."""
-_ACCOUNT_TOPICS = ("account_update", "account_alerts", "account_review_update", "business_capability_update", "security")
+_ACCOUNT_TOPICS = (
+    "account_update",
+    "account_alerts",
+    "account_review_update",
+    "business_capability_update",
+    "security",
+)
 
 
 def _news(topic: str, told: dict[str, Any], common: dict[str, Any]) -> WebhookUpdate:

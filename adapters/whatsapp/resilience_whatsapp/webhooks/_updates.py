@@ -116,7 +116,7 @@ class AccountError(WebhookUpdate):
 
 @frozen(kw_only=True)
 class AccountUpdate(WebhookUpdate):
-    """News of the business account: `account_update`, `account_alerts`, `account_review_update`, `security`, ..."""
+    """News of the business account: `account_update`, `account_alerts`, `account_review_update`, ..."""
 
     event: str | None
     """`ACCOUNT_RESTRICTION`, `DISABLED_UPDATE`, `VERIFIED_ACCOUNT`, ..."""

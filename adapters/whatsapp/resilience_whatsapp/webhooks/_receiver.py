@@ -36,8 +36,11 @@ __all__ = ["AsideUpdate", "Listener", "ReceiverStatus", "WebhookAnswer", "Webhoo
 LOGGER_NAME = "resilience_whatsapp.webhooks"
 U = TypeVar("U", bound=WebhookUpdate)
 Listener: TypeAlias = Callable[[WebhookUpdate], Awaitable[None] | None]
-"""Takes any `WebhookUpdate` (`on` makes one for a single type). A plain function is called in the event loop and must be quick; a coroutine function may
-take its time. It has had the update when it returns; when it raises, it gets it again later."""
+"""Takes any `WebhookUpdate`; `on` makes one that takes a single type.
+
+A plain function is called in the event loop and must be quick; a coroutine function may take its time. It has had the
+update when it returns; when it raises, it gets it again later.
+"""
 
 MAX_WAITING = 100_000
 """Updates; about 60 MB on disk."""

@@ -22,13 +22,14 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN = .venv/bin
 BOOTSTRAP = $(if $(PYTHON),$(PYTHON) tools/bootstrap.py,\
 	echo 'No Python 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1;)
-WORKERS = -n $(JOBS) --maxprocesses 8 --dist loadfile# the blocks of a page share their names
+WORKERS = -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder# a page's blocks share names; order: conftest.py
 PYTEST = -m pytest -q $(WORKERS)
 # What runs on the other CPythons: the core's tests, without those whose answer is the same on each: they read the files of
 # this tree (test_repository, test_twins, test_dashboards), see to it that the benchmarks start, or need the adapters (canary).
-# Nor those about the tests' own servers, the searched model and its traces, and the proofs of fleets, a minute each.
-SAME_ON_EACH = canary http whatsapp test_benchmarks.py test_repository.py test_twins.py test_redis_fixture.py \
-	fleet/test_model.py fleet/test_replay.py fleet/test_prove.py telemetry/test_dashboards.py
+# Nor those about the tests' own servers and other kinds of servers, machines against the data of other systems, the searched
+# model and its traces, and the proofs of fleets, a minute each.
+SAME_ON_EACH = canary conformance http whatsapp test_benchmarks.py test_repository.py test_twins.py test_redis_fixture.py \
+	fleet/test_deployments.py fleet/test_model.py fleet/test_replay.py fleet/test_prove.py telemetry/test_dashboards.py
 # Their asserts are plain, without the values in the message: to compile them anew takes 10 s in each process.
 CORE_TESTS = tests $(addprefix --ignore=tests/,$(SAME_ON_EACH))
 

@@ -22,6 +22,24 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+LONGEST = (
+    "tests/fleet/test_prove.py",
+    "tests/fleet/test_deployments.py",
+    "tests/fleet/test_outages.py",
+    "tests/cli/test_processes.py",
+    "tests/whatsapp/test_demo.py",
+    "tests/fleet/test_limits.py",
+    "tests/test_redis_fixture.py",
+)
+"""Files of 10 s and more: begun last, each would keep one process busy while the others have nothing left to do."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
+
 SHARING = ["README.md", "fleet.md"]
 
 

@@ -7,6 +7,7 @@ exactly these. Everything works from Redis 6.2 on, and with Valkey.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import signal
 import socket
@@ -516,7 +517,7 @@ class RedisSentinel:
                 _, port = client.discover_master(self.name)  # a ConnectionError while the old one is known to be down
             return self.replica if port == self.replica.port and self.replica.ask("ROLE")[0] == "master" else None
 
-        found: RedisServer = until(promoted, "the sentinel has made the replica the primary")
+        found: RedisServer = until(promoted, "the sentinel has made the replica the primary", limit=2 * AGREE_LIMIT)
         return found
 
 
@@ -542,8 +543,12 @@ def running_redis_sentinel(program: Path | None = None, *, down_after: float = 0
             f"sentinel failover-timeout {name} 2000\n"  # an attempt that fails is made again after twice this
         )
         sentinel = stack.enter_context(running_redis(program, arguments=("--sentinel",), config=config))
+        # A replica is promoted only if its last INFO is younger than five periods of pings, and once the primary is
+        # down it is asked for one each second, whatever the period: with shorter ones there is often no good replica.
+        # A stall of the machine is no reason to sit still for 30 s ("tilt").
+        periods = {"info-period": 100, "ping-period": 400, "ask-period": 100, "tilt-trigger": 30_000}
         with contextlib.suppress(redis.ResponseError):  # Redis 6.2 has its periods of 1 s and more for ever
-            sentinel.ask("SENTINEL", "DEBUG", "info-period", 100, "ping-period", 100, "ask-period", 100)
+            sentinel.ask("SENTINEL", "DEBUG", *itertools.chain.from_iterable(periods.items()))
         until(lambda: _sees_replica(sentinel), "the sentinel sees the replica")
         yield RedisSentinel(primary, replica, sentinel)
 

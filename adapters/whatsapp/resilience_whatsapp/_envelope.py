@@ -48,6 +48,17 @@ class TemplatePage:
     """The cursor for the next page; None on the last."""
 
 
+@frozen
+class TemplateReceipt:
+    """The API took a template for approval."""
+
+    id: str
+    status: str | None = None
+    """`PENDING`, and for some categories at once `APPROVED` or `REJECTED`."""
+    category: str | None = None
+    """May differ from what was asked for."""
+
+
 def read_send(status: int, body: bytes, wait: float | None = None) -> SendReceipt:
     """The receipt in an answer to a send, or the error that it means."""
     content = content_of(status, body, wait)
@@ -80,6 +91,15 @@ def read_templates(status: int, body: bytes, wait: float | None = None) -> Templ
     cursors = paging.get("cursors") if isinstance(paging, dict) else None
     after = text_of(cursors, "after") if more else None
     return TemplatePage(tuple(template for row in rows if (template := _template(row)) is not None), after)
+
+
+def read_created(status: int, body: bytes, wait: float | None = None) -> TemplateReceipt:
+    """The receipt in an answer to a new template, or the error that it means."""
+    content = content_of(status, body, wait)
+    found = text_of(content, "id")
+    if not found:
+        raise AmbiguousOutcomeError(status, "an answer without a template id")
+    return TemplateReceipt(found, text_of(content, "status"), text_of(content, "category"))
 
 
 def usage_wait(headers: Mapping[str, str]) -> float | None:

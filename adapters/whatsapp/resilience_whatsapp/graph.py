@@ -10,7 +10,8 @@ import inspect
 import json
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from types import SimpleNamespace, TracebackType
 from typing import Any, Protocol, TypeAlias
 
@@ -22,11 +23,17 @@ from resilience_whatsapp._envelope import (
     SendReceipt,
     Template,
     TemplatePage,
+    TemplateReceipt,
+    content_of,
+    read_created,
     read_send,
     read_success,
     read_templates,
     usage_wait,
 )
+from resilience_whatsapp.errors import AmbiguousOutcomeError, InvalidMessageError
+from resilience_whatsapp.media import CHUNK, MediaFile, MediaInfo, Sink, media_id_of, read_media, read_upload
+from resilience_whatsapp.messages import TemplateDefinition
 from resilience_whatsapp.records import mask_recipient
 from resilience_whatsapp.status import NUMBER_FIELDS, Health, NumberStatus, read_health, read_number_status
 
@@ -37,7 +44,16 @@ _LIST_LIMIT = 4 * 1024 * 1024
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # tells them apart by their first bytes
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
-__all__ = ["GraphClient", "GraphTransport", "SendReceipt", "Template", "TemplatePage", "Wire", "mask_recipient"]
+__all__ = [
+    "GraphClient",
+    "GraphTransport",
+    "SendReceipt",
+    "Template",
+    "TemplatePage",
+    "TemplateReceipt",
+    "Wire",
+    "mask_recipient",
+]
 
 
 class _Unseen(str):
@@ -213,6 +229,117 @@ class GraphClient:
         """In a frame of its own, which is gone before anything can fail: error collectors show the locals of frames."""
         token = self.token if isinstance(self.token, str) else self.token()
         return _Unseen(f"Bearer {await token if inspect.isawaitable(token) else token}")
+
+    # --- media and the management of templates ------------------------------------------------------------------
+
+    async def upload_media(self, file: MediaFile) -> str:
+        """Make one request to upload a file; its id. Uploading it twice does no harm.
+
+        Raises:
+            InvalidMessageError: the file was changed since it was looked at, or cannot be read any more.
+            GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: as for `send_message`.
+        """
+        body = file.body()
+        form = aiohttp.MultipartWriter("form-data")
+        for name, value in (("messaging_product", "whatsapp"), ("type", file.mime_type)):
+            form.append(value).set_content_disposition("form-data", name=name)
+        body.set_content_disposition("form-data", name="file", filename=file.filename)
+        form.append_payload(body)
+        try:
+            async with self._answer("POST", self._url(f"{self.phone_number_id}/media"), data=form) as response:
+                return read_upload(response.status, await _read(response, _SEND_LIMIT), usage_wait(response.headers))
+        except Exception:
+            if body.trouble is not None:
+                raise InvalidMessageError(
+                    f"upload: file could not be read as announced ({type(body.trouble).__name__})"
+                ) from body.trouble
+            raise
+
+    async def get_media(self, media_id: str) -> MediaInfo:
+        """Make one request for what the API says of a file; its `url` is good for 5 minutes.
+
+        Raises:
+            InvalidMessageError: this is no id.
+            GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: as for `send_message`.
+        """
+        params = {"phone_number_id": self.phone_number_id}
+        status, headers, body = await self._request("GET", media_id_of(media_id), params=params, limit=_SEND_LIMIT)
+        return read_media(status, body, usage_wait(headers))
+
+    async def fetch_media(self, info: MediaInfo, sink: Sink) -> None:
+        """Make one request for the content of a file, with the token, into `sink`.
+
+        Raises:
+            GraphError: the API refused it; with `http_status` 404 the URL may be too old.
+            AmbiguousOutcomeError: an answer came that is none, or the URL is not one for a token.
+            MediaTooLargeError: it is larger than the sink takes.
+            aiohttp.ClientError, TimeoutError: the connection failed.
+        """
+        secure = info.url.startswith("https://") or self.base_url.startswith("http://")
+        if not secure or not re.match(r"https?://[^\s/@]+/", info.url):
+            raise AmbiguousOutcomeError(200, "a URL of a file to which no token is sent")
+        async with self._answer("GET", info.url) as response:
+            if response.status != 200:
+                content_of(response.status, await _read(response, _SEND_LIMIT), usage_wait(response.headers))
+            await sink.begin(response.content_length)
+            async for chunk in response.content.iter_chunked(CHUNK):
+                await sink.write(chunk)
+
+    async def delete_media(self, media_id: str) -> None:
+        """Make one request to delete a file.
+
+        Raises:
+            InvalidMessageError, GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: as for
+                `get_media`.
+        """
+        params = {"phone_number_id": self.phone_number_id}
+        status, headers, body = await self._request("DELETE", media_id_of(media_id), params=params, limit=_SEND_LIMIT)
+        read_success(status, body, usage_wait(headers))
+
+    async def create_template(self, definition: TemplateDefinition) -> TemplateReceipt:
+        """Make one request to file a template for approval. A second one with its name and language is refused.
+
+        Raises:
+            ConfigurationError: the client was made without `waba_id`.
+            GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: as for `send_message`.
+        """
+        _check("waba_id", self.waba_id is not None, "given to file templates")
+        status, headers, body = await self._request(
+            "POST", f"{self.waba_id}/message_templates", json_body=definition.payload(), limit=_SEND_LIMIT
+        )
+        return read_created(status, body, usage_wait(headers))
+
+    async def delete_template(self, name: str, template_id: str | None = None) -> None:
+        """Make one request to delete a template in all its languages, or in the one that has this id.
+
+        Raises:
+            ConfigurationError: the client was made without `waba_id`.
+            GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: as for `send_message`.
+        """
+        _check("waba_id", self.waba_id is not None, "given to delete templates")
+        params = {"name": name} | ({} if template_id is None else {"hsm_id": template_id})
+        status, headers, body = await self._request(
+            "DELETE", f"{self.waba_id}/message_templates", params=params, limit=_SEND_LIMIT
+        )
+        read_success(status, body, usage_wait(headers))
+
+    def _url(self, path: str) -> str:
+        return f"{self.base_url.rstrip('/')}/{self.api_version}/{path}"
+
+    @asynccontextmanager
+    async def _answer(self, method: str, url: str, *, data: Any = None) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """An answer whose body is still to be read: it may be large."""
+        headers = {"Authorization": await self._authorization(), "Accept-Encoding": "identity"}
+        async with self._session().request(
+            method,
+            url,
+            data=data,
+            headers=headers,
+            allow_redirects=False,  # the token goes to the host that the API named only
+            timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_timeout, sock_read=self.read_timeout),
+            auto_decompress=False,
+        ) as response:
+            yield response
 
     # --- the session -----------------------------------------------------------------------------------------------
 

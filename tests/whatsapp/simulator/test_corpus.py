@@ -39,8 +39,12 @@ def shape(content: Any) -> Any:
 
 
 def ask(method: str, path: str, payload: Any = None, *, fault: Fault | None = None, token: bool = True, **options: Any):
+    files: dict[str, str] = options.pop("files", {})
+
     async def inside() -> tuple[int, Any]:
         async with Simulator(**options) as simulator:
+            for media_id, mime_type in files.items():
+                simulator.add_media(b"file", mime_type, media_id=media_id)
             if fault is not None:
                 simulator.script(fault)
             headers = {"Authorization": f"Bearer {simulator.token}"} if token else {}
@@ -182,5 +186,17 @@ def test_requests_of_the_samples_are_taken(name: str) -> None:
         templates = [
             SimTemplate(content["name"], language, parameters=counts["body"], header_parameters=counts["header"])
         ]
-    status, answer = send(payload, templates=templates)
+    status, answer = send(payload, templates=templates, files=files_of(payload))
     assert (status, list(answer)) == (200, ["messaging_product", "contacts", "messages"])
+
+
+def files_of(content: Any) -> dict[str, str]:
+    """The ids of files anywhere in a message, with a type that fits."""
+    types = {"image": "image/png", "sticker": "image/webp", "video": "video/mp4"}
+    found: dict[str, str] = {}
+    for key, inner in content.items() if isinstance(content, dict) else ():
+        if key in types and "id" in inner:
+            found[inner["id"]] = types[key]
+        for each in inner if isinstance(inner, list) else [inner]:
+            found |= files_of(each)
+    return found

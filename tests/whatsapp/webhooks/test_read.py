@@ -62,6 +62,7 @@ def test_a_failed_status_carries_its_error_and_its_echo() -> None:
     told = (update.topic, update.waba_id, update.phone_number_id, update.wamid, update.kind, update.opaque_data)
     assert told == ("messages", "waba", "7", "wamid.1", MessageStatus.FAILED, "Zebulon")
     assert (update.at, update.recipient, update.recipient_user_id) == (1_700_000_000.0, "33612345678", "US.1")
+    assert update.record_id is None
     payment, recipient = update.errors
     assert isinstance(payment, GraphSenderError)
     assert isinstance(recipient, GraphRecipientError)
@@ -70,6 +71,15 @@ def test_a_failed_status_carries_its_error_and_its_echo() -> None:
     for secret in ("Zebulon", "33612345678", "US.1"):
         assert secret not in repr(update)
         assert secret not in str(payment)
+
+
+def test_an_echo_of_ours_gives_the_record_and_the_data_of_the_user() -> None:
+    record_id = "0123456789abcdef" * 2
+    for echo, told in ((record_id, (record_id, None)), (f"{record_id}:order 7", (record_id, "order 7"))):
+        status = {"id": "wamid.1", "status": "sent", "biz_opaque_callback_data": echo}
+        (update,) = read_webhook(webhook(statuses=[status]))
+        assert isinstance(update, StatusUpdate)
+        assert (update.record_id, update.opaque_data) == told
 
 
 def test_a_status_of_both_shapes_is_read() -> None:

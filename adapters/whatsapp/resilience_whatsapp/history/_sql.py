@@ -196,13 +196,20 @@ def _trouble(columns: Iterable[Any]) -> Trouble | None:
 
 
 def _story(row: Any, steps: tuple[Step, ...]) -> MessageStory:
+    id_, wamid, recipient, user, kind, template, language, status, attempts, duplicate, created, updated = row[1:13]
     return MessageStory(
-        *row[1:8],
-        MessageStatus(row[8]),
-        row[9],
-        bool(row[10]),
-        row[11],
-        row[12],
+        id_,
+        wamid,
+        recipient,
+        user,
+        kind,
+        template,
+        language,
+        MessageStatus(status),
+        attempts,
+        bool(duplicate),
+        created,
+        updated,
         _trouble(row[13:]),
         steps,
     )

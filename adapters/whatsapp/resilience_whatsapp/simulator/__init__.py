@@ -1,9 +1,27 @@
 """An embedded simulator of Meta's Graph API for WhatsApp, for demos and tests. It imports nothing of the client."""
 
 from resilience_whatsapp.simulator.book import Book, Entry
+from resilience_whatsapp.simulator.clock import ManualClock, SimClock
 from resilience_whatsapp.simulator.faults import Fault, FaultError
 from resilience_whatsapp.simulator.server import Simulator
 from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, SimTemplate
 from resilience_whatsapp.simulator.thread import SimulatorThread
+from resilience_whatsapp.simulator.world import Account, Number, Portfolio, Token, World
 
-__all__ = ["DEFAULT_TEMPLATES", "Book", "Entry", "Fault", "FaultError", "SimTemplate", "Simulator", "SimulatorThread"]
+__all__ = [
+    "DEFAULT_TEMPLATES",
+    "Account",
+    "Book",
+    "Entry",
+    "Fault",
+    "FaultError",
+    "ManualClock",
+    "Number",
+    "Portfolio",
+    "SimClock",
+    "SimTemplate",
+    "Simulator",
+    "SimulatorThread",
+    "Token",
+    "World",
+]

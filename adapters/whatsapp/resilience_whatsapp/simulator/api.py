@@ -1,4 +1,4 @@
-"""The Graph API's side of the simulator: token, objects, faults, answers, and the book.
+"""The Graph API's side of the simulator: from a request to its route, past token and fault, to its answer.
 
 Every request is counted on arrival, then meets its fault. A message that was read is carried out whether or not the
 client waits for the answer: that is what makes a time-out ambiguous. Nothing here is ever logged.
@@ -7,32 +7,56 @@ client waits for the answer: that is what makes a time-out ambiguous. Nothing he
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, TypedDict
 
 from aiohttp import web
 
-from resilience_whatsapp.simulator import wire
-from resilience_whatsapp.simulator.book import Book, Entry
-from resilience_whatsapp.simulator.envelopes import NO_TOKEN, Refusal, html, unknown_object
-from resilience_whatsapp.simulator.faults import Fault, Script
-from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, BadQueryError, SimTemplate, listing
-from resilience_whatsapp.simulator.validation import Rules, digits_of, refusal_of
+from resilience_whatsapp.simulator import resources, versions, wire
+from resilience_whatsapp.simulator.book import Book
+from resilience_whatsapp.simulator.clock import SimClock
+from resilience_whatsapp.simulator.envelopes import (
+    EXPIRED_TOKEN,
+    NO_TOKEN,
+    Refusal,
+    unknown_object,
+)
+from resilience_whatsapp.simulator.faults import Script
+from resilience_whatsapp.simulator.media import MediaStore
+from resilience_whatsapp.simulator.routing import Call, Route
+from resilience_whatsapp.simulator.serving import Server
+from resilience_whatsapp.simulator.standing import revoked
+from resilience_whatsapp.simulator.template_life import TemplateLife
+from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, SimTemplate
+from resilience_whatsapp.simulator.world import Account, Number, Token, World
 
 TOKEN = "simulator-token"
 PHONE_NUMBER_ID = "106540352242922"
 WABA_ID = "102290129340398"
 OWN_NUMBER = "15550783881"
 
-_UNBOOKED = {"html", "json", "empty"}
-"""Kinds that book the message only when the fault says `accepted`."""
+_PATH = re.compile(r"/v(\d{1,4})\.(\d{1,4})/([^/]+)(?:/([^/]+))?/?")
 
-Answer = Callable[[], tuple[web.Response, Entry | None]]
+
+class Options(TypedDict, total=False):
+    """What `GraphApi` takes; `Simulator` explains it."""
+
+    token: str
+    phone_number_id: str
+    waba_id: str
+    own_number: str
+    templates: Sequence[SimTemplate]
+    allowed_recipients: Iterable[str] | None
+    missing_template_status: int
+    clock: SimClock | None
 
 
 class GraphApi:
-    """State and handlers; the attributes may be changed while it runs (a new token, a template paused)."""
+    """State and handlers; the attributes may be changed while it runs (a new token, a template paused).
+
+    There is a default portfolio with one account, one number and one token; `world` has the methods to add others.
+    """
 
     def __init__(
         self,
@@ -44,139 +68,126 @@ class GraphApi:
         templates: Sequence[SimTemplate] = DEFAULT_TEMPLATES,
         allowed_recipients: Iterable[str] | None = None,
         missing_template_status: int = 404,
+        clock: SimClock | None = None,
     ) -> None:
-        self.token = token
-        self.phone_number_id = phone_number_id
-        self.waba_id = waba_id
-        self.own_number = own_number
-        self.templates = list(templates)
+        self.clock = clock or SimClock()
+        self.world = World()
+        self._account = self.world.add_account(self.world.add_portfolio(), waba_id, templates=templates)
+        self._number = self.world.add_number(self._account, phone_number_id, digits=own_number)
+        self._token = self.world.add_token(token)
         self.allowed_recipients = None if allowed_recipients is None else frozenset(allowed_recipients)
         self.missing_template_status = missing_template_status
+        self.media = MediaStore()
+        self.template_life = TemplateLife(self.clock, self.announce)
         self.book = Book()
         self._script = Script()
         self._died = asyncio.Event()  # set when the server dies: who waits then is not carried out any more
+        self._routes: dict[tuple[str, str], list[Route]] = {}
+        for route in resources.routes(self):
+            self._routes.setdefault((route.method, route.edge), []).append(route)
+
+    # --- the defaults ----------------------------------------------------------------------------------------------
+
+    @property
+    def account(self) -> Account:
+        """The default account."""
+        return self._account
+
+    @property
+    def number(self) -> Number:
+        """The default number."""
+        return self._number
+
+    @property
+    def waba_id(self) -> str:
+        """Of the default account."""
+        return self._account.id
+
+    @property
+    def phone_number_id(self) -> str:
+        """Of the default number."""
+        return self._number.id
+
+    @property
+    def own_number(self) -> str:
+        """Digits of the default number; it cannot write to itself."""
+        return self._number.digits
+
+    @property
+    def templates(self) -> list[SimTemplate]:
+        """Of the default account."""
+        return self._account.templates
+
+    @templates.setter
+    def templates(self, templates: Iterable[SimTemplate]) -> None:
+        self._account.templates = list(templates)
+
+    @property
+    def token(self) -> str:
+        """The default token; another one takes its place, and the old one is refused."""
+        return self._token.value
+
+    @token.setter
+    def token(self, value: str) -> None:
+        old = self.world.tokens.pop(self._token.value)
+        self._token = self.world.add_token(value, app_id=old.app_id)
+
+    # --- what happens to them ---------------------------------------------------------------------------------------
+
+    def add_media(
+        self, content: bytes, mime_type: str, *, phone_number_id: str | None = None, media_id: str | None = None
+    ) -> str:
+        """Keep a file as if an inbound message had brought it to that number, by default the default one; gives its id.
+
+        It lives 7 days of the API's time; raises `KeyError` for a number that does not exist.
+        """
+        number = self._number if phone_number_id is None else self.world.numbers[phone_number_id]
+        return self.media.receive(number, content, mime_type, self.clock.now(), media_id=media_id).id
+
+    def announce(self, account: Account, field: str, value: dict[str, Any]) -> None:
+        """Tell a change of an account by webhook."""
+
+    # --- requests --------------------------------------------------------------------------------------------------
 
     def routes(self) -> list[web.RouteDef]:
-        """What the API answers to."""
-        version = r"/{version:v\d+\.\d+}"
-        return [
-            web.post(version + "/{object}/messages", self._messages),
-            web.get(version + "/{object}/message_templates", self._message_templates),
-            web.get(version + "/{object}", self._phone_number),
-            web.route("*", "/{path:.*}", self._unknown),
-        ]
+        """What it answers to: its own paths by method, and whatever resources serve besides."""
+        return [*resources.raw_routes(self), web.route("*", "/{path:.*}", self._serve)]
 
-    async def _messages(self, request: web.Request) -> web.StreamResponse:
-        number = self.book.arrive("messages")
-        fault = self._script.next("messages")
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        path = _PATH.fullmatch(request.path)
+        candidates = self._routes.get((request.method, path[4] or "")) if path is not None else None
+        if path is None or candidates is None:
+            self.book.arrive("unknown")
+            return Refusal(2500, message=f"Unknown path components: {request.path}").response()
+        version, object_id = (int(path[1]), int(path[2])), path[3]
+        route, found = candidates[0], None
+        for candidate in candidates:
+            found = candidate.find(object_id)
+            if found is not None:
+                route = candidate
+                break
+        number = self.book.arrive(route.name)
+        fault = self._script.next(route.name)
         if fault is not None and fault.kind == "reset_before_read":
             return wire.reset(request)
-        payload = await wire.json_of(request)
-        return await self._served(request, fault, self.phone_number_id, lambda: self._sent(payload, number))
+        body = await route.read(request) if request.method == "POST" else None
+        token = versions.refusal_of(version) or self.token_of(request)
+        if isinstance(token, Refusal):
+            return token.response()
+        if found is None or not token.reaches(found.account):
+            return unknown_object(request.method, object_id).response()
+        denied = token.rights.refusal_of(route.permission)
+        if denied is not None:
+            return denied.response()
+        call = Call(request, version, object_id, token, body, number)
+        return await Server(self.clock, self._died).serve(call, fault, lambda: route.answer(call, found))
 
-    async def _message_templates(self, request: web.Request) -> web.StreamResponse:
-        self.book.arrive("message_templates")
-        fault = self._script.next("message_templates")
-        return await self._served(request, fault, self.waba_id, lambda: (self._listed(request), None))
-
-    async def _phone_number(self, request: web.Request) -> web.StreamResponse:
-        self.book.arrive("phone_number")
-        fault = self._script.next("phone_number")
-        return await self._served(request, fault, self.phone_number_id, lambda: (self._number(request), None))
-
-    async def _unknown(self, request: web.Request) -> web.StreamResponse:
-        self.book.arrive("unknown")
-        return Refusal(2500, message=f"Unknown path components: {request.path}").response()
-
-    # --- proper answers --------------------------------------------------------------------------------------------
-
-    def _sent(self, payload: Any, number: int) -> tuple[web.Response, Entry | None]:
-        rules = Rules(self.templates, self.own_number, self.allowed_recipients, self.missing_template_status)
-        refused = refusal_of(payload, rules)
-        if refused is not None:
-            return refused.response(), None
-        if payload.get("status") == "read":
-            return web.json_response({"success": True}), None
-        entry = self.book.accept(payload, number)
-        message = {"id": entry.wamid}
-        if entry.type == "template":
-            message["message_status"] = "accepted"
-        contact = {"input": entry.recipient}
-        if payload.get("to"):
-            contact["wa_id"] = digits_of(entry.recipient)
-        else:
-            contact["user_id"] = entry.recipient
-        answer = {"messaging_product": "whatsapp", "contacts": [contact], "messages": [message]}
-        return web.json_response(answer), entry
-
-    def _listed(self, request: web.Request) -> web.Response:
-        try:
-            page = listing(self.templates, request.query, str(request.url.with_query(None)))
-        except BadQueryError as error:
-            return Refusal(100, str(error)).response()
-        return web.json_response(page)
-
-    def _number(self, request: web.Request) -> web.Response:
-        node: dict[str, Any] = {
-            "verified_name": "Simulator",
-            "code_verification_status": "VERIFIED",
-            "display_phone_number": self.own_number,
-            "quality_rating": "GREEN",
-            "platform_type": "CLOUD_API",
-            "throughput": {"level": "STANDARD"},
-            "id": self.phone_number_id,
-        }
-        fields = {name.strip() for name in request.query.get("fields", "").split(",") if name.strip()}
-        return web.json_response({key: node[key] for key in node if not fields or key in fields or key == "id"})
-
-    # --- faults ----------------------------------------------------------------------------------------------------
-
-    async def _served(
-        self, request: web.Request, fault: Fault | None, object_id: str, answer: Answer
-    ) -> web.StreamResponse:
-        if fault is not None and fault.kind == "reset_before_read":
-            return wire.reset(request)
-        if request.headers.get("Authorization") != f"Bearer {self.token}":
-            return NO_TOKEN.response()
-        if request.match_info["object"] != object_id:
-            return unknown_object(request.method, request.match_info["object"]).response()
-        if fault is None:
-            return self._answered(request, answer)
-        if fault.kind == "delay":
-            died = await self._dies_within(fault.seconds)
-            return wire.reset(request) if died else self._answered(request, answer)
-        return await self._faulty(request, fault, answer)
-
-    def _answered(self, request: web.Request, answer: Answer) -> web.Response:
-        response, entry = answer()
-        if entry is not None:
-            entry.answered = wire.is_open(request)
-        return response
-
-    async def _faulty(self, request: web.Request, fault: Fault, answer: Answer) -> web.StreamResponse:
-        if fault.kind == "error":
-            return Refusal(fault.code, fault.details, fault.status, fault.subcode, fault.is_transient).response(
-                fault.headers
-            )
-        if fault.kind == "string_error":
-            return web.json_response({"error": "Something went wrong"}, status=fault.status or 500)
-        proper = answer()[0] if fault.accepted or fault.kind not in _UNBOOKED else None
-        if fault.kind == "html":
-            return html(fault.status or 502, fault.headers)
-        if fault.kind == "json":
-            return web.json_response(fault.body, status=fault.status or 400, headers=fault.headers)
-        if fault.kind == "empty":
-            return web.Response(status=fault.status or 500, headers=fault.headers)
-        if fault.kind == "no_messages":
-            return web.json_response({}, headers=fault.headers)
-        if fault.kind == "malformed":
-            text = (proper.text or "") if proper is not None else ""
-            return web.Response(text=text[: len(text) // 2], content_type="application/json", headers=fault.headers)
-        if fault.kind == "hang_after_accept":
-            await self._dies_within(fault.seconds)
-        return wire.reset(request)
-
-    async def _dies_within(self, seconds: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(self._died.wait(), seconds)
-        return False
+    def token_of(self, request: web.Request) -> Token | Refusal:
+        """The token that a request shows, if it is valid."""
+        scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+        token = self.world.tokens.get(value) if scheme == "Bearer" else None
+        if token is None:
+            return NO_TOKEN
+        if token.expires_at is not None and self.clock.now() >= token.expires_at:
+            return EXPIRED_TOKEN
+        return token if token.rights.revoked is None else revoked(token.rights.revoked)

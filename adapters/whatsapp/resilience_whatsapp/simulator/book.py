@@ -27,6 +27,9 @@ class Entry:
     """Number of the HTTP request that brought it, from 1, in the order of arrival."""
     answered: bool = False
     """Whether an answer with the wamid was given to a client that was still there."""
+    phone_number_id: str = ""
+    at: float = 0.0
+    """The API's time of acceptance."""
 
 
 @define
@@ -42,7 +45,7 @@ class Book:
         self.requests[route] += 1
         return self.requests.total()
 
-    def accept(self, payload: dict[str, Any], request: int) -> Entry:
+    def accept(self, payload: dict[str, Any], request: int, phone_number_id: str, at: float) -> Entry:
         """Book the message that `request` brought."""
         self._issued += 1
         wamid = "wamid." + base64.b64encode(f"\x1d\x05\x02\x11sim{self._issued:010d}".encode()).decode()
@@ -54,6 +57,8 @@ class Book:
             template=template["name"] if isinstance(template, dict) else None,
             opaque=payload.get("biz_opaque_callback_data"),
             request=request,
+            phone_number_id=phone_number_id,
+            at=at,
         )
         self.entries.append(entry)
         return entry

@@ -55,6 +55,7 @@ class Refusal:
 
 
 NO_TOKEN = Refusal(190, message="Invalid OAuth access token - Cannot parse access token")
+EXPIRED_TOKEN = Refusal(190, subcode=463, message="Error validating access token: Session has expired")
 
 
 def unknown_object(method: str, object_id: str) -> Refusal:

@@ -6,16 +6,15 @@ While it is dead nothing is carried out: connections are refused, open ones are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
 from types import TracebackType
+from typing import Unpack
 
 from aiohttp import web
 
 from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.admin import Admin
-from resilience_whatsapp.simulator.api import OWN_NUMBER, PHONE_NUMBER_ID, TOKEN, WABA_ID, GraphApi
+from resilience_whatsapp.simulator.api import GraphApi, Options
 from resilience_whatsapp.simulator.faults import Fault
-from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, SimTemplate
 
 
 class Simulator(GraphApi):
@@ -23,12 +22,13 @@ class Simulator(GraphApi):
 
     Args:
         host, port: where to listen; port 0 takes a free one.
-        token: the only token that is accepted.
-        phone_number_id, waba_id: the only objects that exist.
-        own_number: digits of the sender; it cannot write to itself.
-        templates: of the business account.
+        token: the default token, which reaches every account.
+        phone_number_id, waba_id: the default objects; `world` has the methods to add others.
+        own_number: digits of the default number; it cannot write to itself.
+        templates: of the default account.
         allowed_recipients: digits of the only numbers that may be written to, as for a test number; default all.
         missing_template_status: 404 as documented, or 400 as also seen, with error 132001.
+        clock: what times everything; `SimClock(speed=60)` for haste, `ManualClock()` for tests; default real time.
     """
 
     def __init__(
@@ -36,23 +36,9 @@ class Simulator(GraphApi):
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        token: str = TOKEN,
-        phone_number_id: str = PHONE_NUMBER_ID,
-        waba_id: str = WABA_ID,
-        own_number: str = OWN_NUMBER,
-        templates: Sequence[SimTemplate] = DEFAULT_TEMPLATES,
-        allowed_recipients: Iterable[str] | None = None,
-        missing_template_status: int = 404,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            token=token,
-            phone_number_id=phone_number_id,
-            waba_id=waba_id,
-            own_number=own_number,
-            templates=templates,
-            allowed_recipients=allowed_recipients,
-            missing_template_status=missing_template_status,
-        )
+        super().__init__(**options)
         self.host = host
         self.port = port
         self._runner: web.AppRunner | None = None

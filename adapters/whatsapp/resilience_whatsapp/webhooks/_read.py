@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 from attrs import field, frozen
 
 from resilience_whatsapp._envelope import number_of, parse, text_of
+from resilience_whatsapp._opaque import split_opaque_data
 from resilience_whatsapp.errors import GraphError, InvalidWebhookError, graph_error
 from resilience_whatsapp.webhooks._updates import (
     AccountError,
@@ -204,6 +205,7 @@ def update_of(part: Part) -> WebhookUpdate:
 
 def _status(told: dict[str, Any], contact: Any, common: dict[str, Any]) -> WebhookUpdate:
     pricing = told.get("pricing")
+    record_id, opaque_data = split_opaque_data(text_of(told, "biz_opaque_callback_data"))
     participant = text_of(told, "recipient_participant_id") or text_of(told, "recipient_participant_user_id")
     return StatusUpdate(
         **common,
@@ -212,7 +214,8 @@ def _status(told: dict[str, Any], contact: Any, common: dict[str, Any]) -> Webho
         recipient=text_of(told, "recipient_id"),
         recipient_user_id=text_of(told, "recipient_user_id") or (None if participant else text_of(contact, "user_id")),
         participant=participant,
-        opaque_data=text_of(told, "biz_opaque_callback_data"),
+        record_id=record_id,
+        opaque_data=opaque_data,
         conversation_id=text_of(told.get("conversation"), "id"),
         pricing=None if not isinstance(pricing, dict) else _pricing(pricing),
         errors=_errors(told),

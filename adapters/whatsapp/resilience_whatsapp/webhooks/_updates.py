@@ -76,8 +76,10 @@ class StatusUpdate(WebhookUpdate):
     """The recipient's business-scoped id."""
     participant: str | None = field(default=None, repr=False)
     """Of a message to a group, whose status it is."""
+    record_id: str | None = None
+    """The id of the `MessageRecord` of the message; None where the echo is not ours."""
     opaque_data: str | None = field(default=None, repr=False)
-    """The echo of `biz_opaque_callback_data`."""
+    """What was given as `opaque_data` when it was sent; all of the echo where it is not ours."""
     conversation_id: str | None = None
     """Until v23.0, and for free entry points."""
     pricing: Pricing | None = None

@@ -17,7 +17,7 @@ from resilience_core.testing import VirtualClock
 from resilience_whatsapp import AmbiguousOutcomeError, ErrorClass, MessageRecord, MessageStatus
 from resilience_whatsapp.errors import graph_error
 from resilience_whatsapp.history import History, Trouble
-from resilience_whatsapp.history._stories import status_after
+from resilience_whatsapp.history._stories import status_after, trouble_of
 from resilience_whatsapp.records import later_status
 from resilience_whatsapp.webhooks import StatusUpdate, UnknownUpdate
 from tests.whatsapp.fakes import FakeClock, Stub, service_over
@@ -167,6 +167,12 @@ async def test_an_update_by_our_id_alone_is_the_same_message(path: Path | None) 
     assert (story.id, story.status, story.recipient) == (ID, "delivered", NUMBER)
     assert story.trouble == Trouble("AmbiguousOutcomeError", ErrorClass.AMBIGUOUS)
     await history.close()
+
+
+def test_an_error_without_a_code_has_its_class() -> None:
+    throttled = Trouble("GraphThrottledError", ErrorClass.THROTTLE)
+    assert trouble_of(graph_error(None, None, False, 429)) == throttled
+    assert trouble_of(None) is None
 
 
 @real

@@ -25,12 +25,14 @@ from resilience_whatsapp.webhooks import (
     WebhookAnswer,
     WebhookReceiver,
     WebhookUpdate,
+    _receiver,
     answer_handshake,
     on,
     sign,
     verify_signature,
 )
 from resilience_whatsapp.webhooks._inbox import MAX_LOST
+from resilience_whatsapp.webhooks._read import Part
 
 SECRET, OLD, TOKEN = "s3cret", "0ld", "t0ken"
 
@@ -243,6 +245,40 @@ async def test_what_fails_too_often_is_set_aside_and_told_and_can_be_tried_again
         assert (first.updates, await receiver.set_aside()) == ([("w", "failed")], [])
 
 
+@pytest.mark.parametrize("told", [None, []], ids=["nobody", "a list"])
+def test_who_is_told_of_what_is_set_aside_may_be_a_function_or_nobody(told: list[AsideUpdate] | None) -> None:
+    async def main() -> None:
+        options: dict[str, Any] = {"max_tries": 1, "on_set_aside": None if told is None else told.append}
+        async with receiver_of(listeners={"poison": Seen(failures=1)}, **options) as receiver:
+            await post(receiver, body_of(("w", "failed")))
+            while not await receiver.set_aside():
+                await asyncio.sleep(1)
+
+    run_virtual(main)
+    assert told is None or len(told) == 1
+
+
+def test_what_kills_the_process_each_time_is_set_aside_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        inbox, clock = MemoryInbox(), loop_clock()
+        async with receiver_of(inbox) as receiver:
+            pass
+        await inbox.take([(b"k" * 16, Part("unknown", "x").dumps())], clock.wall(), 9)
+        for _ in range(MAX_LOST):
+            assert len((await inbox.claim(9, clock.wall(), clock.wall() + 60.0, True))[0]) == 1
+            await asyncio.sleep(60)
+        async with receiver_of(inbox) as receiver:
+            while not await receiver.set_aside():
+                await asyncio.sleep(1)
+            assert (await receiver.status()).handled == 0
+
+    with caplog.at_level(logging.ERROR, "resilience_whatsapp.webhooks"):
+        run_virtual(main)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Webhook updates set aside: the process ended during each try (1)"
+    ]
+
+
 @virtual
 async def test_a_listener_that_hangs_fails_by_time_and_holds_up_only_its_own_message() -> None:
     calls: list[str] = []
@@ -345,6 +381,8 @@ def test_while_the_inbox_fails_nothing_is_answered_with_200_and_nothing_is_lost(
             for _ in range(3):
                 assert (await post(receiver, body_of(("w1", "sent")))).status == 503
             assert len(caplog.records) == 1, "a line each time would flood the log"
+            await asyncio.sleep(5)
+            assert await receiver.listened_since(0.0) == 0, "who cannot keep what comes is not up"
             inbox.fails = {"claim", "beat", "put_off"}
             assert (await post(receiver, body_of(("w1", "sent")))).status == 200
             await asyncio.sleep(25)
@@ -537,14 +575,29 @@ def test_time_in_which_the_machine_slept_does_not_count() -> None:
     run_virtual(main)
 
 
-@virtual
-async def test_old_keys_are_forgotten_and_young_ones_are_not() -> None:
-    seen = Seen()
-    async with receiver_of(listeners={"seen": seen}, kept_for=7 * 86400.0) as receiver:
-        await post(receiver, body_of(("w", "sent")))
-        await asyncio.sleep(6.9 * 86400)
-        await post(receiver, body_of(("w", "sent")))
-        assert (await receiver.status()).taken == 1
-        await asyncio.sleep(0.2 * 86400)
-        await post(receiver, body_of(("w", "sent")))
-        assert (await receiver.status()).taken == 2
+def test_many_old_keys_are_forgotten_in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_receiver, "_PRUNED_AT_ONCE", 2)
+    monkeypatch.setattr(_receiver, "_HEARTBEAT", 3600.0)
+
+    async def main() -> None:
+        async with receiver_of(kept_for=7 * 86400.0) as receiver:
+            bodies = [body_of(*((f"w{number}", "sent") for number in range(5)))] * 2
+            for body in bodies:
+                await post(receiver, body)
+                await asyncio.sleep(7 * 86400 + 3700)
+            assert (await receiver.status()).taken == 10
+
+    run_virtual(main)
+
+
+def test_old_keys_are_forgotten_and_young_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_receiver, "_HEARTBEAT", 3600.0)
+
+    async def main() -> None:
+        async with receiver_of(kept_for=7 * 86400.0) as receiver:
+            for days, taken in ((6.9, 1), (0.2, 1), (0.1, 2)):
+                await post(receiver, body_of(("w", "sent")))
+                assert (await receiver.status()).taken == taken
+                await asyncio.sleep(days * 86400)
+
+    run_virtual(main)

@@ -31,7 +31,7 @@ from resilience_whatsapp.webhooks import (
     sign,
     verify_signature,
 )
-from resilience_whatsapp.webhooks._inbox import MAX_LOST
+from resilience_whatsapp.webhooks._inbox import MAX_LOST, Listening
 from resilience_whatsapp.webhooks._read import Part
 
 SECRET, OLD, TOKEN = "s3cret", "0ld", "t0ken"
@@ -479,13 +479,15 @@ async def test_what_was_claimed_when_a_process_died_comes_one_at_a_time_and_thre
 @real
 async def test_an_inbox_knows_when_receivers_were_up(inbox_file: Callable[[], Any]) -> None:
     inbox = inbox_file()
-    assert await inbox.intervals() == ([], None)
+    assert await inbox.listening() == Listening([], None, {})
     for name, started, now, heard in (("a", 0.0, 5.0, 3.0), ("b", 20.0, 21.0, None), ("a", 0.0, 10.0, 8.0)):
         await inbox.beat(name, started, now, heard)
     await inbox.beat("c", 9.0, 12.0, None)
-    assert await inbox.intervals() == ([(0.0, 12.0), (20.0, 21.0)], 8.0)
+    await inbox.take([(key(1), "a")], 11.5, 5)
+    await inbox.take([(key(2), "b")], 12.5, 5)
+    assert await inbox.listening() == Listening([(0.0, 12.0), (20.0, 21.0)], 8.0, {frozenset(): 11.5})
     assert await inbox.forget(11.0, 5) == 0
-    assert (await inbox.intervals())[0] == [(9.0, 12.0), (20.0, 21.0)]
+    assert (await inbox.listening()).up == [(9.0, 12.0), (20.0, 21.0)]
     await inbox.close()
 
 
@@ -555,6 +557,23 @@ async def test_time_in_which_no_receiver_was_up_does_not_count() -> None:
         assert await receiver.up_intervals() == [(begin, begin + 100), (begin + 1_100, begin + 1_155)]
         assert await receiver.listened_since(begin + 90) == 65
         assert (await receiver.status()).last_heard == begin + 100
+        assert receiver.downtime() == [(0.0, begin), (begin + 100, begin + 1_100)]
+    assert receiver.downtime() == [(0.0, begin), (begin + 100, begin + 1_100), (begin + 1_155, None)]
+
+
+@virtual
+async def test_time_since_which_something_waits_is_downtime_for_who_waits_for_it() -> None:
+    clock = loop_clock()
+    begin = clock.wall()
+    async with receiver_of(listeners={"first": Seen(), "broken": Seen(failures=5)}) as receiver:
+        await asyncio.sleep(15)
+        await post(receiver, body_of(("w", "sent")))
+        assert receiver.downtime() == [(0.0, begin)]
+        await asyncio.sleep(15)
+        assert receiver.downtime() == receiver.downtime("broken") == [(0.0, begin), (begin + 15, None)]
+        assert receiver.downtime("first") == [(0.0, begin)], "it has had it"
+        await asyncio.sleep(600)
+        assert receiver.downtime() == [(0.0, begin)]
 
 
 def test_time_in_which_the_machine_slept_does_not_count() -> None:

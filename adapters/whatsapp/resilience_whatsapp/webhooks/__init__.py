@@ -9,11 +9,13 @@ from resilience_whatsapp.webhooks._inbox import (
     Inbox,
     InboxCounts,
     InboxFull,
+    Listening,
     MemoryInbox,
     SetAside,
     Taken,
 )
 from resilience_whatsapp.webhooks._inbox_sqlite import SqliteInbox
+from resilience_whatsapp.webhooks._listeners import forgetting_templates, settling
 from resilience_whatsapp.webhooks._read import MAX_WEBHOOK, read_webhook
 from resilience_whatsapp.webhooks._receiver import (
     AsideUpdate,
@@ -49,6 +51,7 @@ __all__ = [
     "InboxCounts",
     "InboxFull",
     "Listener",
+    "Listening",
     "MemoryInbox",
     "PreferenceUpdate",
     "Pricing",
@@ -66,8 +69,10 @@ __all__ = [
     "aiohttp_application",
     "aiohttp_handler",
     "answer_handshake",
+    "forgetting_templates",
     "on",
     "read_webhook",
+    "settling",
     "sign",
     "verify_signature",
 ]

@@ -13,12 +13,12 @@ neither waiting, claimed, done nor set aside; an item done that is given out aga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from attrs import define, field, frozen
 
-__all__ = ["Claimed", "Inbox", "InboxCounts", "InboxFull", "MemoryInbox", "SetAside", "Taken", "merged"]
+__all__ = ["Claimed", "Inbox", "InboxCounts", "InboxFull", "Listening", "MemoryInbox", "SetAside", "Taken", "merged"]
 
 MAX_LOST = 3
 """Claims that ended in nothing, not even a failure: after so many, the item is what kills the process."""
@@ -72,6 +72,18 @@ class InboxCounts:
     set_aside: int
 
 
+@frozen
+class Listening:
+    """When receivers were up, and what they are behind with."""
+
+    up: list[Interval]
+    """Of all receivers on the inbox, merged."""
+    heard: float | None
+    """When one last heard from the platform."""
+    waiting: Mapping[frozenset[str], float]
+    """By the listeners that have had it: when the oldest of what waits was taken."""
+
+
 class Inbox(Protocol):
     """What a receiver needs. All times are seconds since the epoch, and given: an inbox has no clock."""
 
@@ -123,8 +135,8 @@ class Inbox(Protocol):
         """The receiver of this name has been up from `started` to `now`, and heard from the platform at `heard`."""
         ...
 
-    async def intervals(self) -> tuple[list[Interval], float | None]:
-        """When any receiver was up, and when one last heard from the platform."""
+    async def listening(self) -> Listening:
+        """When any receiver was up, when one last heard from the platform, and since when something waits."""
         ...
 
     async def forget(self, before: float, most: int) -> int:
@@ -237,9 +249,12 @@ class MemoryInbox:
         self._up[receiver] = (started, now)
         self._heard = max((each for each in (self._heard, heard) if each is not None), default=None)
 
-    async def intervals(self) -> tuple[list[Interval], float | None]:
+    async def listening(self) -> Listening:
         """As `Inbox` says."""
-        return merged(list(self._up.values())), self._heard
+        waiting: dict[frozenset[str], float] = {}
+        for row in self._in("waiting"):
+            waiting[row.passed] = min(row.taken, waiting.get(row.passed, row.taken))
+        return Listening(merged(list(self._up.values())), self._heard, waiting)
 
     async def forget(self, before: float, most: int) -> int:
         """As `Inbox` says."""

@@ -17,7 +17,7 @@ from resilience_whatsapp.webhooks._inbox import (
     Claimed,
     InboxCounts,
     InboxFull,
-    Interval,
+    Listening,
     SetAside,
     Taken,
     merged,
@@ -35,6 +35,7 @@ SCHEMA = (
     ) STRICT;
     CREATE INDEX webhook_items_waiting ON webhook_items (due, id) WHERE state = 0 AND claims = failures;
     CREATE INDEX webhook_items_lost ON webhook_items (due, id) WHERE state = 0 AND claims <> failures;
+    CREATE INDEX webhook_items_passed ON webhook_items (passed, taken) WHERE state = 0;
     CREATE INDEX webhook_items_aside ON webhook_items (id) WHERE state = 2;
     CREATE INDEX webhook_items_taken ON webhook_items (taken) WHERE state <> 0;
     CREATE TABLE webhook_receivers (
@@ -94,11 +95,8 @@ class SqliteInbox:
             db.executemany(
                 "UPDATE webhook_items SET claims = claims + 1, due = ? WHERE id = ?", [(until, row[0]) for row in rows]
             )
-            first = "SELECT min(due) {}"
-            next_due = min(
-                (due for each in (_CLEAN, _LOST) for (due,) in db.execute(first.format(each)) if due is not None),
-                default=None,
-            )
+            firsts = [db.execute(f"SELECT min(due) {part}").fetchone()[0] for part in (_CLEAN, _LOST)]
+            next_due = min((due for due in firsts if due is not None), default=None)
             claimed = [
                 Claimed(row[0], row[1], row[2], _names(row[3]), until, at < again) for at, row in enumerate(rows)
             ]
@@ -153,12 +151,17 @@ class SqliteInbox:
         statement = "INSERT OR REPLACE INTO webhook_receivers (name, started, last, heard) VALUES (?, ?, ?, ?)"
         await self._database.run(lambda db: db.execute(statement, (receiver, started, now, heard)))
 
-    async def intervals(self) -> tuple[list[Interval], float | None]:
+    async def listening(self) -> Listening:
         """As `Inbox` says."""
-        query = "SELECT started, last, heard FROM webhook_receivers"
-        rows = await self._database.run(lambda db: db.execute(query).fetchall())
-        heard = max((row[2] for row in rows if row[2] is not None), default=None)
-        return merged([(row[0], row[1]) for row in rows]), heard
+
+        def work(db: sqlite3.Connection) -> Listening:
+            rows = db.execute("SELECT started, last, heard FROM webhook_receivers").fetchall()
+            heard = max((row[2] for row in rows if row[2] is not None), default=None)
+            oldest = db.execute("SELECT passed, min(taken) FROM webhook_items WHERE state = 0 GROUP BY passed")
+            waiting = {_names(passed): taken for passed, taken in oldest}
+            return Listening(merged([(row[0], row[1]) for row in rows]), heard, waiting)
+
+        return await self._database.run(work)
 
     async def forget(self, before: float, most: int) -> int:
         """As `Inbox` says."""

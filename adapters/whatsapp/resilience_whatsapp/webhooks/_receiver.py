@@ -26,7 +26,7 @@ from attrs import field, frozen
 
 from resilience_core import Clock, ConfigurationError
 from resilience_whatsapp.errors import InvalidWebhookError
-from resilience_whatsapp.webhooks._inbox import Claimed, Inbox, InboxFull, merged
+from resilience_whatsapp.webhooks._inbox import Claimed, Inbox, InboxFull, Listening, merged
 from resilience_whatsapp.webhooks._read import MAX_WEBHOOK, Part, parts_of, update_of
 from resilience_whatsapp.webhooks._signature import SIGNATURE_HEADER, answer_handshake, verify_signature
 from resilience_whatsapp.webhooks._updates import StatusUpdate, UnknownUpdate, WebhookUpdate
@@ -178,6 +178,7 @@ class WebhookReceiver:
         self._up_from = self._last_beat = 0.0
         self._heard: float | None = None
         self._store_fails = False
+        self._listening = Listening([], None, {})
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -422,7 +423,7 @@ class WebhookReceiver:
     async def status(self) -> ReceiverStatus:
         """What it has done, and what waits."""
         counts = await self._inbox.counts()
-        _, heard = await self._inbox.intervals()
+        heard = (await self._inbox.listening()).heard
         heard = max((each for each in (heard, self._heard) if each is not None), default=None)
         return ReceiverStatus(
             counts.waiting, counts.set_aside, **self._counts, refused=dict(self._refused), last_heard=heard
@@ -434,14 +435,35 @@ class WebhookReceiver:
         Up means that it ran and could keep what came. Whether the platform could reach it is not known here:
         `ReceiverStatus.last_heard` tells when it last did. It outlives restarts, for as long as `kept_for`.
         """
-        intervals, _ = await self._inbox.intervals()
-        if self._tasks and not self._store_fails:
-            intervals.append((self._up_from, max(self._last_beat, self._clock.wall())))
-        return [(max(start, since), end) for start, end in merged(intervals) if end > since]
+        self._listening = await self._inbox.listening()
+        return [(max(start, since), end) for start, end in self._up() if end > since]
 
     async def listened_since(self, since: float) -> float:
         """Seconds since then during which a receiver was up: a deadline in this time pauses while none was."""
         return sum(end - start for start, end in await self.up_intervals(since))
+
+    def downtime(self, listener: str | None = None) -> list[tuple[float, float | None]]:
+        """When news could not be heard, in seconds since the epoch; None is "until now".
+
+        For a deadline that waits for news: `Outbox(downtime=lambda: receiver.downtime("outbox"))`. Besides the times in
+        which no receiver was up, it is the time since the oldest update was taken that still waits for the listener of
+        this name (for any, without one): the awaited news may be in it. As old as the last heartbeat, at most 10 s.
+        """
+        up = self._up()
+        ends = [0.0, *(end for _, end in up)]
+        starts: list[float | None] = [start for start, _ in up]
+        down = list(zip(ends, [*starts, None], strict=True))
+        if self._is_up():
+            del down[-1]
+        down += [(taken, None) for passed, taken in self._listening.waiting.items() if listener not in passed]
+        return down
+
+    def _is_up(self) -> bool:
+        return bool(self._tasks) and not self._store_fails
+
+    def _up(self) -> list[tuple[float, float]]:
+        mine = [(self._up_from, max(self._last_beat, self._clock.wall()))] if self._is_up() else []
+        return merged([*self._listening.up, *mine])
 
     async def _keep(self) -> None:
         """Tell the inbox that the receiver is up, and drop what is old."""
@@ -460,6 +482,7 @@ class WebhookReceiver:
             self._name, self._up_from = uuid.uuid4().hex, now
         await self._inbox.beat(self._name, self._up_from, now, self._heard)
         self._last_beat = now
+        self._listening = await self._inbox.listening()
         self._store_works()
 
 

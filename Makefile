@@ -95,7 +95,7 @@ bench: venv-bench ## benchmarks against hand-written code and other libraries
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 prove-fleet: venv-test ## 64 processes and a real Redis against each promise of a fleet (ARGS="--bars 6,8", --sizing, --help)
-	@$(BIN)/python -m proofs $(ARGS)
+	@$(BIN)/python -m proofs.fleet $(ARGS)
 
 requirements: ## resolve and lock anew after a change of dependencies (needs uv)
 	@$(PYTHON) tools/requirements.py

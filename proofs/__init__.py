@@ -1,1 +1,1 @@
-"""`python -m proofs`: what a fleet must show to be believed, on a real Redis and with 64 real processes."""
+"""What must be shown to be believed, with real servers and real processes: `make prove-fleet`."""

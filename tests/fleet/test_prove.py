@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from proofs.limits import most_in_any_window
-from proofs.plants import PLANTS
-from proofs.probing import most_at_once
+from proofs.fleet.limits import most_in_any_window
+from proofs.fleet.plants import PLANTS
+from proofs.fleet.probing import most_at_once
 from tests._cost import LONG, unmeasured
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ CHOSEN = [name for name in PLANTS if LONG or name not in SLOW]
 
 def proved(file: Path, *options: str) -> tuple[int, list[dict[str, Any]], str]:
     """Exit code, rows, and what it printed."""
-    command = [sys.executable, "-m", "proofs", "--small", "--json", str(file), *options]
+    command = [sys.executable, "-m", "proofs.fleet", "--small", "--json", str(file), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=unmeasured(), timeout=280)
     rows = json.loads(file.read_text()) if file.exists() else []
     return done.returncode, rows, done.stdout + done.stderr

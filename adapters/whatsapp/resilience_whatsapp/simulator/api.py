@@ -7,29 +7,31 @@ client waits for the answer: that is what makes a time-out ambiguous. Nothing he
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from aiohttp import web
 
 from resilience_whatsapp.simulator import resources, versions, wire
-from resilience_whatsapp.simulator.book import Book
+from resilience_whatsapp.simulator.book import Book, BusinessKey, content_key
+from resilience_whatsapp.simulator.changes import Changes
 from resilience_whatsapp.simulator.clock import SimClock
-from resilience_whatsapp.simulator.envelopes import (
-    EXPIRED_TOKEN,
-    NO_TOKEN,
-    Refusal,
-    unknown_object,
-)
+from resilience_whatsapp.simulator.envelopes import EXPIRED_TOKEN, NO_TOKEN, Refusal, unknown_object
 from resilience_whatsapp.simulator.faults import Script
+from resilience_whatsapp.simulator.inbox import Inbox
+from resilience_whatsapp.simulator.limits import Limiter, Limits
 from resilience_whatsapp.simulator.media import MediaStore
-from resilience_whatsapp.simulator.routing import Call, Route
+from resilience_whatsapp.simulator.report import Report, report_of
+from resilience_whatsapp.simulator.routing import Call, Outcome, Route
 from resilience_whatsapp.simulator.serving import Server
 from resilience_whatsapp.simulator.standing import revoked
+from resilience_whatsapp.simulator.stories import Statuses, Stories
 from resilience_whatsapp.simulator.template_life import TemplateLife
 from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, SimTemplate
-from resilience_whatsapp.simulator.world import Account, Number, Token, World
+from resilience_whatsapp.simulator.webhooks import APP_SECRET, Receiver, Webhooks
+from resilience_whatsapp.simulator.world import Account, Block, Number, Token, World
 
 TOKEN = "simulator-token"
 PHONE_NUMBER_ID = "106540352242922"
@@ -49,7 +51,18 @@ class Options(TypedDict, total=False):
     templates: Sequence[SimTemplate]
     allowed_recipients: Iterable[str] | None
     missing_template_status: int
+    numbers: int
+    accounts: int
     clock: SimClock | None
+    speed: float
+    seed: int
+    limits: Limits
+    service_window: bool
+    webhooks: Sequence[str | Receiver]
+    webhook_batch: int
+    app_secret: str
+    statuses: Statuses
+    business_key: BusinessKey
 
 
 class GraphApi:
@@ -68,19 +81,45 @@ class GraphApi:
         templates: Sequence[SimTemplate] = DEFAULT_TEMPLATES,
         allowed_recipients: Iterable[str] | None = None,
         missing_template_status: int = 404,
+        numbers: int = 1,
+        accounts: int = 1,
         clock: SimClock | None = None,
+        speed: float = 1.0,
+        seed: int = 0,
+        limits: Limits | None = None,
+        service_window: bool = False,
+        webhooks: Sequence[str | Receiver] = (),
+        webhook_batch: int = 50,
+        app_secret: str = APP_SECRET,
+        statuses: Statuses | None = None,
+        business_key: BusinessKey = content_key,
     ) -> None:
-        self.clock = clock or SimClock()
+        self.clock = SimClock(speed) if clock is None else clock
         self.world = World()
         self._account = self.world.add_account(self.world.add_portfolio(), waba_id, templates=templates)
         self._number = self.world.add_number(self._account, phone_number_id, digits=own_number)
+        for _ in range(accounts - 1):
+            self.world.add_account(self.world.add_portfolio(), templates=templates)
+        for account in self.world.accounts.values():
+            while len(account.numbers) < numbers:
+                self.world.add_number(account)
         self._token = self.world.add_token(token)
         self.allowed_recipients = None if allowed_recipients is None else frozenset(allowed_recipients)
         self.missing_template_status = missing_template_status
+        self.service_window = service_window
+        self.book = Book(business_key=business_key)
+        self.limiter = Limiter(limits or Limits.none())
+        # A stream of its own for each purpose: more webhooks do not change which requests meet a fault.
+        self.faults = Script(self.clock, random.Random(f"{seed}/faults"))
+        self.webhooks = Webhooks(self.clock, app_secret, webhook_batch)
+        self.stories = Stories(
+            statuses or Statuses(), self.clock, random.Random(f"{seed}/stories"), self.faults, self.webhooks
+        )
+        self.inbox = Inbox(self.clock, self.book, self.limiter, self.webhooks)
+        self._first_receivers = [each if isinstance(each, Receiver) else Receiver(each) for each in webhooks]
         self.media = MediaStore()
-        self.template_life = TemplateLife(self.clock, self.announce)
-        self.book = Book()
-        self._script = Script()
+        self.template_life = TemplateLife(self.clock, self.webhooks.tell)
+        self.change = Changes(self)
         self._died = asyncio.Event()  # set when the server dies: who waits then is not carried out any more
         self._routes: dict[tuple[str, str], list[Route]] = {}
         for route in resources.routes(self):
@@ -132,20 +171,103 @@ class GraphApi:
         old = self.world.tokens.pop(self._token.value)
         self._token = self.world.add_token(value, app_id=old.app_id)
 
-    # --- what happens to them ---------------------------------------------------------------------------------------
+    @property
+    def limits(self) -> Limits:
+        """In force; assign others at any time."""
+        return self.limiter.limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self.limiter.change(limits)
+
+    @property
+    def messaging_tier(self) -> str:
+        """The messaging limit, as the API tells it: `TIER_250`, `TIER_2K`, ..., `TIER_UNLIMITED`."""
+        users = self.limits.messaging
+        if users is None:
+            return "TIER_UNLIMITED"
+        return f"TIER_{users // 1000}K" if users >= 1000 else f"TIER_{users}"
+
+    # --- what happens to them --------------------------------------------------------------------------------------
+
+    def number_of(self, phone_number_id: str | None = None) -> Number:
+        """The number with this id, by default the default one; raises `KeyError`."""
+        return self._number if phone_number_id is None else self.world.numbers[phone_number_id]
+
+    def inbound(
+        self,
+        sender: str,
+        text: str = "Hello",
+        *,
+        phone_number_id: str | None = None,
+        kind: str = "text",
+        content: Mapping[str, Any] | None = None,
+        name: str = "A user",
+    ) -> str:
+        """A user writes: to the default number, unless said otherwise; gives the wamid.
+
+        It opens the service window for 24 h, counts for the throughput, and goes to the webhooks. `sender` is a number
+        or a business-scoped id; a message of another `kind` than text has its `content`, as webhooks have it.
+        """
+        said = {"body": text} if content is None else content
+        return self.inbox.receive(self.number_of(phone_number_id), sender, kind, said, name)
 
     def add_media(
         self, content: bytes, mime_type: str, *, phone_number_id: str | None = None, media_id: str | None = None
     ) -> str:
-        """Keep a file as if an inbound message had brought it to that number, by default the default one; gives its id.
+        """Keep a file as if an inbound message had brought it to a number, the default one unless said otherwise.
 
-        It lives 7 days of the API's time; raises `KeyError` for a number that does not exist.
+        Gives its id. It lives 7 days of the API's time.
         """
-        number = self._number if phone_number_id is None else self.world.numbers[phone_number_id]
+        number = self.number_of(phone_number_id)
         return self.media.receive(number, content, mime_type, self.clock.now(), media_id=media_id).id
 
-    def announce(self, account: Account, field: str, value: dict[str, Any]) -> None:
-        """Tell a change of an account by webhook."""
+    def inbound_media(
+        self,
+        sender: str,
+        content: bytes,
+        mime_type: str,
+        *,
+        phone_number_id: str | None = None,
+        caption: str | None = None,
+        name: str = "A user",
+    ) -> str:
+        """A user sends a file: an inbound message of its kind, with the id of the file; gives the wamid."""
+        media = self.media.receive(self.number_of(phone_number_id), content, mime_type, self.clock.now())
+        kind = media.kind or "document"
+        return self.inbound(
+            sender, phone_number_id=phone_number_id, kind=kind, content=media.as_webhook(caption), name=name
+        )
+
+    def block(self, code: int, *, phone_number_id: str | None = None, seconds: float | None = None) -> None:
+        """Refuse all sends of a number with `code`, for `seconds` or until `unblock`: 131048, 131031, 133010, ..."""
+        until = None if seconds is None else self.clock.now() + seconds
+        self.number_of(phone_number_id).block = Block(code, until)
+
+    def unblock(self, *, phone_number_id: str | None = None) -> None:
+        """Sends of the number are taken again."""
+        self.number_of(phone_number_id).block = None
+
+    def upgrade(self, *, phone_number_id: str | None = None) -> None:
+        """Raise the throughput of a number to the level `HIGH`: 131057 for a minute, then it is told by webhook."""
+        number, seconds = self.number_of(phone_number_id), self.limits.upgrade_seconds
+        number.block = Block(131057, self.clock.now() + seconds)
+        number.throughput_level = "HIGH"
+        news = {
+            "display_phone_number": number.digits,
+            "event": "THROUGHPUT_UPGRADE",
+            "current_limit": "TIER_UNLIMITED",
+            "max_daily_conversations_per_business": "TIER_UNLIMITED",
+        }
+        self.clock.call_later(seconds, lambda: self.webhooks.tell(number.account, "phone_number_quality_update", news))
+
+    def report(self, records: Mapping[str, Any] | None = None) -> Report:
+        """What it knows, and what the sender's `records` are worth (`report.Report`); raises `RecordsError`.
+
+        `records` maps each opaque id to the state that the sender believes it in, or to an object with `state` and
+        `key`, its business key.
+        """
+        return report_of(self.book, self.limiter, self.webhooks.delivered, records)
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -167,7 +289,7 @@ class GraphApi:
                 route = candidate
                 break
         number = self.book.arrive(route.name)
-        fault = self._script.next(route.name)
+        fault = self.faults.next(route.name)
         if fault is not None and fault.kind == "reset_before_read":
             return wire.reset(request)
         body = await route.read(request) if request.method == "POST" else None
@@ -179,8 +301,26 @@ class GraphApi:
         denied = token.rights.refusal_of(route.permission)
         if denied is not None:
             return denied.response()
+        account, now = found.account, self.clock.now()
+        if route.limit != "none":
+            refused = self.limiter.call(token, account, now, management=route.limit == "management")
+            if refused is not None:
+                return refused.response(self.limiter.headers(token, account, now))
         call = Call(request, version, object_id, token, body, number)
-        return await Server(self.clock, self._died).serve(call, fault, lambda: route.answer(call, found))
+        life = Server(self.clock, self._died)
+        response = await life.serve(request, fault, lambda: route.answer(call, found), account.id)
+        if not response.prepared:
+            sender = found if isinstance(found, Number) and route.limit == "none" else None
+            response.headers.update(self.limiter.headers(token, account, now, sender))
+        return response
+
+    async def serve_other(self, request: web.Request, name: str, answer: Callable[[], Outcome]) -> web.StreamResponse:
+        """Count and answer a request that is not of the Graph API, as the next fault on `name` wants it."""
+        self.book.arrive(name)
+        fault = self.faults.next(name)
+        if fault is not None and fault.kind == "reset_before_read":
+            return wire.reset(request)
+        return await Server(self.clock, self._died).serve(request, fault, answer, self.waba_id)
 
     def token_of(self, request: web.Request) -> Token | Refusal:
         """The token that a request shows, if it is valid."""

@@ -87,10 +87,12 @@ class ManualClock(SimClock):
         end = self._now + seconds
         await _turns()
         while self._timers and self._timers[0][0] <= end:
-            self._now, _, timer = heapq.heappop(self._timers)
-            if timer.callback is not None:
-                timer.callback()
-                await _turns()
+            self._now = self._timers[0][0]
+            while self._timers and self._timers[0][0] <= self._now:  # what is due together happens together
+                timer = heapq.heappop(self._timers)[2]
+                if timer.callback is not None:
+                    timer.callback()
+            await _turns()
         self._now = end
         await _turns()
 

@@ -72,6 +72,13 @@ def required(name: str) -> Refusal:
     return Refusal(100, message=f"(#100) The parameter {name} is required.")
 
 
+def without_code() -> dict[str, Any]:
+    """An envelope that lacks what everybody decides by."""
+    envelope = Refusal(131000).as_json()
+    del envelope["error"]["code"]
+    return envelope
+
+
 def html(status: int, headers: Mapping[str, str] | None = None) -> web.Response:
     """What a proxy before the API answers."""
     page = f"<!DOCTYPE html><html><head><title>Error</title></head><body><h1>{status}</h1></body></html>"

@@ -9,6 +9,7 @@ Cloud API, of which the documentation that this project read tells no list: an u
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Mapping
@@ -71,6 +72,12 @@ class Media:
     def kind(self) -> str | None:
         """`image`, `audio`, ...: of which type of message it can be."""
         return kind_of(self.mime_type)
+
+    def as_webhook(self, caption: str | None) -> dict[str, str]:
+        """What an inbound message tells of it; there the checksum is in base64."""
+        digest = base64.b64encode(bytes.fromhex(self.sha256)).decode()
+        told = {"mime_type": self.mime_type, "sha256": digest, "id": self.id}
+        return told if caption is None else {"caption": caption, **told}
 
 
 def kind_of(mime_type: str) -> str | None:

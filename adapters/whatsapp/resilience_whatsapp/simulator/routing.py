@@ -14,6 +14,9 @@ To add a resource, write a module in `resources/` with a function `routes(api: G
 * `permission`: what the token must have.
 * `limit`: what the call counts against: `management`, `app` alone, or `none` (sends have limits of their own).
 
+A handler tells news by webhook with `api.webhooks.tell(account, field, value)`, reads the time from `api.clock`, and
+finds accounts and numbers in `api.world`. A new name of a route goes into `faults.ROUTES`.
+
 Paths that are not the Graph API's (a media download, steering) are aiohttp's own routes: `raw_routes(api)` in the same
 module, if it has any.
 """

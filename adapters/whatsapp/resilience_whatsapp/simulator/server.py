@@ -6,15 +6,19 @@ While it is dead nothing is carried out: connections are refused, open ones are 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
-from typing import Unpack
+from typing import Any, Unpack
 
 from aiohttp import web
 
 from resilience_whatsapp.simulator import wire
-from resilience_whatsapp.simulator.admin import Admin
+from resilience_whatsapp.simulator.admin import Admin, application
 from resilience_whatsapp.simulator.api import GraphApi, Options
+from resilience_whatsapp.simulator.clock import Timer
 from resilience_whatsapp.simulator.faults import Fault
+from resilience_whatsapp.simulator.webhooks import Receiver
 
 
 class Simulator(GraphApi):
@@ -28,7 +32,19 @@ class Simulator(GraphApi):
         templates: of the default account.
         allowed_recipients: digits of the only numbers that may be written to, as for a test number; default all.
         missing_template_status: 404 as documented, or 400 as also seen, with error 132001.
-        clock: what times everything; `SimClock(speed=60)` for haste, `ManualClock()` for tests; default real time.
+        numbers, accounts: how many numbers each account has, and how many accounts there are, each of a portfolio of
+            its own; the ids of the others count up from the first.
+        clock: what times everything; `ManualClock()` stands still until a test advances it.
+        speed: seconds of the API in a second of real time, when no clock is given.
+        seed: of all that happens by chance: the same seed and the same requests in the same order make the same story.
+        limits: `Limits.none()` by default, so that nothing surprises; `Limits.real()` has those of the API.
+        service_window: whether free-form messages to users who did not write within 24 h are refused (131047).
+        webhooks: who is told: addresses, or `Receiver`s with a handshake, a version or accounts of their own.
+        webhook_batch: at most so many statuses and messages in one body.
+        app_secret: signs the webhooks.
+        statuses: when the statuses of a message are told.
+        business_key: what a message stands for, told from its payload; default recipient and content. The report
+            counts those that were accepted more than once.
     """
 
     def __init__(
@@ -41,6 +57,9 @@ class Simulator(GraphApi):
         super().__init__(**options)
         self.host = host
         self.port = port
+        self._deaths: list[Fault] = []
+        self._timers: list[Timer] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
 
@@ -50,22 +69,65 @@ class Simulator(GraphApi):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
+    @property
+    def client_options(self) -> dict[str, str]:
+        """The default token, number and account, and the address: `GraphClient(**simulator.client_options)`."""
+        return {
+            "token": self.token,
+            "phone_number_id": self.phone_number_id,
+            "waba_id": self.waba_id,
+            "base_url": self.base_url,
+        }
+
     def script(self, *faults: Fault) -> None:
-        """Append faults; each is met by the next matching requests, in order."""
-        self._script.add(faults)
+        """Append faults; each is met by the next matching requests, in order. A fault `dead` is for the server."""
+        self.faults.add(fault for fault in faults if fault.kind != "dead")
+        self._deaths += [fault for fault in faults if fault.kind == "dead"]
+        if self._runner is not None:
+            self._plan_deaths()
 
     def clear_faults(self) -> None:
         """From now on all is well; who waits already waits on."""
-        self._script.clear()
+        self.faults.clear()
+        self._deaths.clear()
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def reset(self) -> None:
+        """Forget the book, the faults, and what was used of the limits."""
+        self.book.clear()
+        self.clear_faults()
+        self.limiter.clear()
+
+    async def subscribe(self, receiver: str | Receiver) -> None:
+        """Tell `receiver` by webhook from now on; raises `WebhookError` when it does not pass its handshake."""
+        await self.webhooks.subscribe(receiver if isinstance(receiver, Receiver) else Receiver(receiver))
+
+    def _plan_deaths(self) -> None:
+        for fault in self._deaths:
+            self._timers.append(self.clock.call_later(fault.at, partial(self._spawn, self.stop_listening)))
+            back = fault.at + (fault.lasts or 0.0)
+            self._timers.append(self.clock.call_later(back, partial(self._spawn, self.start_listening)))
+        self._deaths.clear()
+
+    def _spawn(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.get_running_loop().create_task(step())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def start(self) -> None:
         """Begin to listen; raises `OSError` when the port is taken, and then nothing is left behind."""
-        app = web.Application()
-        app.add_routes([*Admin(self.book, self._script).routes(), *self.routes()])
+        app = application()
+        app.add_routes([*Admin(self).routes(), *self.routes()])
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
         try:
             await self.start_listening()
+            self.webhooks.open()
+            self._plan_deaths()
+            for receiver in self._first_receivers:
+                await self.subscribe(receiver)
         except BaseException:
             await self.stop()
             raise
@@ -101,6 +163,10 @@ class Simulator(GraphApi):
         """End; it may be started again."""
         if self._runner is not None:
             self._died.set()
+            for timer in self._timers:
+                timer.cancel()
+            self._timers.clear()
+            await self.webhooks.close()
             await self._runner.cleanup()
             self._runner = self._site = None
 

@@ -9,6 +9,7 @@
 | `AccountStanding.payment` is `fails_later` | 200, and 131042 by webhook |
 | the recipient is in one of `AccountStanding.closed_countries` | 130497 |
 | a marketing template, and `AccountStanding.marketing` is False | 131063 |
+| the same through `marketing_messages`, and `AccountStanding.marketing_api` is False | 134102, HTTP 500 |
 | a group that `AccountStanding.groups` does not have, has suspended, or has with one member | 131041, 131207, 131020 |
 
 An account that is locked (131031), blocked (368) or over its limit for wrong categories (131064) has a `Block`.
@@ -56,16 +57,16 @@ class AccountStanding:
     """Country codes (`"98"`) whose users may not be written to."""
     marketing: bool = True
     """Whether marketing templates may be sent through `messages`."""
+    marketing_api: bool = True
+    """Whether they may be sent through `marketing_messages`."""
     groups: dict[str, int] | None = None
     """How many users each group has besides the number; 0 is a group without any, -1 one that is suspended. None: every
     group exists."""
 
-    def refusal_of(self, payload: dict[str, Any], category: str | None) -> Refusal | None:
-        """Why a message is refused; `category` is that of its template."""
+    def refusal_of(self, payload: dict[str, Any]) -> Refusal | None:
+        """Why a message is refused, whatever its content."""
         if self.payment == "refused":
             return Refusal(131042)
-        if category == "MARKETING" and not self.marketing:
-            return Refusal(131063)
         to = payload.get("to")
         if not isinstance(to, str) or not to:
             return None

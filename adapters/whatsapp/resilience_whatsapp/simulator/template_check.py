@@ -115,8 +115,9 @@ def _text(where: str, part: Mapping[str, Any], given: list[Any], longest: int, c
         missing = [place for place in places if place not in names]
         if missing:
             return Refusal(code.validation, f"{where}: no parameter is named {', '.join(missing)}")
-    length = len(PLACE.sub("", text)) + sum(len(_shown(value)) for value in given)
-    if length > longest:
+    by_name = {str(value.get("parameter_name")): value for value in given}
+    shown = [_shown(by_name.get(place) or given[places.index(place)]) for place in PLACE.findall(text)]
+    if len(PLACE.sub("", text)) + sum(map(len, shown)) > longest:
         return Refusal(132005, f"{where}: the text with its parameters is longer than {longest} characters")
     return None
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from attrs import evolve, frozen
 
@@ -51,6 +51,24 @@ class TemplateError(ValueError):
 
 
 @frozen
+class TemplateChange:
+    """What changes; None stays as it is. `reason` goes with the status, which is what it was after `lasts` seconds."""
+
+    status: str | None = None
+    quality: str | None = None
+    category: str | None = None
+    components: Sequence[Mapping[str, Any]] | None = None
+    reason: str = "NONE"
+    lasts: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for name, known in (("status", STATUSES), ("quality", QUALITIES), ("category", CATEGORIES)):
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise TemplateError(f"{name} must be one of {', '.join(known)}")
+
+
+@frozen
 class InAccount:
     """A template, and whose it is."""
 
@@ -67,7 +85,7 @@ class TemplateLife:
         self._issued = 0
         self._edits: dict[str, list[float]] = {}
         self.review_seconds = 60.0
-        self.review_status: Literal["APPROVED", "REJECTED"] = "APPROVED"
+        self.review_status = "APPROVED"
 
     # --- what clients ask for --------------------------------------------------------------------------------------
 
@@ -136,63 +154,32 @@ class TemplateLife:
 
     # --- what Meta does --------------------------------------------------------------------------------------------
 
-    def change(
-        self,
-        account: Account,
-        name: str,
-        language: str | None = None,
-        *,
-        status: str | None = None,
-        quality: str | None = None,
-        category: str | None = None,
-        components: Sequence[Mapping[str, Any]] | None = None,
-        reason: str = "NONE",
-        lasts: float | None = None,
-    ) -> int:
-        """Change templates by name, in one language or all; gives how many.
-
-        What changes is announced by webhook. After `lasts` seconds of the API's time the status is what it was.
-        Raises `TemplateError` for a value that is none, and when there is no such template.
-        """
-        _known("status", status, STATUSES)
-        _known("quality", quality, QUALITIES)
-        _known("category", category, CATEGORIES)
+    def change(self, account: Account, name: str, language: str | None, change: TemplateChange) -> int:
+        """Change templates by name, in one language or all, and announce it; gives how many."""
         found = [each for each in account.templates if each.name == name and language in (None, each.language)]
-        if not found:
-            raise TemplateError("template.name must be that of a template of the account, in that language")
         for template in found:
-            self._change(account, template, status, quality, category, components, reason, lasts)
+            self._change(account, template, change)
         return len(found)
 
-    def _change(
-        self,
-        account: Account,
-        template: SimTemplate,
-        status: str | None,
-        quality: str | None,
-        category: str | None,
-        components: Sequence[Mapping[str, Any]] | None,
-        reason: str,
-        lasts: float | None,
-    ) -> None:
-        if components is not None:
-            template = self._replace(account, template, components=[dict(each) for each in components])
+    def _change(self, account: Account, template: SimTemplate, change: TemplateChange) -> None:
+        if change.components is not None:
+            template = self._replace(account, template, components=[dict(each) for each in change.components])
             self._announce(account, "message_template_components_update", _components(account, template))
-        if category is not None and category != template.category:
-            before, template = (
-                template,
-                self._replace(account, template, category=category, previous_category=template.category),
-            )
-            value = {"new_category": category, "previous_category": before.category}
+        if change.category not in (None, template.category):
+            old = template.category
+            template = self._replace(account, template, category=change.category, previous_category=old)
+            value = {"new_category": change.category, "previous_category": old}
             self._announce(account, "template_category_update", {**_whose(account, template), **value})
-        if quality is not None and quality != template.quality:
-            before, template = template, self._replace(account, template, quality=quality, quality_at=self._clock.now())
-            value = {"previous_quality_score": before.quality, "new_quality_score": quality}
+        if change.quality not in (None, template.quality):
+            old = template.quality
+            template = self._replace(account, template, quality=change.quality, quality_at=self._clock.now())
+            value = {"previous_quality_score": old, "new_quality_score": change.quality}
             self._announce(account, "message_template_quality_update", {**value, **_whose(account, template)})
-        if status is not None and status != template.status:
-            self._move(account, template, status, reason)
-            if lasts is not None:
-                self._clock.call_later(lasts, lambda: self._back(account, template, status))
+        if change.status is not None and change.status != template.status:
+            status = change.status
+            self._move(account, template, status, change.reason)
+            if change.lasts is not None:
+                self._clock.call_later(change.lasts, lambda: self._back(account, template, status))
 
     def _move(self, account: Account, template: SimTemplate, status: str, reason: str = "NONE") -> None:
         approved_at = self._clock.now() if status == "APPROVED" and template.status == "PENDING" else None
@@ -285,11 +272,6 @@ def _component(kind: str, component: dict[str, Any], category: str) -> Refusal |
     if kind == "BODY" and places and (places[0].start() == 0 or places[-1].end() == len(text)):
         return _refused(_AT_THE_EDGE, "Parameters cannot be at the beginning or the end of the body")
     return None
-
-
-def _known(field: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise TemplateError(f"template.{field} must be one of {', '.join(known)}")
 
 
 def _ids(query: Mapping[str, str]) -> set[str]:

@@ -113,7 +113,7 @@ def _content(payload: dict[str, Any], rules: Rules) -> Refusal | None:
     if kind == "text":
         return _text(content)
     if kind == "template":
-        return _template(content, rules)
+        return _template(content, rules, by_user_id=not payload.get("to"))
     if kind in FILES and not any(isinstance(content.get(name), str) and content[name] for name in ("id", "link")):
         return Refusal(131008, f"The parameter {kind}['id'] or {kind}['link'] is required.")
     file = content.get("header") if kind == "interactive" else {"type": kind, kind: content}
@@ -144,7 +144,7 @@ def _text(content: dict[str, Any]) -> Refusal | None:
     return None
 
 
-def _template(content: dict[str, Any], rules: Rules) -> Refusal | None:
+def _template(content: dict[str, Any], rules: Rules, by_user_id: bool) -> Refusal | None:
     name, language = content.get("name"), content.get("language")
     code = language.get("code") if isinstance(language, dict) else None
     if not isinstance(name, str) or not isinstance(code, str):
@@ -155,6 +155,8 @@ def _template(content: dict[str, Any], rules: Rules) -> Refusal | None:
     if found is None or found.status != "APPROVED":
         details = f"template name ({name}) does not exist in {code}"
         return Refusal(132001, details, status=rules.missing_template_status)
+    if found.category == "AUTHENTICATION" and by_user_id:
+        return Refusal(131062)
     components = content.get("components") or []
     if not isinstance(components, list) or not all(isinstance(component, dict) for component in components):
         return Refusal(131009, "Param template['components'] must be a list of components")

@@ -8,10 +8,11 @@ All attributes may be changed while the simulator runs. `World` finds each objec
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import define, field
 
+from resilience_whatsapp.simulator.envelopes import Refusal
 from resilience_whatsapp.simulator.standing import AccountStanding, NumberStanding, Rights
 from resilience_whatsapp.simulator.templates import SimTemplate
 
@@ -63,9 +64,24 @@ class Number:
     """International, without the `+`."""
     throughput_level: str = "STANDARD"
     """`STANDARD`, `HIGH` or `NOT_APPLICABLE`, as the API tells it."""
+    throughput: float | None = None
+    """Messages in a second, when they are not those of the level: 20 for a number shared with the phone's app."""
     quality: str = "GREEN"
     block: Block | None = None
     standing: NumberStanding = field(factory=NumberStanding)
+
+    def refusal_of(self, payload: dict[str, Any]) -> Refusal | None:
+        """Why it may not send this message, by its standing or that of its account."""
+        code = self.standing.code()
+        return self.account.standing.refusal_of(payload) if code is None else Refusal(code)
+
+    def blocked(self, now: float) -> Block | None:
+        """What blocks it at this time: its own block, or that of its account."""
+        for owner in (self, self.account):
+            block = owner.block
+            if block is not None and (block.until is None or now < block.until):
+                return block
+        return None
 
 
 @define(eq=False)

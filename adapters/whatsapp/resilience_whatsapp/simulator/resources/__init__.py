@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from resilience_whatsapp.simulator.resources import accounts, media, messages, numbers, template_lists, templates
+from resilience_whatsapp.simulator.resources import (
+    accounts,
+    media,
+    messages,
+    numbers,
+    steering,
+    template_lists,
+    templates,
+)
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -14,7 +22,7 @@ if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi
     from resilience_whatsapp.simulator.routing import Route
 
-MODULES: tuple[ModuleType, ...] = (messages, template_lists, numbers, accounts, media, templates)
+MODULES: tuple[ModuleType, ...] = (messages, template_lists, numbers, accounts, media, templates, steering)
 """In the order in which they are asked whether they know an id."""
 
 

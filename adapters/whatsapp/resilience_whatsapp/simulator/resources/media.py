@@ -113,10 +113,12 @@ class _Media:
         return {"success": True}
 
     async def download(self, request: web.Request) -> web.StreamResponse:
-        self._api.book.arrive("media_download")
+        return await self._api.serve_other(request, "media_download", lambda: self._downloaded(request))
+
+    def _downloaded(self, request: web.Request) -> Outcome:
         token = self._api.token_of(request)
         if isinstance(token, Refusal):
-            return token.response()
+            return token
         media = self._store.of_query(request.query, self._api.clock.now())
         if media is None or not token.reaches(media.account):
             return web.Response(status=404)

@@ -41,7 +41,7 @@ def node_of(api: GraphApi, call: Call, number: Number) -> dict[str, Any]:
         "name_status": standing.name_status,
         "account_mode": "LIVE",
         "health_status": health.of_number(number, call.token, api.clock.now()),
-        "whatsapp_business_manager_messaging_limit": "TIER_UNLIMITED",
+        "whatsapp_business_manager_messaging_limit": api.messaging_tier,
     }
     return fields_of(call, node, more)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING
+
+from aiohttp import web
 
 from resilience_whatsapp.simulator.envelopes import Refusal
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route
@@ -20,6 +24,11 @@ def routes(api: GraphApi) -> list[Route]:
 
 def _listed(call: Call, account: Account) -> Outcome:
     try:
-        return listing(account.templates, call.request.query, str(call.request.url.with_query(None)), account.id)
+        page = listing(account.templates, call.request.query, str(call.request.url.with_query(None)), account.id)
     except BadQueryError as error:
         return Refusal(100, str(error))
+    # The API is known to send an ETag; that it would answer 304 is a guess, which a client must not rely on.
+    tag = f'"{hashlib.sha256(json.dumps(page).encode()).hexdigest()[:32]}"'
+    if call.request.headers.get("If-None-Match") == tag:
+        return web.Response(status=304, headers={"ETag": tag})
+    return web.json_response(page, headers={"ETag": tag})

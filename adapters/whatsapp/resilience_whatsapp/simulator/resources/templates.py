@@ -9,7 +9,7 @@ from aiohttp import web
 
 from resilience_whatsapp.simulator import health, wire
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route, asked_of
-from resilience_whatsapp.simulator.template_life import InAccount, find
+from resilience_whatsapp.simulator.template_life import InAccount, TemplateChange, find
 from resilience_whatsapp.simulator.world import Account
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _Templates:
         template = found.template
         if template.status != "PAUSED":
             return {"success": False, "reason": "The template is not paused"}
-        self._api.template_life.change(found.account, template.name, template.language, status="APPROVED")
+        self._api.template_life.change(found.account, template.name, template.language, TemplateChange("APPROVED"))
         return {"success": True}
 
     def node(self, call: Call, found: InAccount) -> Outcome:

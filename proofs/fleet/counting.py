@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from proofs.crew import Broken, Member, flush, good, join, sleep_until
-from proofs.table import Row, Stage, none, percentile, shown, timed, zero
+from proofs.fleet.crew import Broken, Member, flush, good, join, sleep_until
+from proofs.fleet.stage import Stage, timed
+from proofs.table import Row, none, percentile, shown, zero
 from resilience_core import CircuitState
 from resilience_core._machines.shared_circuit import Record, from_text
 

@@ -6,9 +6,9 @@ import random
 import time
 from typing import Any
 
-from proofs.crew import Broken, Crew, Member, join, leave, sleep_until
-from proofs.keys import commands
-from proofs.server import Server
+from proofs.fleet.crew import Broken, Crew, Member, join, leave, sleep_until
+from proofs.fleet.keys import commands
+from proofs.fleet.server import Server
 
 POLL = 2.0
 """Seconds, the default of `poll_interval`."""

@@ -10,9 +10,10 @@ from typing import Any
 
 import redis
 
-from proofs.crew import Broken, Member, good
-from proofs.server import Server
-from proofs.table import NEVER, Row, Stage, none, percentile, shown, timed, zero
+from proofs.fleet.crew import Broken, Member, good
+from proofs.fleet.server import Server
+from proofs.fleet.stage import Stage, timed
+from proofs.table import NEVER, Row, none, percentile, shown, zero
 from resilience_core import Bulkhead, CallRejected, RateLimiter
 from resilience_core._fleet_events import StoreDegraded, StoreRecovered
 

@@ -14,11 +14,12 @@ import time
 import traceback
 from pathlib import Path
 
-from proofs import counting, keys, limits, outages, probing, sizing
-from proofs.crew import Crew
-from proofs.plants import PLANTS
-from proofs.server import Server
-from proofs.table import Proof, Row, Stage
+from proofs.fleet import counting, keys, limits, outages, probing, sizing
+from proofs.fleet.crew import Crew
+from proofs.fleet.plants import PLANTS
+from proofs.fleet.server import Server
+from proofs.fleet.stage import Proof, Stage
+from proofs.table import Row, printed
 
 AT_A_TIME = 4
 """Bars of the small form."""
@@ -40,12 +41,6 @@ PROOFS: dict[str, Proof] = {
     "retries": limits.spending,
     "news": counting.news,
 }
-
-
-def printed(row: Row) -> None:
-    """One line of the table."""
-    verdict = "met" if row.met else "missed"
-    print(f"{row.bar:>5}  {row.what:<64} {row.asked:>10} {row.measured:>12}  {verdict:<6}  {row.sample}", flush=True)
 
 
 def proved(bars: list[str], processes: int, small: bool, plant: str | None) -> list[Row]:
@@ -85,7 +80,7 @@ def side_by_side(bars: list[str], processes: int, plant: str | None) -> list[Row
                 while waiting and len(running) < AT_A_TIME:
                     bar = waiting.pop(0)
                     file = Path(directory, f"{bar}.json")
-                    command = [sys.executable, "-m", "proofs", "--small", "--bars", bar, "--json", str(file)]
+                    command = [sys.executable, "-m", "proofs.fleet", "--small", "--bars", bar, "--json", str(file)]
                     command += ["--processes", str(processes), *(["--plant", plant] if plant else [])]
                     running[bar] = subprocess.Popen(command, stdout=subprocess.DEVNULL), file
                 for bar, (process, file) in list(running.items()):
@@ -105,7 +100,7 @@ def side_by_side(bars: list[str], processes: int, plant: str | None) -> list[Row
 
 def main() -> int:
     """Prove, and print."""
-    parser = argparse.ArgumentParser(prog="python -m proofs", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m proofs.fleet", description=__doc__)
     parser.add_argument("--bars", help=f"only these, of {','.join(PROOFS)}")
     parser.add_argument("--processes", type=int, help="how many members; default 64, in the small form 8")
     parser.add_argument("--small", action="store_true", help="a small form: nothing that is measured in milliseconds")

@@ -13,8 +13,9 @@ from typing import Any
 
 import redis
 
-from proofs.crew import Broken, Member, flush, good, join, sleep_until
-from proofs.table import Row, Stage, none, shown, zero
+from proofs.fleet.crew import Broken, Member, flush, good, join, sleep_until
+from proofs.fleet.stage import Stage
+from proofs.table import Row, none, shown, zero
 from resilience_core import (
     Bulkhead,
     CallRejected,

@@ -8,8 +8,9 @@ import signal
 import time
 from typing import Any
 
-from proofs.crew import Broken, Member, join, sleep_until
-from proofs.table import NEVER, Row, Stage, none, percentile, shown, timed, zero
+from proofs.fleet.crew import Broken, Member, join, sleep_until
+from proofs.fleet.stage import Stage, timed
+from proofs.table import NEVER, Row, none, percentile, shown, zero
 from resilience_core import CircuitOpenError, CircuitState
 from resilience_core._machines.shared_circuit import SECOND, Lease, Record, from_text
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from proofs import plants
+from proofs.fleet import plants
 from resilience_core import CircuitBreaker, CircuitOpenError, CircuitTransition
 from resilience_core._fleet_events import StoreDegraded
 from resilience_core.redis import RedisFleet

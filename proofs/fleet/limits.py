@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from proofs.crew import Broken, Member, good, sleep_until
-from proofs.probing import most_at_once
-from proofs.table import NEVER, Row, Stage, none, shown, timed
+from proofs.fleet.crew import Broken, Member, good, sleep_until
+from proofs.fleet.probing import most_at_once
+from proofs.fleet.stage import Stage, timed
+from proofs.table import NEVER, Row, none, shown
 from resilience_core import Bulkhead, CallRejected, Clock, RateLimiter, Retry, RetryBudget, TokenQuota
 from resilience_core.fleet import _bulkhead
 

@@ -159,7 +159,7 @@ class WhatsAppService:
             message: what is sent.
             reply_to: the id of a message of the recipient, which is quoted.
             delivery: overrides the service's choice for this message.
-            opaque_data: your own data, which webhooks about the message bring back (`WebhookItem.opaque_data`), beside
+            opaque_data: your own data, which webhooks about the message bring back (`StatusUpdate.opaque_data`), beside
                 the record's id; 1 to 479 characters.
 
         Raises:

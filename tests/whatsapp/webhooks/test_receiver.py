@@ -543,6 +543,35 @@ async def test_closing_gives_back_what_was_not_finished() -> None:
 
 
 @virtual
+async def test_closing_in_the_middle_of_a_claim_leaves_nothing_claimed() -> None:
+    inbox, seen, claiming = SlowClaims(), Seen(), asyncio.Event()
+    inbox.claiming = claiming
+    receiver = receiver_of(inbox, listeners={"seen": seen})
+    await receiver.start()
+    await claiming.wait()
+    await asyncio.sleep(2)
+    claiming.clear()
+    await post(receiver, body_of(("w", "sent")))
+    await claiming.wait()
+    await receiver.close()
+    async with receiver_of(inbox, listeners={"seen": seen}):
+        await until(lambda: bool(seen.updates))
+        assert asyncio.get_running_loop().time() < 10
+
+
+class SlowClaims(MemoryInbox):
+    """Claims at once, and tells of it a second later, as a disk does."""
+
+    claiming: asyncio.Event
+
+    async def claim(self, *args: Any) -> Any:
+        claimed = await super().claim(*args)
+        self.claiming.set()
+        await asyncio.sleep(1)
+        return claimed
+
+
+@virtual
 async def test_time_in_which_no_receiver_was_up_does_not_count() -> None:
     inbox, clock = MemoryInbox(), loop_clock()
     begin = clock.wall()

@@ -195,9 +195,10 @@ class WebhookReceiver:
         tasks, self._tasks = self._tasks, []
         if not tasks:
             return
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        handing_out, keeping = tasks
+        keeping.cancel()
+        self._wake.set()  # it ends by itself: cancelled in the middle of a claim, it would not know what it has claimed
+        await asyncio.gather(handing_out, keeping, return_exceptions=True)
         waiting = [item for lane in self._lanes.values() for item in lane]
         for lane in self._lanes.values():
             lane.clear()
@@ -282,7 +283,7 @@ class WebhookReceiver:
 
     async def _hand_out(self) -> None:
         """Claim what is due while there is room. One lane for each message or sender keeps their order."""
-        while True:
+        while self._tasks:
             self._wake.clear()
             now = self._clock.wall()
             wait = _LEASE

@@ -136,7 +136,7 @@ async def test_a_story_has_each_step_with_its_time_and_error(path: Path | None) 
     assert await history.get_by_wamid(WAMID) == story
     assert await history.get("other") is None
     assert NUMBER not in repr(story)
-    await history.close()
+    await history.aclose()
 
 
 @real
@@ -154,7 +154,7 @@ async def test_what_is_told_in_another_order_gives_the_same_story(path: Path | N
     assert [step.status.value for step in story.steps] == ["accepted", "read", "sent"]
     assert await history.get(WAMID) is None
     assert len((await history.find()).messages) == 1
-    await history.close()
+    await history.aclose()
 
 
 @real
@@ -166,7 +166,7 @@ async def test_an_update_by_our_id_alone_is_the_same_message(path: Path | None) 
     assert story is not None
     assert (story.id, story.status, story.recipient) == (ID, "delivered", NUMBER)
     assert story.trouble == Trouble("AmbiguousOutcomeError", ErrorClass.AMBIGUOUS)
-    await history.close()
+    await history.aclose()
 
 
 def test_an_error_without_a_code_has_its_class() -> None:
@@ -199,7 +199,7 @@ async def test_a_service_tells_each_send_with_its_attempts() -> None:
     story = await history.get(caught.value.record.id)  # type: ignore[attr-defined]
     assert story is not None
     assert (story.status, story.trouble) == ("unknown", Trouble("RuntimeError"))
-    await history.close()
+    await history.aclose()
 
 
 # --- finding --------------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ async def test_messages_are_found_by_what_is_known_of_them(path: Path | None) ->
     for wrong in ({"limit": 0}, {"limit": 1_001}, {"after": "x"}, {"after": "1_x"}):
         with pytest.raises(ConfigurationError, match="History: "):
             await history.find(**wrong)  # type: ignore[arg-type]
-    await history.close()
+    await history.aclose()
 
 
 @real
@@ -247,7 +247,7 @@ async def test_pages_have_each_message_once_also_while_new_ones_come(path: Path 
             break
         page = await history.find(limit=3, after=page.next_after)
     assert [int(id_, 16) for id_ in seen] == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
-    await history.close()
+    await history.aclose()
 
 
 @real
@@ -257,7 +257,7 @@ async def test_hashed_recipients_are_found_and_cannot_be_read(tmp_path: Path) ->
     await history.on_update(told("sent", wamid="wamid.2", record_id=None))
     page = await history.find(recipient=NUMBER)
     assert [len(story.recipient or "") for story in page.messages] == [32, 32]
-    await history.close()
+    await history.aclose()
     assert NUMBER[1:].encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert b"wamid.2" in b"".join(file.read_bytes() for file in tmp_path.iterdir())
 
@@ -269,10 +269,10 @@ async def test_hashed_recipients_are_found_and_cannot_be_read(tmp_path: Path) ->
 async def test_a_history_outlives_its_process(tmp_path: Path) -> None:
     history = History(tmp_path / "history.db", clock=VirtualClock(wall=150.0))
     history.add(record())
-    await history.close()
+    history.close()
     history = History(tmp_path / "history.db", clock=VirtualClock(wall=150.0))
     assert await history.get(ID) is not None
-    await history.close()
+    await history.aclose()
 
 
 @real
@@ -285,7 +285,7 @@ async def test_old_messages_are_forgotten_by_age_and_by_number(path: Path | None
     clock.advance(5.0)
     assert await history.forget_old() == 2
     assert [story.created_at for story in (await history.find()).messages] == [9.0, 8.0]
-    await history.close()
+    await history.aclose()
 
 
 @real
@@ -293,7 +293,7 @@ async def test_a_history_forgets_by_itself_while_it_is_told() -> None:
     history = History(max_messages=100, clock=VirtualClock(wall=150.0))
     await filled(history, 1_200)
     assert 100 <= len((await history.find(limit=1_000)).messages) <= 700
-    await history.close()
+    await history.aclose()
 
 
 def test_what_cannot_work_is_refused_at_once(tmp_path: Path) -> None:

@@ -350,8 +350,10 @@ async def test_more_than_may_wait_is_refused_and_comes_again() -> None:
 async def test_many_more_than_are_handled_at_once_are_all_handled() -> None:
     seen = Seen()
     async with receiver_of(listeners={"seen": seen}) as receiver:
-        await post(receiver, body_of(*((f"w{number}", "sent") for number in range(500))))
-        await until(lambda: len(seen.updates) == 500)
+        body = body_of(*((f"w{number}", "sent") for number in range(1_000)))
+        assert len(body) > _receiver._LONG
+        await post(receiver, body)
+        await until(lambda: len(seen.updates) == 1_100)
 
 
 class Failing(MemoryInbox):
@@ -440,7 +442,7 @@ async def test_an_inbox_keeps_its_promises(inbox_file: Callable[[], Any]) -> Non
     ((retried,), _, _) = await inbox.claim(5, 130.0, 190.0, True)
     assert (retried.failures, retried.passed, retried.lost) == (1, {"x", "y"}, False)
     await inbox.put_off(retried.id, frozenset({"x"}), None)
-    await inbox.close()
+    await inbox.aclose()
 
     inbox = inbox_file()
     assert ((await inbox.counts()).waiting, (await inbox.counts()).set_aside) == (1, 1)
@@ -451,7 +453,7 @@ async def test_an_inbox_keeps_its_promises(inbox_file: Callable[[], Any]) -> Non
     assert await inbox.forget(101.0, 5) == 1
     assert (await inbox.take([(key(1), "a")], 140.0, 5)).new == 1
     assert await inbox.again([two.id, three.id], 150.0) == 0
-    await inbox.close()
+    await inbox.aclose()
 
 
 @real
@@ -473,7 +475,7 @@ async def test_what_was_claimed_when_a_process_died_comes_one_at_a_time_and_thre
     assert len(await inbox.set_aside(9)) == 4
     assert await inbox.again([item.id for item in await inbox.set_aside(2)], 200.0) == 2
     assert len((await inbox.claim(9, 200.0, 260.0, False))[0]) == 2
-    await inbox.close()
+    await inbox.aclose()
 
 
 @real
@@ -488,7 +490,7 @@ async def test_an_inbox_knows_when_receivers_were_up(inbox_file: Callable[[], An
     assert await inbox.listening() == Listening([(0.0, 12.0), (20.0, 21.0)], 8.0, {frozenset(): 11.5})
     assert await inbox.forget(11.0, 5) == 0
     assert (await inbox.listening()).up == [(9.0, 12.0), (20.0, 21.0)]
-    await inbox.close()
+    await inbox.aclose()
 
 
 @real
@@ -516,7 +518,7 @@ async def test_several_receivers_on_one_file_hand_out_each_update_once(tmp_path:
     assert {answer.status for answer in answers} == {200}
     await until(lambda: len(seen.updates) >= 23)
     for receiver in receivers:
-        await receiver.close()
+        await receiver.aclose()
     assert sorted(seen.updates) == sorted((f"w{number}", "sent") for number in range(23))
 
 
@@ -534,8 +536,8 @@ async def test_closing_gives_back_what_was_not_finished() -> None:
     await receiver.start()
     await post(receiver, body_of(("w", "sent"), ("w", "read")))
     await begun.wait()
-    await receiver.close()
-    await receiver.close()
+    await receiver.aclose()
+    await receiver.aclose()
     assert asyncio.get_running_loop().time() < 10
     async with receiver_of(inbox, listeners={"stuck": seen}):
         await until(lambda: len(seen.updates) == 2)
@@ -553,10 +555,30 @@ async def test_closing_in_the_middle_of_a_claim_leaves_nothing_claimed() -> None
     claiming.clear()
     await post(receiver, body_of(("w", "sent")))
     await claiming.wait()
-    await receiver.close()
+    await receiver.aclose()
     async with receiver_of(inbox, listeners={"seen": seen}):
         await until(lambda: bool(seen.updates))
         assert asyncio.get_running_loop().time() < 10
+
+
+@virtual
+async def test_what_was_kept_although_the_request_was_given_up_is_handed_out_at_once() -> None:
+    seen = Seen()
+    async with receiver_of(SlowTakes(), listeners={"seen": seen}) as receiver:
+        asking = asyncio.create_task(post(receiver, body_of(("w", "sent"))))
+        await asyncio.sleep(0.5)
+        asking.cancel()
+        await until(lambda: bool(seen.updates))
+        assert asyncio.get_running_loop().time() < 10
+
+
+class SlowTakes(MemoryInbox):
+    """Takes at once, and tells of it a second later, as a disk does."""
+
+    async def take(self, *args: Any) -> Any:
+        taken = await super().take(*args)
+        await asyncio.sleep(1)
+        return taken
 
 
 class SlowClaims(MemoryInbox):

@@ -58,7 +58,7 @@ class Site:
         """Nobody listens: the address answers 502."""
         receiver, self.receiver = self.receiver, None
         assert receiver is not None
-        await receiver.close()
+        await receiver.aclose()
 
     async def handle(self, request: web.Request) -> web.Response:
         if self.receiver is None:
@@ -108,7 +108,7 @@ def test_each_status_is_handled_once_and_each_message_ends_as_it_did_whatever_th
             assert (await history.count()).keys() >= {"sent", "delivered", "read", "failed"}
             await site.close()
             await runner.cleanup()
-        await history.close()
+        await history.aclose()
 
     asyncio.run(main())
 

@@ -186,9 +186,13 @@ class History:
         """Wait until all that was told is on the disk."""
         await self._database.run(lambda _: None)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Finish writing and close the file."""
         await asyncio.to_thread(self._database.close)
+
+    def close(self) -> None:
+        """The same for blocking callers."""
+        self._database.close()
 
     def _prune(self, db: sqlite3.Connection) -> int:
         return _sql.forget(db, self._clock.wall() - self._kept_for, self._max_messages, _PRUNED_AT_ONCE)

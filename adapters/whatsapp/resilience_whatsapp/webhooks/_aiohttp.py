@@ -39,7 +39,7 @@ def aiohttp_application(receiver: WebhookReceiver, path: str = "/") -> web.Appli
         await receiver.start()
 
     async def close(_: web.Application) -> None:
-        await receiver.close()
+        await receiver.aclose()
 
     app.on_startup.append(start)
     app.on_cleanup.append(close)

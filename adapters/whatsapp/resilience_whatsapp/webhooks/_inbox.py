@@ -143,7 +143,7 @@ class Inbox(Protocol):
         """Drop at most `most` of what was taken before that time and does not wait; how many."""
         ...
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Let go of what it holds open."""
         ...
 
@@ -264,7 +264,7 @@ class MemoryInbox:
         self._up = {name: interval for name, interval in self._up.items() if interval[1] >= before}
         return len(old)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """As `Inbox` says."""
 
     def _in(self, state: str) -> list[_Row]:

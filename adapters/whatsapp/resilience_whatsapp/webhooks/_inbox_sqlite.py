@@ -173,7 +173,7 @@ class SqliteInbox:
 
         return await self._database.run(work)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """As `Inbox` says."""
         await asyncio.to_thread(self._database.close)
 

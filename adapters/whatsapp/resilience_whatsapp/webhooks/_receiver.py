@@ -51,6 +51,7 @@ _TOGETHER = 64
 _HEARTBEAT = 10.0
 _PRUNED_AT_ONCE = 5_000
 _RETRY_AFTER = "5"
+_LONG = 64 * 1024
 _PATIENCE = 5.0
 
 
@@ -109,7 +110,7 @@ class ReceiverStatus:
 class WebhookReceiver:
     """Takes webhooks for any web framework on asyncio: `answer` maps a request to an answer.
 
-    Use it as an asynchronous context manager, or call `start` and `close`.
+    Use it as an asynchronous context manager, or call `start` and `aclose`.
 
     Args:
         inbox: where updates are kept until they are done, and their keys afterwards; `SqliteInbox("webhooks.db")`.
@@ -190,7 +191,7 @@ class WebhookReceiver:
         await self._beat()
         self._tasks = [asyncio.create_task(self._hand_out()), asyncio.create_task(self._keep())]
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Take no more, give running listeners 5 s, give back what they have not finished, close the inbox."""
         tasks, self._tasks = self._tasks, []
         if not tasks:
@@ -209,14 +210,14 @@ class WebhookReceiver:
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._inbox.give_back(waiting, self._clock.wall())
         await self._beat()
-        await self._inbox.close()
+        await self._inbox.aclose()
 
     async def __aenter__(self) -> Self:
         await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        await self.aclose()
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -257,20 +258,23 @@ class WebhookReceiver:
     async def _take(self, body: bytes) -> WebhookAnswer:
         self._heard = self._clock.wall()
         try:
-            parts = parts_of(body)
+            # A thousand statuses take 20 ms: whoever else is in the loop must not wait for so many.
+            items = await asyncio.to_thread(_items_of, body) if len(body) > _LONG else _items_of(body)
         except InvalidWebhookError:
             return self._refuse(400, "content")
         try:
-            items = [(part.key(), part.dumps()) for part in parts]
             taken = await self._inbox.take(items, self._heard, self._max_waiting)
         except InboxFull:
             return self._refuse(503, "full", {"Retry-After": _RETRY_AFTER})
+        except asyncio.CancelledError:
+            self._wake.set()  # it may have been kept all the same
+            raise
         except Exception as error:
             self._store_troubles("Webhooks cannot be kept: the platform is asked to come again", error)
             return self._refuse(503, "store", {"Retry-After": _RETRY_AFTER})
         self._store_works()
         self._counts["taken"] += taken.new
-        self._counts["repeated"] += len(parts) - taken.new
+        self._counts["repeated"] += len(items) - taken.new
         if taken.new:
             self._wake.set()
         return WebhookAnswer(200)
@@ -496,6 +500,10 @@ def _secrets(given: str | Sequence[str]) -> tuple[str, ...]:
     if not secrets or not all(secrets):
         raise ConfigurationError("WebhookReceiver: app_secrets must be the secret of the Meta app, or several")
     return secrets
+
+
+def _items_of(body: bytes) -> list[tuple[bytes, str]]:
+    return [(part.key(), part.dumps()) for part in parts_of(body)]
 
 
 def _lane_of(part: Part) -> str:

@@ -350,7 +350,7 @@ async def test_more_than_may_wait_is_refused_and_comes_again() -> None:
 async def test_many_more_than_are_handled_at_once_are_all_handled() -> None:
     seen = Seen()
     async with receiver_of(listeners={"seen": seen}) as receiver:
-        body = body_of(*((f"w{number}", "sent") for number in range(1_000)))
+        body = body_of(*((f"w{number}", "sent") for number in range(1_100)))
         assert len(body) > _receiver._LONG
         await post(receiver, body)
         await until(lambda: len(seen.updates) == 1_100)

@@ -7,6 +7,7 @@ again before the cool-down is over.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections import OrderedDict
@@ -48,8 +49,8 @@ class Alarms:
     """Calls `pager` once for each condition and cool-down, in this process.
 
     Args:
-        pager: a function or a coroutine function; gets the `Condition`. If it raises, the log says so, and the next
-            message with the condition calls it again.
+        pager: a function, which must be quick, or a coroutine function, which may take its time: nobody waits for it.
+            Gets the `Condition`. If it raises, the log says so, and the next message with the condition calls it again.
         cool_down: seconds.
         classes: which errors call; default `PERMANENT`.
         clock: gives the time.
@@ -73,44 +74,58 @@ class Alarms:
         self._classes = frozenset(classes)
         self._clock = clock or Clock()
         self._last: OrderedDict[Condition, float] = OrderedDict()
+        self._calls: set[asyncio.Task[None]] = set()
 
-    async def on_error(
-        self, error: BaseException, *, waba_id: str | None = None, phone_number_id: str | None = None
-    ) -> None:
+    def on_error(self, error: BaseException, *, waba_id: str | None = None, phone_number_id: str | None = None) -> None:
         """Tell of an error that a send or another request ended with. Others than those of `classes` call nobody."""
         if not isinstance(error, GraphError) or error.error_class not in self._classes:
             return
         # The number is told only where it is what is wrong: else each number of an account would call for itself.
         number = phone_number_id if error.scope == "phone_number" else None
-        await self._call(Condition(error.error_class, error.scope, error.code, None, waba_id, number))
+        self._call(Condition(error.error_class, error.scope, error.code, None, waba_id, number))
 
-    async def on_update(self, update: WebhookUpdate) -> None:
+    def on_update(self, update: WebhookUpdate) -> None:
         """A listener of webhooks."""
         if isinstance(update, (StatusUpdate, AccountError)):
             for error in update.errors:
-                await self.on_error(error, waba_id=update.waba_id, phone_number_id=update.phone_number_id)
+                self.on_error(error, waba_id=update.waba_id, phone_number_id=update.phone_number_id)
         elif isinstance(update, AccountUpdate) and _is_bad(update) and ErrorClass.POLICY in self._classes:
-            await self._call(Condition(ErrorClass.POLICY, "waba", None, update.event, update.waba_id, None))
+            self._call(Condition(ErrorClass.POLICY, "waba", None, update.event, update.waba_id, None))
 
-    async def _call(self, condition: Condition) -> None:
+    async def finished(self) -> None:
+        """Wait until nobody is being called any more."""
+        while self._calls:
+            await asyncio.wait(self._calls)
+
+    def _call(self, condition: Condition) -> None:
         now = self._clock.now()
         last = self._last.get(condition)
         if last is not None and now - last < self._cool_down:
             return
-        self._last[condition] = now  # before the call: while it is under way, others must not call, too
+        self._last[condition] = now
         self._last.move_to_end(condition)
         if len(self._last) > MAX_CONDITIONS:
             self._last.popitem(last=False)
         try:
             answer = self._pager(condition)
-            if inspect.isawaitable(answer):
-                await answer
-        except BaseException as error:
-            self._last.pop(condition, None)
-            if not isinstance(error, Exception):
-                raise
-            told = {"error": type(error).__name__, "code": condition.code, "scope": condition.scope}
-            _logger.error("The pager could not be called", extra=told)  # noqa: TRY400 - its text may be personal
+        except Exception as error:
+            self._failed(condition, error)
+            return
+        if inspect.isawaitable(answer):
+            call = asyncio.get_running_loop().create_task(self._wait(condition, answer))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+
+    async def _wait(self, condition: Condition, answer: Awaitable[None]) -> None:
+        try:
+            await answer
+        except Exception as error:
+            self._failed(condition, error)
+
+    def _failed(self, condition: Condition, error: Exception) -> None:
+        self._last.pop(condition, None)
+        told = {"error": type(error).__name__, "code": condition.code, "scope": condition.scope}
+        _logger.error("The pager could not be called", extra=told)
 
 
 def _is_bad(update: AccountUpdate) -> bool:

@@ -49,6 +49,7 @@ from resilience_whatsapp.status import Health, NumberStatus
 from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
 
 if TYPE_CHECKING:
+    from resilience_whatsapp.alarms import Alarms
     from resilience_whatsapp.blocking import BlockingWhatsAppService
     from resilience_whatsapp.history import History
 
@@ -97,6 +98,7 @@ class WhatsAppService:
             templates says, if one is kept that is younger than 24 h; it is never asked for because of this.
         media_file: where the ids of uploaded files are kept so that they outlive the process; one for each number.
         history: is told how each send ended, and of its attempts: `resilience_whatsapp.history`.
+        alarms: is told the errors of sends, and calls somebody for those that need it: `resilience_whatsapp.alarms`.
     """
 
     def __init__(
@@ -111,9 +113,11 @@ class WhatsAppService:
         validate_templates: bool = True,
         media_file: str | os.PathLike[str] | None = None,
         history: History | None = None,
+        alarms: Alarms | None = None,
     ) -> None:
         self.client = client
         self.history = history
+        self.alarms = alarms
         self._calls = Calls()
         self._media = MediaIds(client, media_file)
         self.delivery: Delivery = _checked(delivery)
@@ -547,6 +551,9 @@ class WhatsAppService:
     def _tell(self, record: MessageRecord, sending: Sending, error: BaseException | None = None) -> None:
         if self.history is not None:
             self.history.add(record, error, attempts=sending.told)
+        if self.alarms is not None and error is not None:
+            number = getattr(self.client.http_client, "phone_number_id", None)
+            self.alarms.on_error(error, phone_number_id=number)
 
     def _check_fit(self, message: TemplateMessage) -> None:
         entry = self._cache.entry()

@@ -31,7 +31,7 @@ from resilience_whatsapp.webhooks import (
     sign,
     verify_signature,
 )
-from resilience_whatsapp.webhooks._inbox import MAX_LOST, Listening
+from resilience_whatsapp.webhooks._inbox import MAX_LOST, Claim, Listening
 from resilience_whatsapp.webhooks._read import Part
 
 SECRET, OLD, TOKEN = "s3cret", "0ld", "t0ken"
@@ -259,23 +259,23 @@ def test_who_is_told_of_what_is_set_aside_may_be_a_function_or_nobody(told: list
 
 
 def test_what_kills_the_process_each_time_is_set_aside_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[AsideUpdate] = []
+
     async def main() -> None:
         inbox, clock = MemoryInbox(), loop_clock()
-        async with receiver_of(inbox) as receiver:
-            pass
         await inbox.take([(b"k" * 16, Part("unknown", "x").dumps())], clock.wall(), 9)
         for _ in range(MAX_LOST):
-            assert len((await inbox.claim(9, clock.wall(), clock.wall() + 60.0, True))[0]) == 1
+            assert len((await inbox.claim(9, clock.wall(), clock.wall() + 60.0, True)).items) == 1
             await asyncio.sleep(60)
-        async with receiver_of(inbox) as receiver:
-            while not await receiver.set_aside():
-                await asyncio.sleep(1)
+        async with receiver_of(inbox, on_set_aside=told.append) as receiver:
+            await until(lambda: bool(told))
+            assert await receiver.set_aside() == told
             assert (await receiver.status()).handled == 0
 
     with caplog.at_level(logging.ERROR, "resilience_whatsapp.webhooks"):
         run_virtual(main)
     assert [record.getMessage() for record in caplog.records] == [
-        "Webhook updates set aside: the process ended during each try (1)"
+        "A webhook update is set aside: the process ended during each try"
     ]
 
 
@@ -428,18 +428,20 @@ async def test_an_inbox_keeps_its_promises(inbox_file: Callable[[], Any]) -> Non
         await inbox.take([(key(4), "d"), (key(5), "e"), (key(6), "f")], 101.0, 5)
     assert (await inbox.counts()).waiting == 3
 
-    (one, two), aside, due = await inbox.claim(2, 101.0, 161.0, True)
-    assert (one.text, one.failures, one.passed, one.lost, one.until) == ("a", 0, frozenset(), False, 161.0)
-    assert (aside, due) == (0, 101.0)
+    claim = await inbox.claim(2, 101.0, 161.0, True)
+    one, two = claim.items
+    assert (one.text, one.taken, one.failures, one.passed) == ("a", 100.0, 0, frozenset())
+    assert (one.lost, one.until, claim.lost, claim.due) == (False, 161.0, [], 101.0)
     await inbox.done(one.id)
     await inbox.put_off(two.id, frozenset({"x", "y"}), 130.0)
-    ((three,), _, due) = await inbox.claim(5, 102.0, 162.0, True)
-    assert (three.text, due) == ("c", 130.0)
+    claim = await inbox.claim(5, 102.0, 162.0, True)
+    (three,) = claim.items
+    assert (three.text, claim.due) == ("c", 130.0)
     await inbox.give_back([two], 103.0)
-    assert (await inbox.claim(5, 103.0, 163.0, True))[0] == [], "it is not its claim any more"
+    assert (await inbox.claim(5, 103.0, 163.0, True)).items == [], "it is not its claim any more"
     await inbox.give_back([three], 103.0)
-    assert [item.id for item in (await inbox.claim(5, 103.0, 163.0, True))[0]] == [three.id]
-    ((retried,), _, _) = await inbox.claim(5, 130.0, 190.0, True)
+    assert [item.id for item in (await inbox.claim(5, 103.0, 163.0, True)).items] == [three.id]
+    (retried,) = (await inbox.claim(5, 130.0, 190.0, True)).items
     assert (retried.failures, retried.passed, retried.lost) == (1, {"x", "y"}, False)
     await inbox.put_off(retried.id, frozenset({"x"}), None)
     await inbox.aclose()
@@ -462,19 +464,20 @@ async def test_what_was_claimed_when_a_process_died_comes_one_at_a_time_and_thre
 ) -> None:
     inbox = inbox_file()
     await inbox.take([(key(number), str(number)) for number in range(4)], 0.0, 9)
-    assert len((await inbox.claim(9, 0.0, 60.0, True))[0]) == 4
-    assert await inbox.claim(9, 59.0, 119.0, True) == ([], 0, 60.0)
-    assert (await inbox.claim(9, 60.0, 120.0, False))[0] == []
+    assert len((await inbox.claim(9, 0.0, 60.0, True)).items) == 4
+    assert await inbox.claim(9, 59.0, 119.0, True) == Claim([], [], 60.0)
+    assert (await inbox.claim(9, 60.0, 120.0, False)).items == []
     for now in (60.0, 120.0):
         lost = []
         for _ in range(4):
-            lost += (await inbox.claim(9, now, now + 60.0, True))[0]
+            lost += (await inbox.claim(9, now, now + 60.0, True)).items
         assert [(item.text, item.lost) for item in lost] == [(str(number), True) for number in range(4)]
     assert MAX_LOST == 3
-    assert (await inbox.claim(9, 180.0, 240.0, True))[:2] == ([], 4)
+    claim = await inbox.claim(9, 180.0, 240.0, True)
+    assert (claim.items, [aside.text for aside in claim.lost]) == ([], ["0", "1", "2", "3"])
     assert len(await inbox.set_aside(9)) == 4
     assert await inbox.again([item.id for item in await inbox.set_aside(2)], 200.0) == 2
-    assert len((await inbox.claim(9, 200.0, 260.0, False))[0]) == 2
+    assert len((await inbox.claim(9, 200.0, 260.0, False)).items) == 2
     await inbox.aclose()
 
 

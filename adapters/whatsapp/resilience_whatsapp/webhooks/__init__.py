@@ -5,6 +5,7 @@ Many errors come by them only, after a send was accepted.
 
 from resilience_whatsapp.webhooks._aiohttp import aiohttp_application, aiohttp_handler
 from resilience_whatsapp.webhooks._inbox import (
+    Claim,
     Claimed,
     Inbox,
     InboxCounts,
@@ -45,6 +46,7 @@ __all__ = [
     "AccountError",
     "AccountUpdate",
     "AsideUpdate",
+    "Claim",
     "Claimed",
     "InboundMessage",
     "Inbox",

@@ -18,7 +18,18 @@ from typing import Protocol
 
 from attrs import define, field, frozen
 
-__all__ = ["Claimed", "Inbox", "InboxCounts", "InboxFull", "Listening", "MemoryInbox", "SetAside", "Taken", "merged"]
+__all__ = [
+    "Claim",
+    "Claimed",
+    "Inbox",
+    "InboxCounts",
+    "InboxFull",
+    "Listening",
+    "MemoryInbox",
+    "SetAside",
+    "Taken",
+    "merged",
+]
 
 MAX_LOST = 3
 """Claims that ended in nothing, not even a failure: after so many, the item is what kills the process."""
@@ -34,6 +45,8 @@ class Claimed:
     """One item that is to be handled now."""
 
     id: int
+    taken: float
+    """Seconds since the epoch."""
     text: str = field(repr=False)
     failures: int
     passed: frozenset[str]
@@ -53,6 +66,17 @@ class SetAside:
     """Seconds since the epoch."""
     text: str = field(repr=False)
     passed: frozenset[str]
+
+
+@frozen
+class Claim:
+    """What a claim gave."""
+
+    items: list[Claimed]
+    lost: list[SetAside]
+    """What was set aside by it, because it kills the process."""
+    due: float | None
+    """When the next item is due."""
 
 
 @frozen
@@ -95,15 +119,12 @@ class Inbox(Protocol):
         """
         ...
 
-    async def claim(self, most: int, now: float, until: float, lost: bool) -> tuple[list[Claimed], int, float | None]:
+    async def claim(self, most: int, now: float, until: float, lost: bool) -> Claim:
         """At most `most` items that are due, claimed until then.
 
         Among them is at most one, and none unless `lost`, of which an earlier claim ended in nothing: it may be what
         killed the process, and others must not share its fate. Those to which that happened `MAX_LOST` times are set
         aside.
-
-        Returns:
-            The items, how many were set aside, and when the next one is due.
         """
         ...
 
@@ -171,6 +192,10 @@ class _Row:
     passed: frozenset[str] = frozenset()
 
 
+def _aside(row: _Row) -> SetAside:
+    return SetAside(row.id, row.taken, row.text, row.passed)
+
+
 class MemoryInbox:
     """An inbox for tests: it is as good as the process. What it holds is lost when the process ends."""
 
@@ -192,7 +217,7 @@ class MemoryInbox:
             self._rows[key] = self._ids[self._last] = _Row(self._last, text, now, now)
         return Taken(len(fresh), waiting)
 
-    async def claim(self, most: int, now: float, until: float, lost: bool) -> tuple[list[Claimed], int, float | None]:
+    async def claim(self, most: int, now: float, until: float, lost: bool) -> Claim:
         """As `Inbox` says."""
         due = sorted((row for row in self._in("waiting") if row.due <= now), key=lambda row: (row.due, row.id))
         hopeless = [row for row in due if row.claims - row.failures >= MAX_LOST]
@@ -203,8 +228,10 @@ class MemoryInbox:
         for row in found:
             row.claims += 1
             row.due = until
-        claimed = [Claimed(row.id, row.text, row.failures, row.passed, until, row in again) for row in found]
-        return claimed, len(hopeless), min((row.due for row in self._in("waiting")), default=None)
+        claimed = [Claimed(row.id, row.taken, row.text, row.failures, row.passed, until, row in again) for row in found]
+        return Claim(
+            claimed, [_aside(row) for row in hopeless], min((r.due for r in self._in("waiting")), default=None)
+        )
 
     async def done(self, item: int) -> None:
         """As `Inbox` says."""
@@ -231,7 +258,7 @@ class MemoryInbox:
 
     async def set_aside(self, most: int) -> list[SetAside]:
         """As `Inbox` says."""
-        return [SetAside(row.id, row.taken, row.text, row.passed) for row in self._in("aside")[:most]]
+        return [_aside(row) for row in self._in("aside")[:most]]
 
     async def again(self, items: Sequence[int], now: float) -> int:
         """As `Inbox` says."""

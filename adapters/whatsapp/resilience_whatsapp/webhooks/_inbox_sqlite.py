@@ -10,10 +10,12 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
 from resilience_whatsapp._sqlite import Database
 from resilience_whatsapp.webhooks._inbox import (
     MAX_LOST,
+    Claim,
     Claimed,
     InboxCounts,
     InboxFull,
@@ -45,6 +47,7 @@ SCHEMA = (
 )
 _CLEAN = "FROM webhook_items WHERE state = 0 AND claims = failures"
 _LOST = "FROM webhook_items WHERE state = 0 AND claims <> failures"
+_ASIDE_COLUMNS = "id, taken, content, passed"
 _WAITING = f"SELECT (SELECT count(*) {_CLEAN}) + (SELECT count(*) {_LOST})"
 _ASIDE = "SELECT count(*) FROM webhook_items WHERE state = 2"
 
@@ -79,16 +82,16 @@ class SqliteInbox:
 
         return await self._database.run(work)
 
-    async def claim(self, most: int, now: float, until: float, lost: bool) -> tuple[list[Claimed], int, float | None]:
+    async def claim(self, most: int, now: float, until: float, lost: bool) -> Claim:
         """As `Inbox` says."""
 
-        def work(db: sqlite3.Connection) -> tuple[list[Claimed], int, float | None]:
-            aside = db.execute(
-                "UPDATE webhook_items SET state = 2 "
-                "WHERE state = 0 AND claims <> failures AND due <= ? AND claims - failures >= ?",
+        def work(db: sqlite3.Connection) -> Claim:
+            hopeless = db.execute(
+                f"UPDATE webhook_items SET state = 2 WHERE id IN (SELECT id {_LOST} AND due <= ? "
+                f"AND claims - failures >= ?) RETURNING {_ASIDE_COLUMNS}",
                 (now, MAX_LOST),
-            ).rowcount
-            columns, order = "SELECT id, content, failures, passed", "AND due <= ? ORDER BY due, id LIMIT ?"
+            ).fetchall()
+            columns, order = "SELECT id, taken, content, failures, passed", "AND due <= ? ORDER BY due, id LIMIT ?"
             rows = db.execute(f"{columns} {_LOST} {order}", (now, 1)).fetchall() if lost else []
             again = len(rows)
             rows += db.execute(f"{columns} {_CLEAN} {order}", (now, most - again)).fetchall()
@@ -96,11 +99,12 @@ class SqliteInbox:
                 "UPDATE webhook_items SET claims = claims + 1, due = ? WHERE id = ?", [(until, row[0]) for row in rows]
             )
             firsts = [db.execute(f"SELECT min(due) {part}").fetchone()[0] for part in (_CLEAN, _LOST)]
-            next_due = min((due for due in firsts if due is not None), default=None)
             claimed = [
-                Claimed(row[0], row[1], row[2], _names(row[3]), until, at < again) for at, row in enumerate(rows)
+                Claimed(row[0], row[1], row[2], row[3], _names(row[4]), until, at < again)
+                for at, row in enumerate(rows)
             ]
-            return claimed, aside, next_due
+            due = min((each for each in firsts if each is not None), default=None)
+            return Claim(claimed, [_aside(row) for row in hopeless], due)
 
         return await self._database.run(work)
 
@@ -125,9 +129,9 @@ class SqliteInbox:
 
     async def set_aside(self, most: int) -> list[SetAside]:
         """As `Inbox` says."""
-        query = "SELECT id, taken, content, passed FROM webhook_items WHERE state = 2 ORDER BY id LIMIT ?"
+        query = f"SELECT {_ASIDE_COLUMNS} FROM webhook_items WHERE state = 2 ORDER BY id LIMIT ?"
         rows = await self._database.run(lambda db: db.execute(query, (most,)).fetchall())
-        return [SetAside(row[0], row[1], row[2], _names(row[3])) for row in rows]
+        return [_aside(row) for row in rows]
 
     async def again(self, items: Sequence[int], now: float) -> int:
         """As `Inbox` says."""
@@ -176,6 +180,10 @@ class SqliteInbox:
     async def aclose(self) -> None:
         """As `Inbox` says."""
         await asyncio.to_thread(self._database.close)
+
+
+def _aside(row: Any) -> SetAside:
+    return SetAside(row[0], row[1], row[2], _names(row[3]))
 
 
 def _names(text: str) -> frozenset[str]:

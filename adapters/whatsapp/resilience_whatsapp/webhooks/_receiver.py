@@ -26,7 +26,7 @@ from attrs import field, frozen
 
 from resilience_core import Clock, ConfigurationError
 from resilience_whatsapp.errors import InvalidWebhookError
-from resilience_whatsapp.webhooks._inbox import Claimed, Inbox, InboxFull, Listening, merged
+from resilience_whatsapp.webhooks._inbox import Claim, Claimed, Inbox, InboxFull, Listening, SetAside, merged
 from resilience_whatsapp.webhooks._read import MAX_WEBHOOK, Part, parts_of, update_of
 from resilience_whatsapp.webhooks._signature import SIGNATURE_HEADER, answer_handshake, verify_signature
 from resilience_whatsapp.webhooks._updates import StatusUpdate, UnknownUpdate, WebhookUpdate
@@ -294,17 +294,20 @@ class WebhookReceiver:
             room = _TOGETHER - self._held
             if room > 0:
                 try:
-                    items, aside, due = await self._inbox.claim(room, now, now + _LEASE, not self._lost_held)
+                    claim = await self._inbox.claim(room, now, now + _LEASE, not self._lost_held)
                 except Exception as error:
                     self._store_troubles("Webhooks cannot be read from where they are kept", error)
-                    items, aside, due = [], 0, now + 1.0
-                if aside:
-                    self._logger.error("Webhook updates set aside: the process ended during each try (%d)", aside)
-                for item in items:
+                    claim = Claim([], [], now + 1.0)
+                for item in claim.items:
                     self._enter(item)
-                if len(items) == room:
+                for lost in claim.lost:
+                    aside = self._aside(lost)
+                    told = {"topic": aside.update.topic}
+                    self._logger.error("A webhook update is set aside: the process ended during each try", extra=told)
+                    await self._tell_aside(aside)
+                if len(claim.items) == room:
                     continue  # no room is left, or there may be more
-                wait = _LEASE if due is None else max(0.0, due - self._clock.wall())
+                wait = _LEASE if claim.due is None else max(0.0, claim.due - self._clock.wall())
                 if self._lost_held:
                     wait = max(wait, 1.0)  # what is due may be one that has to wait for the other
             try:
@@ -384,13 +387,22 @@ class WebhookReceiver:
         else:
             self._logger.warning("A webhook update was not handled: it is tried again", extra=told)
         await self._inbox.put_off(item.id, passed, None if last else now + wait)
-        if last and self._on_set_aside is not None:
-            try:
-                answer = self._on_set_aside(AsideUpdate(item.id, now, update, self._missing(passed)))
+        if last:
+            await self._tell_aside(AsideUpdate(item.id, item.taken, update, self._missing(passed)))
+
+    async def _tell_aside(self, aside: AsideUpdate) -> None:
+        if self._on_set_aside is None:
+            return
+        try:
+            async with asyncio.timeout(self._patience):
+                answer = self._on_set_aside(aside)
                 if inspect.isawaitable(answer):
                     await answer
-            except Exception as failure:
-                self._trouble("on_set_aside failed", failure)
+        except Exception as error:
+            self._trouble("on_set_aside failed", error)
+
+    def _aside(self, row: SetAside) -> AsideUpdate:
+        return AsideUpdate(row.id, row.taken, update_of(Part.loads(row.text)), self._missing(row.passed))
 
     def _trouble(self, what: str, error: Exception) -> None:
         """Without a traceback: the lines of a listener, or the values in its error, may be personal."""
@@ -414,10 +426,7 @@ class WebhookReceiver:
 
     async def set_aside(self, most: int = 100) -> list[AsideUpdate]:
         """What was set aside, the oldest first."""
-        rows = await self._inbox.set_aside(most)
-        return [
-            AsideUpdate(row.id, row.taken, update_of(Part.loads(row.text)), self._missing(row.passed)) for row in rows
-        ]
+        return [self._aside(row) for row in await self._inbox.set_aside(most)]
 
     async def try_again(self, *ids: int) -> int:
         """Try what was set aside again, from the listener that failed; how many were."""

@@ -121,9 +121,9 @@ def program(directory: str) -> None:
         effects.execute("INSERT INTO effects VALUES (?, ?)", (update.wamid, update.status))
 
     async def main() -> None:
-        from resilience_whatsapp.webhooks import SqliteInbox, _receiver
+        from resilience_whatsapp.webhooks import SqliteInbox, _handing
 
-        _receiver._LEASE = 1.0  # who was killed with a claim is followed after a second, not after a minute
+        _handing.LEASE = 1.0  # who was killed with a claim is followed after a second, not after a minute
         inbox = SqliteInbox(Path(directory) / "webhooks.db")
         listeners: Any = {"note": on(StatusUpdate, note)}
         options: Any = {"app_secrets": SECRET, "verify_token": TOKEN, "listener_timeout": 0.5}

@@ -256,6 +256,11 @@ def test_any_status_is_read_or_refused() -> None:
         assert all(isinstance(item, WebhookUpdate) for item in items)
 
 
+@pytest.mark.parametrize("text", ["", "[", "[1]", "5", '{"a": 1, "b": 2}'])
+def test_what_is_kept_and_cannot_be_read_any_more_is_unknown(text: str) -> None:
+    assert isinstance(update_of(Part.loads(text)), UnknownUpdate)
+
+
 # --- what is told again -----------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ Many errors come by them only, after a send was accepted.
 """
 
 from resilience_whatsapp.webhooks._aiohttp import aiohttp_application, aiohttp_handler
+from resilience_whatsapp.webhooks._handing import AsideUpdate, Listener, on
 from resilience_whatsapp.webhooks._inbox import (
     Claim,
     Claimed,
@@ -18,14 +19,7 @@ from resilience_whatsapp.webhooks._inbox import (
 from resilience_whatsapp.webhooks._inbox_sqlite import SqliteInbox
 from resilience_whatsapp.webhooks._listeners import forgetting_templates, settling
 from resilience_whatsapp.webhooks._read import MAX_WEBHOOK, read_webhook
-from resilience_whatsapp.webhooks._receiver import (
-    AsideUpdate,
-    Listener,
-    ReceiverStatus,
-    WebhookAnswer,
-    WebhookReceiver,
-    on,
-)
+from resilience_whatsapp.webhooks._receiver import ReceiverStatus, WebhookAnswer, WebhookReceiver
 from resilience_whatsapp.webhooks._signature import SIGNATURE_HEADER, answer_handshake, sign, verify_signature
 from resilience_whatsapp.webhooks._updates import (
     AccountError,

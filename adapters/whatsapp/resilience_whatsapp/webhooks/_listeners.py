@@ -6,7 +6,7 @@ import time
 from typing import Protocol
 
 from resilience_whatsapp._delivery import name_of_error
-from resilience_whatsapp.webhooks._receiver import Listener, on
+from resilience_whatsapp.webhooks._handing import Listener, on
 from resilience_whatsapp.webhooks._updates import StatusUpdate, TemplateUpdate
 
 __all__ = ["forgetting_templates", "settling"]

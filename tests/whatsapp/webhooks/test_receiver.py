@@ -25,6 +25,7 @@ from resilience_whatsapp.webhooks import (
     WebhookAnswer,
     WebhookReceiver,
     WebhookUpdate,
+    _handing,
     _receiver,
     _uptime,
     answer_handshake,
@@ -652,6 +653,7 @@ def test_time_in_which_the_machine_slept_does_not_count() -> None:
 def test_many_old_keys_are_forgotten_in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_uptime, "_PRUNED_AT_ONCE", 2)
     monkeypatch.setattr(_uptime, "HEARTBEAT", 3600.0)
+    monkeypatch.setattr(_handing, "LEASE", 3600.0)
 
     async def main() -> None:
         async with receiver_of(kept_for=7 * 86400.0) as receiver:
@@ -666,6 +668,7 @@ def test_many_old_keys_are_forgotten_in_small_parts(monkeypatch: pytest.MonkeyPa
 
 def test_old_keys_are_forgotten_and_young_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_uptime, "HEARTBEAT", 3600.0)
+    monkeypatch.setattr(_handing, "LEASE", 3600.0)
 
     async def main() -> None:
         async with receiver_of(kept_for=7 * 86400.0) as receiver:

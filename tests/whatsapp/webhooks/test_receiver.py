@@ -328,6 +328,35 @@ async def test_what_waited_too_long_in_its_lane_is_left_to_its_next_claim() -> N
         assert (await receiver.status()).unknown == 4
 
 
+def test_what_is_still_handled_when_its_lease_has_ended_is_not_handled_a_second_time_beside() -> None:
+    async def main() -> None:
+        loop, jump = asyncio.get_running_loop(), [0.0]
+        begun, held, calls = asyncio.Event(), asyncio.Event(), list[WebhookUpdate]()
+
+        def now() -> float:
+            return 1_700_000_000.0 + loop.time() + jump[0]
+
+        async def slow(update: WebhookUpdate) -> None:
+            calls.append(update)
+            begun.set()
+            await held.wait()
+
+        options: dict[str, Any] = {"app_secrets": SECRET, "verify_token": TOKEN}
+        clock = Clock(now, now, async_sleep=asyncio.sleep)
+        async with WebhookReceiver(MemoryInbox(), {"slow": slow}, clock=clock, **options) as receiver:
+            await post(receiver, body_of(("w", "sent")))
+            await begun.wait()
+            jump[0] = 600.0  # the machine slept
+            await post(receiver, body_of(("other", "sent")))
+            await until(lambda: len(calls) == 2)
+            held.set()
+            await asyncio.sleep(300)
+            assert len(calls) == 2
+            assert (await receiver.status()).waiting == 0
+
+    run_virtual(main)
+
+
 @virtual
 async def test_more_than_may_wait_is_refused_and_comes_again() -> None:
     seen, gate = Seen(), asyncio.Event()

@@ -89,7 +89,9 @@ class Handing:
         self._wake = asyncio.Event()
         self._lanes: dict[str, deque[Claimed]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._held = 0
+        self._held: set[int] = set()
+        self._alarm: asyncio.Task[None] | None = None
+        self._alarm_at = 0.0
         self._lost_held = False
         self.handled = self.failed = self.unknown = 0
 
@@ -107,6 +109,7 @@ class Handing:
     def stop(self) -> None:
         """Claim no more. Cancelled in the middle of a claim instead, it would not know what it has claimed."""
         self._running = False
+        self._no_alarm()
         self._wake.set()
 
     async def finish(self) -> None:
@@ -126,12 +129,26 @@ class Handing:
     async def _hand_out(self) -> None:
         while self._running:
             self._wake.clear()
-            wait = LEASE if self._held >= _TOGETHER else await self._claim(_TOGETHER - self._held)
-            try:
-                async with asyncio.timeout(wait):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            if len(self._held) < _TOGETHER:
+                self._ring_after(await self._claim(_TOGETHER - len(self._held)))
+            await self._wake.wait()
+
+    def _ring_after(self, seconds: float) -> None:
+        """Wake up then, by the clock, whatever else happens; an alarm that rings earlier is as good."""
+        at = self._clock.now() + seconds
+        if seconds <= 0:
+            self._wake.set()
+        elif self._alarm is None or self._alarm.done() or at < self._alarm_at:
+            self._no_alarm()
+            self._alarm, self._alarm_at = asyncio.create_task(self._ring(seconds)), at
+
+    async def _ring(self, seconds: float) -> None:
+        await self._clock.async_sleep(seconds)
+        self._wake.set()
+
+    def _no_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     async def _claim(self, room: int) -> float:
         """Claim what there is room for; seconds until the next time, unless something happens before."""
@@ -155,8 +172,10 @@ class Handing:
         return min(LEASE, max(wait, 1.0) if self._lost_held else wait)
 
     def _enter(self, item: Claimed) -> None:
+        if item.id in self._held:
+            return  # the machine slept longer than its lease: it is still being handled
         lane = _lane_of(Part.loads(item.text))
-        self._held += 1
+        self._held.add(item.id)
         self._lost_held = self._lost_held or item.lost
         if lane in self._lanes:
             self._lanes[lane].append(item)
@@ -176,7 +195,7 @@ class Handing:
                 except Exception as error:  # of the inbox: its lease ends, and it comes again
                     self._trouble.failed("What became of a webhook update cannot be kept", error)
                 finally:
-                    self._held -= 1
+                    self._held.discard(item.id)
                     if item.lost:
                         self._lost_held = False
                     self._wake.set()

@@ -132,6 +132,13 @@ class History:
         """The story of a message by the platform's id."""
         return await self._database.run(partial(_sql.get, column="wamid", value=wamid))
 
+    async def template_of(self, update: StatusUpdate) -> tuple[str, str] | None:
+        """Name and language of the template of the message that a webhook is about, for `webhooks.gating`."""
+        story = None if update.record_id is None else await self.get(update.record_id)
+        if story is None:
+            story = await self.get_by_wamid(update.wamid)
+        return None if story is None or not (story.template and story.language) else (story.template, story.language)
+
     async def find(
         self,
         *,

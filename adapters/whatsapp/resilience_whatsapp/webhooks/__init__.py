@@ -17,7 +17,7 @@ from resilience_whatsapp.webhooks._inbox import (
     Taken,
 )
 from resilience_whatsapp.webhooks._inbox_sqlite import SqliteInbox
-from resilience_whatsapp.webhooks._listeners import forgetting_templates, settling
+from resilience_whatsapp.webhooks._listeners import forgetting_templates, gating, settling
 from resilience_whatsapp.webhooks._read import MAX_WEBHOOK, read_webhook
 from resilience_whatsapp.webhooks._receiver import ReceiverStatus, WebhookAnswer, WebhookReceiver
 from resilience_whatsapp.webhooks._signature import SIGNATURE_HEADER, answer_handshake, sign, verify_signature
@@ -66,6 +66,7 @@ __all__ = [
     "aiohttp_handler",
     "answer_handshake",
     "forgetting_templates",
+    "gating",
     "on",
     "read_webhook",
     "settling",

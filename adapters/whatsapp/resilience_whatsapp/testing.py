@@ -1,7 +1,7 @@
 """Fixtures for users' tests: a simulator of the WhatsApp API that listens on the loopback, in a thread.
 
-Switch them on with `pytest_plugins = ["resilience_whatsapp.testing"]` in the root `conftest.py` or in a test module. The
-package itself never imports this module, so that nobody else needs pytest.
+Switch them on with `pytest_plugins = ["resilience_whatsapp.testing"]` in the root `conftest.py` or in a test module.
+The package itself never imports this module: nobody else needs pytest.
 """
 
 from __future__ import annotations
@@ -15,11 +15,6 @@ import pytest
 from resilience_whatsapp.simulator import SimulatorThread
 
 __all__ = ["whatsapp_simulator", "whatsapp_simulator_options", "whatsapp_simulators"]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known, for projects with `--strict-markers`."""
-    config.addinivalue_line("markers", "whatsapp_simulator(**options): options of the fixture's Simulator, by name")
 
 
 @pytest.fixture
@@ -43,18 +38,6 @@ def whatsapp_simulators(whatsapp_simulator_options: dict[str, Any]) -> Iterator[
 
 
 @pytest.fixture
-def whatsapp_simulator(
-    request: pytest.FixtureRequest, whatsapp_simulators: Callable[..., SimulatorThread]
-) -> SimulatorThread:
-    """A running simulator; `@pytest.mark.whatsapp_simulator(speed=60)` gives it options.
-
-    Markers add up: those of the test come before those of its class and module.
-    """
-    options: dict[str, Any] = {}
-    for marker in request.node.iter_markers("whatsapp_simulator"):  # the closest first
-        if marker.args:
-            raise pytest.UsageError(
-                "whatsapp_simulator takes options by name: @pytest.mark.whatsapp_simulator(speed=60)"
-            )
-        options = {**marker.kwargs, **options}
-    return whatsapp_simulators(**options)
+def whatsapp_simulator(whatsapp_simulators: Callable[..., SimulatorThread]) -> SimulatorThread:
+    """A running simulator with the options of `whatsapp_simulator_options`."""
+    return whatsapp_simulators()

@@ -120,6 +120,9 @@ def test_pywa_creates_reads_edits_and_deletes_templates(simulator: SimulatorThre
     )
     assert created.status == pywa_templates.TemplateStatus.PENDING
     assert client.get_template(created.id).name == "parcel_here"
+    with pytest.raises(WhatsAppError) as refused:
+        client.update_template(created.id, new_components=[BodyText("Parcel {{1}} came.", "7")])
+    assert (refused.value.subcode, refused.value.user_title) == (2388039, "Template status can't be changed")
     assert client.delete_template("parcel_here")
     assert len(client.get_templates(name="parcel_here")) == 0
 

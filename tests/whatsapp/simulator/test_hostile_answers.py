@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from resilience_whatsapp.simulator import Fault, FaultError, ManualClock, SimClock, Simulator, SimulatorThread
+from resilience_whatsapp.simulator import Fault, FaultError, Limits, ManualClock, SimClock, Simulator, SimulatorThread
 from resilience_whatsapp.simulator.scenarios import SCENARIOS
 from tests.whatsapp.simulator.tools import TEXT, Api, clock_of, run, until
 
@@ -41,10 +41,11 @@ def _nothing() -> bytes:
 
 def test_an_answer_that_trickles_is_whole_in_the_end() -> None:
     async def story(api: Api) -> None:
-        api.simulator.script(Fault("trickle", seconds=0.2))
+        api.simulator.script(Fault("trickle", seconds=0.1, route="*", times=2))
         status, answer, _ = await api.send()
         assert (status, answer["messages"][0]["id"]) == (200, api.simulator.book.entries[0].wamid)
         assert booked(api) == [True]
+        assert (await api.ask("GET", f"/v25.0/{api.simulator.phone_number_id}"))[1]["id"]
 
     run(story)
 
@@ -140,7 +141,7 @@ def test_usage_headers_can_be_made_up() -> None:
             assert json.loads(headers["X-App-Usage"])["call_count"] == percent
         assert booked(api) == [True] * 3
 
-    run(story)
+    run(story, limits=Limits(throughput=3.0, usage_from=1.0))
 
 
 # --- when -----------------------------------------------------------------------------------------
@@ -171,6 +172,18 @@ def test_a_fault_begins_and_ends_by_the_clock() -> None:
         assert len(api.simulator.faults) == 0
 
     run(story, clock=ManualClock())
+
+
+def test_a_fault_may_be_that_of_one_number_alone() -> None:
+    async def story(api: Api) -> None:
+        first, second = api.simulator.world.numbers
+        api.simulator.script(
+            Fault("error", code=4, object_id=second, times=None), Fault("fail_later", code=131026, object_id=first)
+        )
+        assert [await api.code(phone=number) for number in (first, second, first)] == [None, 4, None]
+        assert [entry.failed for entry in api.simulator.book.entries] == [131026, None]
+
+    run(story, numbers=2)
 
 
 def test_the_whole_api_is_dead_for_a_while_and_comes_back() -> None:
@@ -223,6 +236,7 @@ def test_the_script_of_requests_has_no_death() -> None:
         ({"size": 1.5}, "size"),
         ({"percent": 0}, "percent"),
         ({"to": 5}, "to"),
+        ({"object_id": 5}, "object_id"),
     ],
 )
 def test_what_cannot_be_scripted_is_refused_with_its_field(options: dict[str, Any], field: str) -> None:
@@ -287,3 +301,8 @@ def test_a_thread_can_do_all_of_it() -> None:
         assert simulator.report().accepted == 0
         simulator.subscribe("http://127.0.0.1:1/")
         assert len(simulator.simulator.webhooks.receivers) == 1
+        with pytest.raises(TypeError, match="ManualClock"):
+            simulator.advance(1.0)
+    with SimulatorThread(clock=ManualClock(start=0.0)) as simulator:
+        simulator.advance(5.0)
+        assert simulator.simulator.clock.now() == 5.0

@@ -220,8 +220,27 @@ def test_a_blocked_number_or_account_refuses_with_the_code_of_the_block() -> Non
         simulator.block(131048, seconds=10.0)
         await clock_of(api).advance(10.0)
         assert await api.code() is None
+        simulator.block(368, waba_id=simulator.waba_id)
+        second = simulator.world.add_number(simulator.account)
+        elsewhere = simulator.world.add_number(simulator.world.add_account(simulator.world.add_portfolio()))
+        assert [await api.code(phone=number.id) for number in (second, elsewhere)] == [368, None]
+        simulator.unblock(waba_id=simulator.waba_id)
+        assert await api.code() is None
 
     play(story)
+
+
+def test_what_one_limit_refuses_uses_nothing_up_of_another() -> None:
+    async def story(api: Api) -> None:
+        assert await api.code() is None
+        for _ in range(5):
+            assert await api.code() == 131056
+        others = [f"+3360000000{index}" for index in range(4)]
+        assert [await api.code(to=user) for user in others] == [None, None, None, 130429]
+        await clock_of(api).advance(10.0)
+        assert [await api.code(to=user) for user in others] == [None, None, None, None]
+
+    play(story, throughput=4.0, pair_seconds=6.0, pair_burst=1, messaging=6, spam=20)
 
 
 # --- calls ----------------------------------------------------------------------------------------

@@ -209,3 +209,12 @@ def test_no_id_is_given_twice_and_a_file_does_not_show_its_content() -> None:
         assert (await upload(api))[1]["id"] != first
 
     play(story)
+
+
+def test_of_a_file_that_is_far_too_large_only_a_part_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(api: Api) -> None:
+        monkeypatch.setattr("resilience_whatsapp.simulator.resources.media.LARGEST", 10)
+        media_id = (await upload(api, bytes(100_000)))[1]["id"]
+        assert 10 < (await node(api, media_id))["file_size"] < 100_000
+
+    play(story)

@@ -138,7 +138,10 @@ def test_a_state_refuses_sends_and_is_told_by_health(
             ],
         }
         of_number = entity == "PHONE_NUMBER"
-        (api.simulator.change.number if of_number else api.simulator.change.account)(**change)
+        if "block" in change:
+            api.simulator.block(change["block"], waba_id=api.simulator.waba_id)
+        else:
+            (api.simulator.change.number if of_number else api.simulator.change.account)(**change)
         assert await api.code(**MARKETING) == code
         assert api.simulator.book.entries == []
         found = await health(api)
@@ -170,14 +173,15 @@ def test_some_states_leave_other_messages_alone() -> None:
 
 def test_a_block_of_an_account_ends_by_itself_or_is_lifted() -> None:
     async def story(api: Api) -> None:
-        api.simulator.change.account(block=368, seconds=3600)
+        waba = api.simulator.waba_id
+        api.simulator.block(368, waba_id=waba, seconds=3600)
         assert (await api.code(), (await health(api))["can_send_message"]) == (368, "BLOCKED")
         await clock_of(api).advance(3600)
         assert (await api.code(), (await health(api))["can_send_message"]) == (None, "AVAILABLE")
-        api.simulator.change.account(block=131031)
+        api.simulator.block(131031, waba_id=waba)
         assert await api.code() == 131031
-        api.simulator.change.account(block=0)
-        api.simulator.change.account(block=0)
+        api.simulator.unblock(waba_id=waba)
+        api.simulator.unblock(waba_id=waba)
         assert await api.code() is None
 
     play(story)
@@ -251,8 +255,8 @@ def test_marketing_messages_take_approved_marketing_templates_after_ten_minutes(
         assert await api.code(**new) == 131063
         api.simulator.change.account(marketing_api=False)
         assert await code(**new) == 134102
-        api.simulator.change.account(block=368)
         api.simulator.change.account(marketing_api=True)
+        api.simulator.block(368)
         assert await code(**new) == 368
 
     offer = SimTemplate("new_offer", "fr", status="PENDING", category="MARKETING")
@@ -271,9 +275,11 @@ def test_quality_and_blocks_are_told_by_webhook() -> None:
         change.number(quality="RED")
         change.number(quality="RED")
         change.number(quality="GREEN")
-        change.account(block=131031)
-        change.account(block=0)
-        change.account(block=368, seconds=60)
+        waba = api.simulator.waba_id
+        api.simulator.block(131031, waba_id=waba)
+        api.simulator.unblock(waba_id=waba)
+        api.simulator.block(368, waba_id=waba, seconds=60)
+        api.simulator.unblock(waba_id=waba)
 
     values = told(story, 5, limits=Limits.none(messaging=250))
     assert [value["event"] for value in values] == [
@@ -298,7 +304,6 @@ def test_quality_and_blocks_are_told_by_webhook() -> None:
         ("account", {"waba_id": "5"}, "waba_id"),
         ("account", {"payment": "none"}, "payment"),
         ("account", {"closed_countries": ["FR"]}, "closed_countries"),
-        ("account", {"block": 368, "seconds": -1}, "seconds"),
     ],
 )
 def test_a_change_that_cannot_be_names_its_field(kind: str, change: dict[str, Any], field: str) -> None:

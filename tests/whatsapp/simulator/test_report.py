@@ -115,7 +115,7 @@ def test_other_processes_steer_it_over_http() -> None:
         assert api.simulator.limits == Limits.none()
         assert await post("block", {"code": 131031, "seconds": 3600}) == (200, {"success": True})
         assert await api.code() == 131031
-        assert (await api.ask("DELETE", "/_sim/block"))[0] == 200
+        assert (await api.ask("DELETE", f"/_sim/block?phone_number_id={api.simulator.phone_number_id}"))[0] == 200
         assert await post("upgrade", None) == (200, {"success": True})
         assert await api.code() == 131057
         api.simulator.unblock()
@@ -141,6 +141,8 @@ def test_other_processes_steer_it_over_http() -> None:
         ("block", {}, "code"),
         ("block", {"code": 1, "seconds": "x"}, "seconds"),
         ("block", {"code": 1, "phone_number_id": "9"}, "phone_number_id"),
+        ("block", {"code": 1, "waba_id": 9}, "waba_id"),
+        ("block", {"code": 1, "typo": 9}, "seconds"),
         ("upgrade", [5], "phone_number_id"),
         ("inbound", {"text": "x"}, "from"),
         ("inbound", {"from": "1", "typo": "x"}, "name"),

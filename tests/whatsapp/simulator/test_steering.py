@@ -44,8 +44,8 @@ def test_tokens_numbers_and_accounts_are_changed_from_outside() -> None:
         await change("numbers", registered=False, quality=None)
         assert await api.code() == 133010
         await change("numbers", registered=True)
-        await change("accounts", block=368, seconds=1.5, groups={"g": 1}, marketing=True)
-        assert await api.code() == 368
+        await change("accounts", payment="refused", groups={"g": 1}, marketing=True)
+        assert await api.code() == 131042
 
     play(story)
 

@@ -130,6 +130,8 @@ def test_a_review_may_end_badly_and_the_edited_template_is_reviewed_again() -> N
         ({"components": [*BODY, {"type": "FOOTER", "text": ""}]}, 2388073),
         ({"components": [{"type": "BODY", "text": "{{1}} is here"}]}, 2388299),
         ({"components": [{"type": "BODY", "text": "here is {{1}}"}]}, 2388299),
+        ({"components": [*BODY, {"type": "BUTTONS", "buttons": [5]}]}, None),
+        ({"components": [*BODY, {"type": "BUTTONS"}]}, None),
         ({"name": "order"}, 2388024),
     ],
 )
@@ -137,6 +139,8 @@ def test_a_new_template_is_checked(changes: dict[str, Any], subcode: int | None)
     async def story(api: Api) -> None:
         error = (await create(api, **changes))["error"]
         assert (error["code"], error.get("error_subcode")) == (100, subcode)
+        assert isinstance(error.get("error_data"), str) == (subcode is not None), "which has a text for people"
+        assert ("error_user_title" in error, "error_user_msg" in error) == (subcode is not None,) * 2
         assert len(await listed(api)) == 2
 
     play(story)
@@ -176,6 +180,24 @@ def test_the_samples_of_new_templates_are_taken_and_can_be_sent(name: str) -> No
             components.append({"type": "button", "sub_type": "url", "index": "0", "parameters": [value]})
         content = {"name": sample["name"], "language": {"code": sample["language"]}, "components": components}
         assert await api.code(type="template", template=content) is None
+
+    play(story)
+
+
+def test_a_template_of_authentication_keeps_the_words_and_buttons_that_it_brings() -> None:
+    async def story(api: Api) -> None:
+        url = {"type": "URL", "text": "Help", "url": "https://example.org/"}
+        otp = {"type": "OTP", "otp_type": "ZERO_TAP", "text": "Copy"}
+        own = [
+            {"type": "BODY", "text": "The code {{1}} is yours."},
+            {"type": "FOOTER", "text": "Ours"},
+            {"type": "BUTTONS", "buttons": [url, otp]},
+        ]
+        assert (await create(api, category="authentication", components=own))["category"] == "AUTHENTICATION"
+        (row,) = await listed(api, "?name=parcel_here")
+        assert row["components"][:2] == own[:2]
+        first, second = row["components"][2]["buttons"]
+        assert (first, second["type"], "otp_type=ZERO_TAP" in second["url"]) == (url, "URL", True)
 
     play(story)
 

@@ -226,6 +226,7 @@ def test_receivers_can_ask_for_one_account_alone_and_have_a_secret_of_their_own(
         other = world.add_number(world.add_account(world.add_portfolio()))
         await api.simulator.subscribe(Told(hook.url, app_secret="mine", waba_ids=[other.account.id]))
         api.simulator.inbound(USER, "no")
+        await until(lambda: not api.simulator.webhooks._tasks)
         api.simulator.inbound(USER, "yes", phone_number_id=other.id)
         await hook.until(1)
         await until(lambda: not api.simulator.webhooks._tasks)
@@ -308,7 +309,9 @@ def test_webhooks_misbehave_as_scripted(faults: list[Fault], told: list[str]) ->
     async def story(api: Api, hook: Receiver) -> None:
         api.simulator.script(*faults)
         await api.send()
+        assert api.simulator.report().webhooks.pending > 0
         assert await after(api, hook, 8, len(told)) == told
+        assert api.simulator.report().webhooks.pending == 0
         if faults[0].kind == "webhook_rebatch":
             assert len(hook.bodies) == 4, "what is told again comes together"
         if faults[0].kind == "webhook_dead":
@@ -351,6 +354,37 @@ def test_the_same_seed_tells_the_same_story() -> None:
 
     assert told(1) == told(1)
     assert told(1) != told(2)
+
+
+def test_what_is_still_to_be_told_is_forgotten_when_the_simulator_stops() -> None:
+    async def story(api: Api, hook: Receiver) -> None:
+        hook.answers = [500]
+        api.simulator.script(Fault("webhook_duplicate"))
+        await api.send()
+        api.simulator.inbound(USER)
+        await hook.until(1)
+        await until(lambda: api.simulator.webhooks.delivered.repeated)
+        await api.simulator.stop()
+        await clock_of(api).advance(100.0)
+        api.simulator.webhooks.tell(api.simulator.account, "account_update", {})
+        await api.simulator.start()
+        delivered = api.simulator.report().webhooks
+        assert (len(hook.bodies), delivered.told, delivered.pending) == (1, 1, 0)
+
+    play(story)
+
+
+def test_what_is_under_way_when_it_stops_is_dropped() -> None:
+    async def story(api: Api, hook: Receiver) -> None:
+        hook.stuck = asyncio.Event()
+        for _ in range(12):
+            api.simulator.inbound(USER)
+        await hook.until(1)
+        await api.simulator.stop()
+        hook.stuck.set()
+        assert api.simulator.webhooks._tasks == set()
+
+    play(story, webhook_batch=1)
 
 
 @pytest.mark.parametrize("options", [{"sent": (2, 1)}, {"read": (-1, 1)}, {"reads": 1.1}])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from resilience_whatsapp.simulator import ManualClock, SimTemplate, Simulator
-from tests.whatsapp.simulator.tools import USER, Api, clock_of, run
+from resilience_whatsapp.simulator import Limits, ManualClock, SimTemplate, Simulator
+from tests.whatsapp.simulator.tools import USER, Api, clock_of, receiver, run
 
 
 def test_each_token_reaches_its_accounts_until_it_expires() -> None:
@@ -79,6 +79,37 @@ def test_free_form_messages_need_a_user_who_wrote_within_a_day() -> None:
         assert await api.code(to=None, recipient="US.1") is None
 
     run(story, clock=ManualClock(), service_window=True)
+
+
+def test_the_api_writes_some_numbers_in_another_way_and_knows_their_user_by_it() -> None:
+    async def story(api: Api) -> None:
+        for to, wa_id in (
+            ("+52 55 1234 5678", "5215512345678"),
+            ("+521 55 1234 5678", "5215512345678"),
+            ("+55 31 91234-5678", "553112345678"),
+            ("+55 11 91234-5678", "5511912345678"),
+            ("+33 6 12 34 56 78", USER),
+        ):
+            assert (await api.send(to=to))[1]["contacts"] == [{"input": to, "wa_id": wa_id}]
+        assert await api.code(to="+52 55 1234 5678") == 131056
+        assert await api.code(to="+521 55 1234 5678") == 131056
+
+    run(story, clock=ManualClock(), limits=Limits(pair_seconds=6.0, pair_burst=2))
+
+
+def test_a_group_is_no_pair_and_is_told_as_one() -> None:
+    async def story(api: Api) -> None:
+        async with receiver() as hook:
+            await api.simulator.subscribe(hook.url)
+            for _ in range(2):
+                answer = (await api.send(to="Y2FwaV9ncm91cDo=", recipient_type="group"))[1]
+                assert answer["messages"][0]["group_id"] == "Y2FwaV9ncm91cDo="
+            await clock_of(api).advance(1.0)
+            await hook.until(1)
+            status = hook.statuses()[0]
+            assert (status["recipient_id"], status["recipient_type"]) == ("Y2FwaV9ncm91cDo=", "group")
+
+    run(story, clock=ManualClock(), limits=Limits(pair_seconds=6.0, pair_burst=1))
 
 
 def test_who_is_known_by_number_is_known_however_it_is_written() -> None:

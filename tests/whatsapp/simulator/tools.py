@@ -75,6 +75,7 @@ class Receiver:
         self.signatures: list[str] = []
         self.answers: list[int] = []
         self.challenge: str | None = None
+        self.stuck: asyncio.Event | None = None
         self._changed = asyncio.Event()
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -86,6 +87,8 @@ class Receiver:
         self.bodies.append(await request.read())
         self.signatures.append(request.headers["X-Hub-Signature-256"])
         self._changed.set()
+        if self.stuck is not None:
+            await self.stuck.wait()
         return web.Response(status=self.answers.pop(0) if self.answers else 200)
 
     async def until(self, count: int) -> list[Any]:

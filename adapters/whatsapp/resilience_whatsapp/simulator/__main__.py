@@ -13,9 +13,10 @@ from attrs import fields
 
 from resilience_whatsapp.simulator.api import PHONE_NUMBER_ID, TOKEN, WABA_ID
 from resilience_whatsapp.simulator.limits import Limits
+from resilience_whatsapp.simulator.receivers import VERSION, Receiver, WebhookError
 from resilience_whatsapp.simulator.scenarios import SCENARIOS
 from resilience_whatsapp.simulator.server import Simulator
-from resilience_whatsapp.simulator.webhooks import APP_SECRET, VERSION, Receiver, WebhookError
+from resilience_whatsapp.simulator.webhooks import APP_SECRET
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

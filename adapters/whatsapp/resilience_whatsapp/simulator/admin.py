@@ -7,7 +7,8 @@
 | `GET /_sim/report` | the report; `POST` with `{"records": {"<opaque id>": "<state>"}}` compares the sender's records |
 | `POST /_sim/webhooks` | subscribes a receiver; `DELETE ?url=` unsubscribes it, or all |
 | `POST /_sim/inbound` | a user writes: `{"from", "text"}` and the other arguments of `Simulator.inbound` |
-| `POST /_sim/block` | blocks a number: `{"code", "phone_number_id"?, "seconds"?}`; `DELETE ?phone_number_id=` ends it |
+| `POST /_sim/block` | blocks a number or an account: `{"code", "phone_number_id"?, "waba_id"?, "seconds"?}` |
+| `DELETE /_sim/block` | ends it: `?phone_number_id=` or `?waba_id=` |
 | `POST /_sim/upgrade` | raises a number's throughput: `{"phone_number_id"?}` |
 | `POST /_sim/limits` | other limits: `{"base": "none" or "real"}` and any field of `Limits` |
 | `POST /_sim/reset` | forgets book, faults, and what was used of the limits |
@@ -24,14 +25,16 @@ from attrs import fields
 from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.faults import Fault, FaultError
 from resilience_whatsapp.simulator.limits import Limits, LimitsError
+from resilience_whatsapp.simulator.receivers import Receiver, WebhookError
 from resilience_whatsapp.simulator.report import RecordsError
-from resilience_whatsapp.simulator.webhooks import Receiver, WebhookError
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.server import Simulator
 
 _MAX_RECORDS = 64 * 1024 * 1024
 """Bytes of a body: 20,000 records take 1 or 2 MB, aiohttp's own limit is 1 MB."""
+
+_UNKNOWN = "phone_number_id and waba_id must be those of a number and an account"
 
 
 def application() -> web.Application:
@@ -115,31 +118,32 @@ class Admin:
         if not isinstance(content.get("content"), Mapping | None):
             return _refused("content must be an object")
         if not self._knows(content):
-            return _refused("phone_number_id must be that of a number")
+            return _refused(_UNKNOWN)
         wamid = self._simulator.inbound(content.pop("from"), **content)
         return web.json_response({"id": wamid})
 
     async def _block(self, request: web.Request) -> web.Response:
         content = await wire.json_of(request)
-        code = content.get("code") if isinstance(content, dict) else None
-        seconds = content.get("seconds") if isinstance(content, dict) else None
-        if not isinstance(code, int) or not isinstance(seconds, int | float | None):
-            return _refused("a block must be an object with code, and any of phone_number_id and seconds")
+        known = {"code", "seconds", "phone_number_id", "waba_id"}
+        if not isinstance(content, dict) or not content.keys() <= known or not isinstance(content.get("code"), int):
+            return _refused(f"a block must be an object with code and any of {', '.join(sorted(known))}")
+        if not isinstance(content.get("seconds"), int | float | None):
+            return _refused("seconds must be a number")
         if not self._knows(content):
-            return _refused("phone_number_id must be that of a number")
-        self._simulator.block(code, phone_number_id=content.get("phone_number_id"), seconds=seconds)
+            return _refused(_UNKNOWN)
+        self._simulator.block(**content)
         return web.json_response({"success": True})
 
     async def _unblock(self, request: web.Request) -> web.Response:
-        if not self._knows(request.query):
-            return _refused("phone_number_id must be that of a number")
-        self._simulator.unblock(phone_number_id=request.query.get("phone_number_id"))
+        if not request.query.keys() <= {"phone_number_id", "waba_id"} or not self._knows(request.query):
+            return _refused(_UNKNOWN)
+        self._simulator.unblock(**request.query)
         return web.json_response({"success": True})
 
     async def _upgrade(self, request: web.Request) -> web.Response:
         content = await wire.json_of(request) or {}
         if not isinstance(content, dict) or not self._knows(content):
-            return _refused("phone_number_id must be that of a number")
+            return _refused(_UNKNOWN)
         self._simulator.upgrade(phone_number_id=content.get("phone_number_id"))
         return web.json_response({"success": True})
 
@@ -162,9 +166,10 @@ class Admin:
         return web.json_response({"success": True})
 
     def _knows(self, content: Mapping[str, Any]) -> bool:
-        """Whether the number that is named, if one is, exists."""
-        named = content.get("phone_number_id")
-        return named is None or (isinstance(named, str) and named in self._simulator.world.numbers)
+        """Whether the number and the account that are named, if any is, exist."""
+        world = self._simulator.world
+        named = ((content.get("phone_number_id"), world.numbers), (content.get("waba_id"), world.accounts))
+        return all(id is None or (isinstance(id, str) and id in known) for id, known in named)
 
 
 def _refused(text: str) -> web.Response:

@@ -21,16 +21,18 @@ from resilience_whatsapp.simulator.clock import SimClock
 from resilience_whatsapp.simulator.envelopes import EXPIRED_TOKEN, NO_TOKEN, Refusal, unknown_object
 from resilience_whatsapp.simulator.faults import Script
 from resilience_whatsapp.simulator.inbox import Inbox
-from resilience_whatsapp.simulator.limits import Limiter, Limits
+from resilience_whatsapp.simulator.limiter import Limiter
+from resilience_whatsapp.simulator.limits import Limits
 from resilience_whatsapp.simulator.media import MediaStore
+from resilience_whatsapp.simulator.receivers import Receiver
 from resilience_whatsapp.simulator.report import Report, report_of
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route
 from resilience_whatsapp.simulator.serving import Server
-from resilience_whatsapp.simulator.standing import revoked
+from resilience_whatsapp.simulator.standing import LOCKED, news_of_ban, news_of_block, revoked
 from resilience_whatsapp.simulator.stories import Statuses, Stories
 from resilience_whatsapp.simulator.template_life import TemplateLife
 from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, SimTemplate
-from resilience_whatsapp.simulator.webhooks import APP_SECRET, Receiver, Webhooks
+from resilience_whatsapp.simulator.webhooks import APP_SECRET, Webhooks
 from resilience_whatsapp.simulator.world import Account, Block, Number, Token, World
 
 TOKEN = "simulator-token"
@@ -239,14 +241,33 @@ class GraphApi:
             sender, phone_number_id=phone_number_id, kind=kind, content=media.as_webhook(caption), name=name
         )
 
-    def block(self, code: int, *, phone_number_id: str | None = None, seconds: float | None = None) -> None:
-        """Refuse all sends of a number with `code`, for `seconds` or until `unblock`: 131048, 131031, 133010, ..."""
-        until = None if seconds is None else self.clock.now() + seconds
-        self.number_of(phone_number_id).block = Block(code, until)
+    def block(
+        self,
+        code: int,
+        *,
+        phone_number_id: str | None = None,
+        waba_id: str | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """Refuse all sends of a number, or of an account, with `code`: 131048, 133010; 131031, 368, ...
 
-    def unblock(self, *, phone_number_id: str | None = None) -> None:
-        """Sends of the number are taken again."""
-        self.number_of(phone_number_id).block = None
+        It ends after `seconds`, or with `unblock`. That of an account is told by webhook (`account_update`).
+        """
+        until = None if seconds is None else self.clock.now() + seconds
+        owner = self._owner(phone_number_id, waba_id)
+        owner.block = Block(code, until)
+        if isinstance(owner, Account):
+            self.webhooks.tell(owner, "account_update", news_of_block(code, until))
+
+    def unblock(self, *, phone_number_id: str | None = None, waba_id: str | None = None) -> None:
+        """Sends of the number, or of the account, are taken again."""
+        owner = self._owner(phone_number_id, waba_id)
+        lifted, owner.block = owner.block, None
+        if isinstance(owner, Account) and lifted is not None and lifted.code == LOCKED:
+            self.webhooks.tell(owner, "account_update", news_of_ban("REINSTATE"))
+
+    def _owner(self, phone_number_id: str | None, waba_id: str | None) -> Number | Account:
+        return self.number_of(phone_number_id) if waba_id is None else self.world.accounts[waba_id]
 
     def upgrade(self, *, phone_number_id: str | None = None) -> None:
         """Raise the throughput of a number to the level `HIGH`: 131057 for a minute, then it is told by webhook."""
@@ -267,7 +288,7 @@ class GraphApi:
         `records` maps each opaque id to the state that the sender believes it in, or to an object with `state` and
         `key`, its business key.
         """
-        return report_of(self.book, self.limiter, self.webhooks.delivered, records)
+        return report_of(self.book, self.limiter, self.webhooks.so_far(), records)
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -289,7 +310,7 @@ class GraphApi:
                 route = candidate
                 break
         number = self.book.arrive(route.name)
-        fault = self.faults.next(route.name)
+        fault = self.faults.next(route.name, object_id=object_id)
         if fault is not None and fault.kind == "reset_before_read":
             return wire.reset(request)
         body = await route.read(request) if request.method == "POST" else None
@@ -311,7 +332,8 @@ class GraphApi:
         response = await life.serve(request, fault, lambda: route.answer(call, found), account.id)
         if not response.prepared:
             sender = found if isinstance(found, Number) and route.limit == "none" else None
-            response.headers.update(self.limiter.headers(token, account, now, sender))
+            for name, text in self.limiter.headers(token, account, now, sender).items():
+                response.headers.setdefault(name, text)  # what a fault says comes first
         return response
 
     async def serve_other(self, request: web.Request, name: str, answer: Callable[[], Outcome]) -> web.StreamResponse:

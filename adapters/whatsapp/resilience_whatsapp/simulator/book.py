@@ -11,12 +11,22 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from attrs import asdict, define, field
 
 BusinessKey: TypeAlias = "Callable[[dict[str, Any]], str | None]"
 """What a message stands for in the business, told from its payload; None when it stands for nothing of its own."""
+
+
+RecipientType: TypeAlias = Literal["number", "user_id", "group"]
+
+
+def recipient_type_of(payload: dict[str, Any]) -> RecipientType:
+    """To whom a message goes that was not refused."""
+    if not payload.get("to"):
+        return "user_id"
+    return "group" if payload.get("recipient_type") == "group" else "number"
 
 
 def content_key(payload: dict[str, Any]) -> str:
@@ -50,8 +60,8 @@ class Entry:
     """The last status that it gets."""
     category: str | None = None
     """Of its template."""
-    to_user_id: bool = False
-    """Whether `recipient` is a business-scoped user id."""
+    recipient_type: RecipientType = "number"
+    """What `recipient` is: the number of a user, a business-scoped user id, or a group."""
 
 
 @define
@@ -91,7 +101,7 @@ class Book:
             at=at,
             key=self.business_key(payload),
             category=category,
-            to_user_id=not payload.get("to"),
+            recipient_type=recipient_type_of(payload),
         )
         self.entries.append(entry)
         return entry

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from resilience_whatsapp.simulator.standing import MANAGEMENT, MESSAGING, REVOKED
 from resilience_whatsapp.simulator.template_life import TemplateChange, TemplateError
-from resilience_whatsapp.simulator.world import Account, Block, Token
+from resilience_whatsapp.simulator.world import Account, Token
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi
@@ -176,19 +176,15 @@ class Changes:
         marketing: bool | None = None,
         marketing_api: bool | None = None,
         groups: Mapping[str, int] | None = None,
-        block: int | None = None,
-        seconds: float | None = None,
     ) -> None:
         """Change a business account, the default one unless said otherwise (`standing.AccountStanding`).
 
-        `block` refuses all its sends with that code, for `seconds` of the API's time or until it is 0: 131031 when it
-        is locked, 368, 131064. `account_update` tells it: 131031 as `DISABLED_UPDATE`, others as `ACCOUNT_RESTRICTION`.
+        To lock it, or to block it otherwise, is `Simulator.block`.
         """
         account = self._account(waba_id)
         _one_of("payment", payment, PAYMENTS)
         countries = _set(closed_countries)
         _require("closed_countries", all(code.isdecimal() for code in countries or ()), "country codes such as 98")
-        _require("seconds", seconds is None or seconds >= 0, "a number of seconds, at least 0")
         told = {
             "payment": payment,
             "closed_countries": countries,
@@ -199,30 +195,6 @@ class Changes:
         for field, value in told.items():
             if value is not None:
                 setattr(account.standing, field, value)
-        if block is not None:
-            self._block(account, block, seconds)
-
-    def _block(self, account: Account, code: int, seconds: float | None) -> None:
-        if code == 0:
-            lifted, account.block = account.block, None
-            if lifted is not None and lifted.code == 131031:
-                self._tell_ban(account, "REINSTATE")
-            return
-        until = None if seconds is None else self._api.clock.now() + seconds
-        account.block = Block(code, until)
-        if code == 131031:
-            self._tell_ban(account, "DISABLE")
-            return
-        restriction: dict[str, Any] = {"restriction_type": "RESTRICTED_BIZ_INITIATED_MESSAGING"}
-        if until is not None:
-            restriction["expiration"] = int(until)
-        self._tell(account, {"event": "ACCOUNT_RESTRICTION", "restriction_info": [restriction]})
-
-    def _tell_ban(self, account: Account, state: str) -> None:
-        self._tell(account, {"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": state}})
-
-    def _tell(self, account: Account, value: dict[str, Any]) -> None:
-        self._api.webhooks.tell(account, "account_update", value)
 
     def _account(self, waba_id: str | None) -> Account:
         _require("waba_id", waba_id in (None, *self._api.world.accounts), "that of an account")

@@ -30,6 +30,8 @@ class Refusal:
     is_transient: bool | None = None
     type: str = "OAuthException"
     message: str | None = None
+    user_title: str | None = None
+    """For people: errors of new and edited templates have it; there `error_data` is a text."""
 
     def as_json(self) -> dict[str, Any]:
         """The envelope."""
@@ -43,7 +45,9 @@ class Refusal:
         if subcode is not None:
             error["error_subcode"] = subcode
         details = title(self.code) if self.details is None and self.code >= _FIRST_CLOUD_API_CODE else self.details
-        if details is not None:
+        if details is not None and self.user_title is not None:
+            error |= {"error_data": details, "error_user_title": self.user_title, "error_user_msg": details}
+        elif details is not None:
             error["error_data"] = {"messaging_product": "whatsapp", "details": details}
         error["fbtrace_id"] = f"Asim{next(_traces):018d}"
         return {"error": error}

@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import define, frozen
 
-from resilience_whatsapp.simulator.book import Entry
+from resilience_whatsapp.simulator.book import Entry, RecipientType
 from resilience_whatsapp.simulator.codes import title
 from resilience_whatsapp.simulator.validation import digits_of
 from resilience_whatsapp.simulator.world import Number
@@ -46,37 +46,59 @@ class Event:
     """Whether it is delivered again later, with others."""
 
 
+def wa_id_of(number: str) -> str:
+    """The user of a number, however it is written. The API writes some numbers of Mexico and Brazil in another way.
+
+    Mexican mobile numbers get a 1 after the 52, and Brazilian ones of area codes from 31 on lose the 9 before the last
+    eight digits.
+    """
+    digits = digits_of(number)
+    if re.fullmatch(r"52[2-9]\d{9}", digits):
+        return f"521{digits[2:]}"
+    if re.fullmatch(r"55[3-9]\d9\d{8}", digits):
+        return digits[:4] + digits[5:]
+    return digits
+
+
 @frozen
 class Party:
     """A user, as the API names one: by number or by business-scoped id."""
 
-    digits: str | None
-    user_id: str | None
+    digits: str | None = None
+    """The `wa_id`: international, without the `+`."""
+    user_id: str | None = None
+    group_id: str | None = None
 
     @classmethod
-    def of(cls, entry: Entry) -> Party:
+    def of(cls, recipient: str, kind: RecipientType) -> Party:
         """The recipient of a message."""
-        return cls(None, entry.recipient) if entry.to_user_id else cls(digits_of(entry.recipient), None)
+        if kind == "number":
+            return cls(digits=wa_id_of(recipient))
+        return cls(user_id=recipient) if kind == "user_id" else cls(group_id=recipient)
 
     @classmethod
     def named(cls, text: str) -> Party:
         """Whom a number, however it is written, or a business-scoped id means."""
-        return cls(digits_of(text), None) if _NUMBER.fullmatch(text) else cls(None, text)
+        return cls(digits=wa_id_of(text)) if _NUMBER.fullmatch(text) else cls(user_id=text)
 
     @property
     def key(self) -> str:
         """What limits and windows know the user by."""
-        return self.digits or self.user_id or ""
+        return self.digits or self.user_id or self.group_id or ""
 
 
 def status_event(entry: Entry, number: Number, status: str, at: float) -> Event:
     """A status of a message that was sent."""
-    party = Party.of(entry)
+    party = Party.of(entry.recipient, entry.recipient_type)
+    contact: dict[str, Any] | None = None
     told: dict[str, Any] = {"id": entry.wamid, "status": status, "timestamp": str(int(at))}
-    if party.digits is not None:
-        told["recipient_id"] = party.digits
-    else:
+    if party.user_id is not None:
         told["recipient_user_id"] = party.user_id
+        contact = {"profile": {"name": "A user"}, "user_id": party.user_id}
+    else:
+        told["recipient_id"] = party.key
+    if party.group_id is not None:
+        told["recipient_type"] = "group"
     if entry.opaque is not None:
         told["biz_opaque_callback_data"] = entry.opaque
     if status == "failed":
@@ -91,7 +113,7 @@ def status_event(entry: Entry, number: Number, status: str, at: float) -> Event:
         if status == "sent":
             conversation["expiration_timestamp"] = str(int(at) + _DAY)
         conversation["origin"] = {"type": category}
-    return Event(number.account.id, "messages", told, "statuses", number, conversation=conversation)
+    return Event(number.account.id, "messages", told, "statuses", number, contact, conversation)
 
 
 def message_event(message: Mapping[str, Any], number: Number, party: Party, name: str) -> Event:

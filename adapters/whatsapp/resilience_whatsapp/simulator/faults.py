@@ -141,6 +141,8 @@ class Fault:
     """Of `usage`."""
     to: str | None = None
     """Digits or user id of the only recipient whose messages meet it: of `fail_later` and webhooks."""
+    object_id: str | None = None
+    """Of the only number, account or other object whose requests meet it."""
 
     def __attrs_post_init__(self) -> None:
         _require("kind", self.kind in KINDS, f"one of {', '.join(KINDS)}")
@@ -165,6 +167,7 @@ class Fault:
         _require("size", _is_int(self.size) and 0 < self.size <= MAX_SIZE, f"a number from 1 to {MAX_SIZE}")
         _require("percent", _is_int(self.percent) and 0 < self.percent <= 1000, "a number from 1 to 1000")
         _require("to", self.to is None or isinstance(self.to, str), "a text or null")
+        _require("object_id", self.object_id is None or isinstance(self.object_id, str), "a text or null")
         _require("details", self.details is None or isinstance(self.details, str), "a text or null")
 
     @classmethod
@@ -242,8 +245,10 @@ class Script:
         for faults in self._pending.values():
             faults.clear()
 
-    def next(self, route: str, stage: Stage = "answer", recipient: str | None = None) -> Fault | None:
-        """The fault that the next request on `route` meets, if any."""
+    def next(
+        self, route: str, stage: Stage = "answer", recipient: str | None = None, object_id: str | None = None
+    ) -> Fault | None:
+        """The fault that the next request on `route` meets, if any; `object_id` is that of its path."""
         pending = self._pending[stage]
         if not pending:
             return None
@@ -254,6 +259,7 @@ class Script:
             if (
                 now < row.begins
                 or fault.route not in ("*", route)
+                or (fault.object_id is not None and fault.object_id != object_id)
                 or (fault.to is not None and fault.to != recipient)
                 or (fault.share < 1.0 and self._random.random() >= fault.share)
             ):

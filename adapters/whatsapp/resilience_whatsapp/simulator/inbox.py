@@ -8,7 +8,7 @@ from typing import Any
 from resilience_whatsapp.simulator.book import Book
 from resilience_whatsapp.simulator.clock import SimClock
 from resilience_whatsapp.simulator.events import Party, message_event
-from resilience_whatsapp.simulator.limits import Limiter
+from resilience_whatsapp.simulator.limiter import Limiter
 from resilience_whatsapp.simulator.webhooks import Webhooks
 from resilience_whatsapp.simulator.world import Number
 

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import asdict, field, frozen
 
 from resilience_whatsapp.simulator.book import Book, Entry
-from resilience_whatsapp.simulator.limits import Limiter
+from resilience_whatsapp.simulator.limiter import Limiter
 from resilience_whatsapp.simulator.webhooks import Delivered
 
 TAKEN = frozenset({"accepted", "sent", "delivered", "read", "played"})

@@ -18,7 +18,8 @@ from resilience_whatsapp.simulator.admin import Admin, application
 from resilience_whatsapp.simulator.api import GraphApi, Options
 from resilience_whatsapp.simulator.clock import Timer
 from resilience_whatsapp.simulator.faults import Fault
-from resilience_whatsapp.simulator.webhooks import Receiver
+from resilience_whatsapp.simulator.receivers import Receiver
+from resilience_whatsapp.simulator.webhooks import Delivered
 
 
 class Simulator(GraphApi):
@@ -95,10 +96,11 @@ class Simulator(GraphApi):
         self._timers.clear()
 
     def reset(self) -> None:
-        """Forget the book, the faults, and what was used of the limits."""
+        """Forget the book, the faults, what was used of the limits, and how many webhooks were told."""
         self.book.clear()
         self.clear_faults()
         self.limiter.clear()
+        self.webhooks.delivered = Delivered()
 
     async def subscribe(self, receiver: str | Receiver) -> None:
         """Tell `receiver` by webhook from now on; raises `WebhookError` when it does not pass its handshake."""

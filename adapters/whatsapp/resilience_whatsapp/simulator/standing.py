@@ -23,6 +23,7 @@ from attrs import define
 
 from resilience_whatsapp.simulator.envelopes import Refusal
 
+LOCKED = 131031
 MESSAGING = "whatsapp_business_messaging"
 MANAGEMENT = "whatsapp_business_management"
 _NAMES_IN_ORDER = ("APPROVED", "AVAILABLE_WITHOUT_REVIEW", "PENDING_REVIEW")
@@ -116,3 +117,18 @@ REVOKED = {
 def revoked(subcode: int) -> Refusal:
     """The answer to a token that is not valid any more."""
     return Refusal(190, subcode=subcode, message=f"Error validating access token: {REVOKED[subcode]}")
+
+
+def news_of_block(code: int, until: float | None) -> dict[str, Any]:
+    """What `account_update` tells of a block of an account: one that is locked is disabled, others are restrictions."""
+    if code == LOCKED:
+        return news_of_ban("DISABLE")
+    restriction: dict[str, Any] = {"restriction_type": "RESTRICTED_BIZ_INITIATED_MESSAGING"}
+    if until is not None:
+        restriction["expiration"] = int(until)
+    return {"event": "ACCOUNT_RESTRICTION", "restriction_info": [restriction]}
+
+
+def news_of_ban(state: str) -> dict[str, Any]:
+    """What `account_update` tells of an account that is disabled (`DISABLE`) or comes back (`REINSTATE`)."""
+    return {"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": state}}

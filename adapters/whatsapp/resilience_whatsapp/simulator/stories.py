@@ -61,8 +61,8 @@ class Stories:
         entry.end = plan[-1][1]
         if not self._webhooks.wanted:
             return None
-        party = Party.of(entry)
-        faults = [self._script.next("messages", "webhook", party.key) for _ in plan]
+        party = Party.of(entry.recipient, entry.recipient_type)
+        faults = [self._script.next("messages", "webhook", party.key, number.id) for _ in plan]
         steps = list(plan)
         for index, fault in enumerate(faults):
             if fault is not None and fault.kind == "webhook_reorder" and index + 1 < len(steps):
@@ -104,6 +104,6 @@ class Stories:
         event.misses = int(kind == "webhook_dead")
         event.forged = kind == "webhook_signature"
         event.again = kind == "webhook_rebatch"
-        self._clock.call_later(after, lambda: self._webhooks.add(event))
+        self._webhooks.later(after, lambda: self._webhooks.add(event))
         if kind == "webhook_duplicate":
-            self._clock.call_later(after, lambda: self._webhooks.repeat(event))
+            self._webhooks.later(after, lambda: self._webhooks.repeat(event))

@@ -72,6 +72,12 @@ def _values(components: list[dict[str, Any]], kind: str) -> list[Any] | Refusal:
     return found
 
 
+def values_of(component: Mapping[str, Any]) -> list[Any]:
+    """The values of one component; none when it has no list of them."""
+    values = component.get("parameters")
+    return values if isinstance(values, list) else []
+
+
 def _malformed(where: str, parameter: Any) -> Refusal | None:
     if not isinstance(parameter, dict) or not isinstance(parameter.get("type"), str):
         return Refusal(131008, f"{where}: a parameter requires a type")
@@ -141,7 +147,7 @@ def _buttons(buttons: list[Any], given: list[dict[str, Any]], code: _Code) -> Re
     for index, button in enumerate(buttons):
         kind = str(button.get("type", "")).upper()
         needs = kind == "COPY_CODE" or (kind == "URL" and PLACE.search(str(button.get("url", ""))) is not None)
-        values = by_index.get(str(index), {}).get("parameters") or []
+        values = values_of(by_index.get(str(index), {}))
         if needs and not values:
             return Refusal(code.validation, f"buttons: Button at index {index} of type {kind} requires a parameter")
         if kind == "URL" and not needs and values:

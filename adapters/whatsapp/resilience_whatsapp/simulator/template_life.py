@@ -42,6 +42,16 @@ _NAME = re.compile(r"[a-z0-9_]{1,512}")
 _LONGEST = {"HEADER": MAX_HEADER, "BODY": MAX_BODY, "FOOTER": 60}
 _WRONG = {"HEADER": 2388047, "BODY": 2388072, "FOOTER": 2388073}
 _TOO_LONG, _TOO_MANY, _EXISTS, _AT_THE_EDGE, _FIXED = 2388040, 2388019, 2388024, 2388299, 2388039
+_TITLES = {
+    2388019: "Template limit exceeded",
+    2388024: "Content in this language already exists",
+    2388039: "Template status can't be changed",
+    2388040: "Character limit exceeded",
+    2388047: "Header format incorrect",
+    2388072: "Body format incorrect",
+    2388073: "Footer format incorrect",
+    2388299: "Leading or trailing parameters",
+}
 
 Announce: TypeAlias = "Callable[[Account, str, dict[str, Any]], None]"
 
@@ -237,7 +247,7 @@ def find(account: Account, template_id: str) -> SimTemplate | None:
 
 
 def _refused(subcode: int, details: str) -> Refusal:
-    return Refusal(100, details, subcode=subcode)
+    return Refusal(100, details, subcode=subcode, user_title=_TITLES[subcode])
 
 
 def _refusal_of(body: dict[str, Any]) -> Refusal | None:
@@ -259,6 +269,10 @@ def _refusal_of(body: dict[str, Any]) -> Refusal | None:
 
 
 def _component(kind: str, component: dict[str, Any], category: str) -> Refusal | None:
+    if kind == "BUTTONS":
+        buttons = component.get("buttons")
+        good = isinstance(buttons, list) and all(isinstance(each, dict) for each in buttons)
+        return None if good else Refusal(100, "Component of type BUTTONS requires a list of buttons")
     if kind not in _LONGEST:
         return None
     text = component.get("text")
@@ -302,7 +316,7 @@ def _fixed(component: dict[str, Any]) -> dict[str, Any]:
     if kind == "FOOTER" and "text" not in component:
         return {**component, "text": f"This code expires in {component.get('code_expiration_minutes', 10)} minutes."}
     if kind == "BUTTONS":
-        return {**component, "buttons": [_fixed_button(each) for each in component.get("buttons") or []]}
+        return {**component, "buttons": [_fixed_button(each) for each in component["buttons"]]}
     return dict(component)
 
 

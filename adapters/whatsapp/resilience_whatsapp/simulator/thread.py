@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from resilience_whatsapp.simulator.book import Book
+from resilience_whatsapp.simulator.clock import ManualClock
 from resilience_whatsapp.simulator.faults import Fault
+from resilience_whatsapp.simulator.receivers import Receiver
 from resilience_whatsapp.simulator.report import Report
 from resilience_whatsapp.simulator.server import Simulator
-from resilience_whatsapp.simulator.webhooks import Receiver
 
 T = TypeVar("T")
 
@@ -64,6 +65,13 @@ class SimulatorThread:
     def subscribe(self, receiver: str | Receiver) -> None:
         """Tell `receiver` by webhook from now on."""
         self._run(self.simulator.subscribe(receiver))
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, with `clock=ManualClock()`; raises `TypeError` with another clock."""
+        clock = self.simulator.clock
+        if not isinstance(clock, ManualClock):
+            raise TypeError("advance() needs SimulatorThread(clock=ManualClock())")
+        self._run(clock.advance(seconds))
 
     def do(self, step: Callable[[Simulator], T]) -> T:
         """What `step` gives for the simulator, in its own thread: for all that has no method here."""

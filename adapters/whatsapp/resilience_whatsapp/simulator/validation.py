@@ -161,4 +161,4 @@ def _template(content: dict[str, Any], rules: Rules, by_user_id: bool) -> Refusa
     if not isinstance(components, list) or not all(isinstance(component, dict) for component in components):
         return Refusal(131009, "Param template['components'] must be a list of components")
     refused = template_check.refusal_of(components, found, rules.version)
-    return refused or _files((value for each in components for value in each.get("parameters") or ()), rules)
+    return refused or _files((value for each in components for value in template_check.values_of(each)), rules)

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections import deque
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
-from attrs import define, field, frozen
+from attrs import define, evolve
 
-from resilience_whatsapp.simulator.clock import SimClock
+from resilience_whatsapp.simulator.clock import SimClock, Timer
 from resilience_whatsapp.simulator.events import Event, body_of, signature
+from resilience_whatsapp.simulator.receivers import Receiver, WebhookError
 from resilience_whatsapp.simulator.world import Account
 
 APP_SECRET = "simulator-app-secret"
-VERSION = "v25.0"
 POSTS = 8
 RETRY_FIRST = 5.0
 """Seconds until the first repetition; each next wait is twice as long, at most `RETRY_MOST`."""
@@ -32,52 +31,6 @@ RETRY_FOR = 7 * 86_400.0
 REBATCH_AFTER = 5.0
 _REAL_SECONDS = 10.0
 """How long a receiver may take: real seconds, because it is a real program that answers."""
-
-
-class WebhookError(ValueError):
-    """A receiver that cannot be subscribed; the text says why."""
-
-
-@frozen
-class Receiver:
-    """Who is told; raises `WebhookError` when it cannot be one."""
-
-    url: str = field(repr=False)
-    app_secret: str | None = field(default=None, repr=False)
-    """Signs what it gets; None is the simulator's."""
-    verify_token: str | None = field(default=None, repr=False)
-    """With one, the handshake is made before anything is delivered."""
-    version: str = VERSION
-    """Of the API, in whose shape it is told."""
-    waba_ids: Collection[str] | None = None
-    """The accounts that it is told of; None is all."""
-
-    def __attrs_post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise WebhookError("url must begin with http:// or https:// and name a host")
-        if not re.fullmatch(r"v\d{1,4}\.\d{1,4}", self.version):
-            raise WebhookError("version must be like v25.0")
-
-    @classmethod
-    def from_json(cls, content: Any) -> Receiver:
-        """A receiver from the steering route's form; raises `WebhookError`."""
-        known = {"url", "app_secret", "verify_token", "version", "waba_ids"}
-        if not isinstance(content, Mapping) or not content.keys() <= known or "url" not in content:
-            raise WebhookError(f"a receiver must be an object with url and any of {', '.join(sorted(known))}")
-        texts = {key: value for key, value in content.items() if key != "waba_ids"}
-        ids = content.get("waba_ids")
-        if not all(isinstance(text, str) for text in texts.values()):
-            raise WebhookError(f"{', '.join(sorted(known - {'waba_ids'}))} must be texts")
-        if ids is not None and not (isinstance(ids, list) and all(isinstance(each, str) for each in ids)):
-            raise WebhookError("waba_ids must be a list of texts")
-        return cls(**content)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The version as numbers."""
-        major, _, minor = self.version[1:].partition(".")
-        return int(major), int(minor)
 
 
 @define
@@ -94,6 +47,8 @@ class Delivered:
     """Bodies that were sent again to all."""
     given_up: int = 0
     """Bodies that one receiver never took, after seven days."""
+    pending: int = 0
+    """What is still to be done: statuses whose time has not come, bodies under way, and repetitions."""
 
 
 @define(eq=False)
@@ -115,6 +70,7 @@ class Webhooks:
         self._ready: deque[Event] = deque()
         self._rebatched: list[Event] = []
         self._under_way = 0
+        self._waits: dict[object, Timer] = {}
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -131,6 +87,9 @@ class Webhooks:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for timer in self._waits.values():
+            timer.cancel()
+        self._waits.clear()
         self._ready.clear()
         self._rebatched.clear()
         self._under_way = 0
@@ -160,6 +119,10 @@ class Webhooks:
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return False
 
+    def so_far(self) -> Delivered:
+        """A copy of the counts, with what is pending now."""
+        return evolve(self.delivered, pending=len(self._waits) + len(self._ready) + len(self._tasks))
+
     # --- what is told ----------------------------------------------------------------------------------------------
 
     @property
@@ -178,6 +141,15 @@ class Webhooks:
             self._ready.append(event)
             self._flush()
 
+    def later(self, seconds: float, step: Callable[[], None]) -> None:
+        """Do it in `seconds`; until then it is pending."""
+        key = object()
+        self._waits[key] = self._clock.call_later(seconds, partial(self._come, key, step))
+
+    def _come(self, key: object, step: Callable[[], None]) -> None:
+        del self._waits[key]
+        step()
+
     def repeat(self, event: Event) -> None:
         """Tell again what was told: it does not count as told once more."""
         if self.wanted:
@@ -186,9 +158,8 @@ class Webhooks:
 
     async def tell_first(self, event: Event) -> None:
         """Tell it now, and wait until each receiver had it once."""
-        if self.wanted:
-            self.delivered.told += 1
-            await self._attempt(_Batch([event], self._clock.now()))
+        self.delivered.told += 1
+        await self._attempt(_Batch([event], self._clock.now()))
 
     def _flush(self) -> None:
         while self._ready and self._under_way < POSTS and self._session is not None:
@@ -234,11 +205,10 @@ class Webhooks:
             self.delivered.given_up += 1
             return
         self.delivered.repeated += 1
-        self._clock.call_later(wait, lambda: self._again(batch))
+        self.later(wait, lambda: self._again(batch))
 
     def _again(self, batch: _Batch) -> None:
-        if self._session is not None:
-            self._spawn(self._attempt(batch))
+        self._spawn(self._attempt(batch))
 
     async def _post(self, receiver: Receiver, events: Sequence[Event], forged: bool) -> bool:
         if receiver.waba_ids is not None:
@@ -265,7 +235,7 @@ class Webhooks:
             event.again = False
             self._rebatched.append(event)
         if self._rebatched and not waiting:
-            self._clock.call_later(REBATCH_AFTER, self._flush_rebatched)
+            self.later(REBATCH_AFTER, self._flush_rebatched)
 
     def _flush_rebatched(self) -> None:
         events, self._rebatched = self._rebatched, []

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resilience_whatsapp.simulator.book import recipient_type_of
 from resilience_whatsapp.simulator.envelopes import Refusal
+from resilience_whatsapp.simulator.events import Party
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route, Taken
 from resilience_whatsapp.simulator.standing import MESSAGING
 from resilience_whatsapp.simulator.templates import SimTemplate
-from resilience_whatsapp.simulator.validation import Rules, digits_of, refusal_of
+from resilience_whatsapp.simulator.validation import Rules, refusal_of
 from resilience_whatsapp.simulator.world import Number
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ class _Sending:
 
     def _taken(self, call: Call, number: Number, template: SimTemplate | None) -> Outcome:
         api, payload = self._api, call.body
-        user = digits_of(payload["to"]) if payload.get("to") else payload["recipient"]
+        user = _recipient(payload).key
         now = api.clock.now()
         refused = number.refusal_of(payload) or self._refused(payload, number, user, now)
         if refused is not None:
@@ -97,13 +99,15 @@ class _Sending:
             entry.failed = 131049
         if number.account.standing.payment == "fails_later":
             entry.failed = 131042
-        fails = api.faults.next("messages", "outcome", user)
+        fails = api.faults.next("messages", "outcome", user, number.id)
         if fails is not None:
             entry.failed = fails.code
         before = api.stories.begin(entry, number)
         message = {"id": entry.wamid}
         if entry.type == "template":
             message["message_status"] = "accepted"
+        if entry.recipient_type == "group":
+            message["group_id"] = user
         answer = {"messaging_product": "whatsapp", "contacts": [_contact(payload, user)], "messages": [message]}
         return Taken(answer, entry, before)
 
@@ -112,7 +116,7 @@ class _Sending:
         blocked = number.blocked(now)
         if blocked is not None:
             return Refusal(blocked.code)
-        to_group = payload.get("recipient_type") == "group"
+        to_group = recipient_type_of(payload) == "group"
         cold = not to_group and not api.inbox.is_open(number, user)
         if cold and api.service_window and payload.get("type") != "template":
             return Refusal(
@@ -120,7 +124,11 @@ class _Sending:
                 "Message failed to send because more than 24 hours have passed since the customer last replied to "
                 "this number.",
             )
-        return api.limiter.send(number, user, now, cold=cold, flow=_flow(payload))
+        return api.limiter.send(number, user, now, cold=cold, to_group=to_group, flow=_flow(payload))
+
+
+def _recipient(payload: dict[str, Any]) -> Party:
+    return Party.of(payload.get("to") or payload["recipient"], recipient_type_of(payload))
 
 
 def _contact(payload: dict[str, Any], user: str) -> dict[str, str]:

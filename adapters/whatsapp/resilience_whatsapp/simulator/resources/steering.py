@@ -5,7 +5,7 @@
 | `POST /_sim/templates` | `{"name", "language"?, "status"?, ...}`; with `{"review": {...}}` how they are reviewed |
 | `POST /_sim/tokens` | `{"token"?, "permissions"?, "accounts"?, "denied_code"?, "expires_in"?, "revoked"?}` |
 | `POST /_sim/numbers` | `{"phone_number_id"?, "quality"?, "registered"?, ...}` |
-| `POST /_sim/accounts` | `{"waba_id"?, "payment"?, "block"?, "seconds"?, ...}` |
+| `POST /_sim/accounts` | `{"waba_id"?, "payment"?, "closed_countries"?, ...}` |
 | `POST /_sim/media` | keeps the body, with its `Content-Type`, as if an inbound message had brought it; gives its id |
 
 What cannot be is answered with 400 and `{"error"}`, and nothing changes.
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi
 
 _NUMBERS = ("after", "lasts", "seconds", "expires_in")
-_COUNTS = ("block", "denied_code")
 _FLAGS = ("registered", "certificate", "marketing", "marketing_api")
 _LISTS = ("accounts", "permissions", "closed_countries")
 
@@ -111,7 +110,7 @@ def _fits(name: str, value: Any) -> bool:
         return False
     if name in _NUMBERS:
         return isinstance(value, int | float)
-    if name in _COUNTS:
+    if name == "denied_code":
         return isinstance(value, int)
     if name in _LISTS:
         return isinstance(value, list) and all(isinstance(each, str) for each in value)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 
+from resilience_core import ConfigurationError
 from resilience_whatsapp.bulk import BulkProgress, BulkSend, Outgoing, Progress, SendResult, WhenDown
 from resilience_whatsapp.client import ResilientWhatsAppClient
 from resilience_whatsapp.errors import ServiceClosedError
@@ -47,16 +49,18 @@ class BlockingWhatsAppService:
     def _call(self, call: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options: Any) -> T:
         if os.getpid() != self._process:
             raise ServiceClosedError("this service was made before the process was forked: make a new one")
+        task = _Task()
+        future: Future[T] | None = None
         try:
-            future: Future[T] = self._portal.start_task_soon(partial(call, *args, **options))
-        except RuntimeError:
-            if not self._closed:
-                raise
-            raise ServiceClosedError("the service is closed: nothing was done; make a new one") from None
-        try:
+            future = self._portal.start_task_soon(task.run, partial(call, *args, **options))
             return future.result()
-        except BaseException:
-            future.cancel()  # of one that is done it does nothing
+        except BaseException as error:
+            if isinstance(error, RuntimeError) and future is None and self._closed:
+                raise ServiceClosedError("the service is closed: nothing was done; make a new one") from None
+            if not isinstance(error, Exception) and (future is None or not future.done()):
+                # An interrupt can come at any time, also before there is a future to cancel.
+                with suppress(RuntimeError):  # the loop has ended, and the call with it
+                    self._portal.start_task_soon(_in_loop, task.cancel)
             raise
 
     def send(
@@ -114,6 +118,8 @@ class BlockingWhatsAppService:
         """As `WhatsAppService.send_many`, with a plain `for`. The rows are read in the caller's thread; `progress` is
         called in another.
         """
+        if not isinstance(messages, Iterable):
+            raise ConfigurationError("send_many: messages must be an iterable of Outgoing")
         bulk = self.service._bulk(None, concurrency, when_down, wait_at_most, progress)
         return BlockingBulkSend(bulk, messages, self._call)
 
@@ -188,9 +194,30 @@ class BlockingWhatsAppService:
         self.close()
 
 
-async def _in_loop(act: Callable[..., None], *args: Any) -> None:
+class _Task:
+    """A call in the loop that can be cancelled from outside, whether it has begun or not."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+
+    async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Carry out the call."""
+        self._task = asyncio.current_task()
+        if self._cancelled:
+            raise asyncio.CancelledError
+        return await call()
+
+    def cancel(self) -> None:
+        """End it; in the loop."""
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def _in_loop(act: Callable[..., T], *args: Any, **options: Any) -> T:
     """What is not a coroutine is done in the loop all the same: nothing there is made for other threads."""
-    act(*args)
+    return act(*args, **options)
 
 
 class BlockingBulkSend:

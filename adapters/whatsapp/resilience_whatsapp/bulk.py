@@ -8,7 +8,7 @@
     the open circuit                                       `when_down="stop"`: no more rows are begun, those under way
                                                             end, and the error is raised. "wait": as for a limit
     a refused token, policy or sender; a limit for hours;   no wait cures it: as "stop"
-    a service that is closed
+    a service that is closed, a deadline that has passed
 
 A row is sent again only if it surely was not sent: a record that says `unknown` is a result. So no row is lost, and
 none is sent twice, whatever the delivery; within one send its delivery decides, as always.
@@ -23,9 +23,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
+from anyio import CancelScope
 from attrs import evolve, field, frozen
 
-from resilience_core import CallRejected, CircuitOpenError, Clock, ConfigurationError
+from resilience_core import CallRejected, CircuitOpenError, Clock, ConfigurationError, DeadlineExceeded
 from resilience_whatsapp._delivery import name_of_error
 from resilience_whatsapp._error_table import ErrorClass, RetryAdvice
 from resilience_whatsapp.errors import GraphError, GraphThrottledError, ServiceClosedError
@@ -133,7 +134,7 @@ class BulkSend:
         self.leftover: tuple[SendResult, ...] = ()
         """Results that nobody took, once it was cut short or closed."""
         self._send = send
-        self._rows = None if rows is None else iterator_of(rows)  # None: they are handed over, see `step`
+        self._rows = None if rows is None else _iterator(rows)  # None: they are handed over, see `step`
         self._concurrency = self._room = concurrency
         self._waits = when_down == "wait"
         self._wait_at_most = wait_at_most
@@ -162,6 +163,7 @@ class BulkSend:
                 self._begin()
                 if self._idle:
                     self._end()
+                    raise StopAsyncIteration
                 await self._listen()
         except asyncio.CancelledError:
             await self._cut()
@@ -177,16 +179,12 @@ class BulkSend:
             for row in rows:
                 self._took(row)
             self._begin()
-            if not self._results and self._idle and self._over:
-                try:
-                    self._end()
-                except StopAsyncIteration:
-                    return None
             while not self._results and not self._wanted():
+                if self._idle:
+                    self._end()
+                    return None
                 await self._listen()
                 self._begin()
-                if self._idle and self._over:
-                    break
         except asyncio.CancelledError:
             await self._cut()
             raise
@@ -348,7 +346,6 @@ class BulkSend:
         stopped, self._stopped = self._stopped, None
         if stopped is not None:
             raise stopped
-        raise StopAsyncIteration
 
     # --- cutting short -----------------------------------------------------------------------------------------------
 
@@ -359,7 +356,8 @@ class BulkSend:
         for task in self._running:
             task.cancel()
         if self._running:
-            await asyncio.wait(self._running)
+            with CancelScope(shield=True):  # a scope of anyio cancels every wait within it, this one included
+                await asyncio.wait(self._running)
         for task in list(self._running):
             self._ended(task)
         self._leave()
@@ -394,10 +392,10 @@ def _held_up(error: BaseException) -> Literal["limit", "down", "stop"] | None:
     """Whether the rows after this one would meet the same."""
     if isinstance(error, CircuitOpenError):
         return "down"
+    if isinstance(error, (ServiceClosedError, DeadlineExceeded)):
+        return "stop"
     if isinstance(error, CallRejected):
         return "limit"
-    if isinstance(error, ServiceClosedError):
-        return "stop"
     if isinstance(error, GraphThrottledError):
         if error.scope in _ONE_ROW:
             return None
@@ -414,7 +412,7 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
-def iterator_of(rows: Any) -> Iterator[Outgoing] | AsyncIterator[Outgoing]:
+def _iterator(rows: Any) -> Iterator[Outgoing] | AsyncIterator[Outgoing]:
     if isinstance(rows, AsyncIterable):
         return aiter(rows)
     """An iterator over the rows.

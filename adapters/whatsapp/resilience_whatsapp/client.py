@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 from attrs import evolve, frozen
 
@@ -224,8 +224,7 @@ class ResilientWhatsAppClient:
                 f"http_client must have an async method {name!r} for this; {type(self.http_client).__name__} "
                 f"has none. Give a GraphClient, or add {hint}"
             )
-        method: Callable[..., Awaitable[Any]] = found
-        return method
+        return cast(Callable[..., Awaitable[Any]], found)
 
     def _plain(self, name: str, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         """One request, whose answer is noted on its span."""

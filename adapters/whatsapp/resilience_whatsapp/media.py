@@ -247,10 +247,6 @@ class FileBody(aiohttp.Payload):
                 self.trouble = error
             raise
 
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        """As aiohttp calls it since 3.12."""
-        await self.write(writer)
-
 
 # --- what is downloaded ---------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from resilience_core import ConfigurationError
 from resilience_core.testing import VirtualClock
 from resilience_whatsapp import AmbiguousOutcomeError, ErrorClass, MessageRecord, MessageStatus
 from resilience_whatsapp.errors import graph_error
-from resilience_whatsapp.history import History, Trouble
+from resilience_whatsapp.history import History, Trouble, _history
 from resilience_whatsapp.history._stories import status_after, trouble_of
 from resilience_whatsapp.records import later_status
 from resilience_whatsapp.webhooks import StatusUpdate, UnknownUpdate
@@ -294,6 +295,36 @@ async def test_a_history_forgets_by_itself_while_it_is_told() -> None:
     await filled(history, 1_200)
     assert 100 <= len((await history.find(limit=1_000)).messages) <= 700
     await history.aclose()
+
+
+def test_a_disk_that_hangs_stops_no_send_and_fills_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_history, "MAX_BEHIND", 20)
+    history = History(tmp_path / "history.db", clock=VirtualClock(wall=150.0))
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang(_: object) -> None:
+        hangs.set()
+        assert goes_on.wait(30)
+
+    history._database.post(hang)
+    assert hangs.wait(30)
+    for number in range(50):
+        history.add(record(id=f"{number:032x}", wamid=f"w{number}"))
+    goes_on.set()
+
+    async def kept() -> int:
+        await history.written()
+        return len((await history.find()).messages)
+
+    assert asyncio.run(kept()) == 20
+    history.add(record(id="f" * 32, wamid="last"))
+    assert asyncio.run(kept()) == 21
+    history.close()
+    assert [entry.getMessage() for entry in caplog.records] == [
+        "The history is behind by 20 messages: what is told now is not kept"
+    ]
 
 
 def test_what_cannot_work_is_refused_at_once(tmp_path: Path) -> None:

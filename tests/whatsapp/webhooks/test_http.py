@@ -123,7 +123,7 @@ def program(directory: str) -> None:
     async def main() -> None:
         from resilience_whatsapp.webhooks import SqliteInbox, _handing
 
-        _handing.LEASE = 1.0  # who was killed with a claim is followed after a second, not after a minute
+        _handing.LEASE = 2.0  # who was killed with a claim is followed after two seconds, not after a minute
         inbox = SqliteInbox(Path(directory) / "webhooks.db")
         listeners: Any = {"note": on(StatusUpdate, note)}
         options: Any = {"app_secrets": SECRET, "verify_token": TOKEN, "listener_timeout": 0.5}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ DAY = 86_400.0
 MAX_PAGE = 1_000
 _BETWEEN_PRUNINGS = 500
 _PRUNED_AT_ONCE = 1_000
+MAX_BEHIND = 10_000
+"""Messages that may wait to be written; about 20 MB."""
+_logger = logging.getLogger("resilience_whatsapp.history")
 T = TypeVar("T")
 
 
@@ -66,6 +70,8 @@ class History:
         self._max_messages = max_messages
         self._clock = clock or Clock()
         self._until_pruning = 0
+        self._posted = self._done = 0
+        self._drops = False
 
     # --- being told --------------------------------------------------------------------------------------------------
 
@@ -78,6 +84,8 @@ class History:
         at: float | None = None,
     ) -> None:
         """Add where the message stands now. Returns at once and never raises for a disk that fails: the log tells.
+
+        While the disk is behind by 10,000 messages, what is told is dropped.
 
         Args:
             record: as the service or the outbox has it.
@@ -104,8 +112,7 @@ class History:
             record.started_at,
         )
         steps.append(Step(now, record.status, "send", duration, trouble_of(error)))
-        self._database.post(lambda db: _sql.add(db, facts, steps))
-        self._prune_sometimes()
+        self._post(lambda db: _sql.add(db, facts, steps))
 
     async def on_update(self, update: WebhookUpdate) -> None:
         """A listener of webhooks: adds statuses, once each, however often they come."""
@@ -200,6 +207,23 @@ class History:
     def close(self) -> None:
         """The same for blocking callers."""
         self._database.close()
+
+    def _post(self, work: Work[None]) -> None:
+        """Write soon, unless the disk is so far behind that what waits would fill the memory."""
+        if self._posted - self._done >= MAX_BEHIND:
+            if not self._drops:
+                _logger.error("The history is behind by %d messages: what is told now is not kept", MAX_BEHIND)
+            self._drops = True
+            return
+        self._drops = False
+        self._posted = number = self._posted + 1
+
+        def write(db: sqlite3.Connection) -> None:
+            self._done = number  # also if it fails: then it does not wait any more, and the log says so
+            work(db)
+
+        self._database.post(write)
+        self._prune_sometimes()
 
     def _prune(self, db: sqlite3.Connection) -> int:
         return _sql.forget(db, self._clock.wall() - self._kept_for, self._max_messages, _PRUNED_AT_ONCE)

@@ -61,8 +61,8 @@ def forgetting_templates(service: ForgetsTemplates) -> Listener:
     return on(TemplateUpdate, lambda _: service.forget_templates())
 
 
-class Gates(Protocol):
-    """`WhatsAppGates`: what it learns from webhooks."""
+class Observes(Protocol):
+    """`Gates`: what they learn from webhooks."""
 
     def observe_webhook_error(
         self,
@@ -94,7 +94,7 @@ class Gates(Protocol):
 
 
 def gating(
-    gates: Gates, *, template_of: TemplateOf | None = None, numbers: Mapping[str, str] | None = None
+    gates: Observes, *, template_of: TemplateOf | None = None, numbers: Mapping[str, str] | None = None
 ) -> Listener:
     """Tells the gates what only webhooks know: errors of messages that were accepted, restrictions, inbound messages.
 
@@ -137,7 +137,7 @@ def gating(
 
 
 def _tell_errors(
-    gates: Gates, update: StatusUpdate | AccountError, recipient: str | None, template: tuple[str, str] | None
+    gates: Observes, update: StatusUpdate | AccountError, recipient: str | None, template: tuple[str, str] | None
 ) -> None:
     for error in update.errors:
         if error.code is not None:
@@ -150,7 +150,7 @@ def _tell_errors(
             )
 
 
-def _tell_restriction(gates: Gates, update: AccountUpdate) -> None:
+def _tell_restriction(gates: Observes, update: AccountUpdate) -> None:
     """Of the restrictions those that stop messages, for the longest of their times; and an account that is disabled."""
     ban = update.content.get("ban_info")
     if update.event == "DISABLED_UPDATE" and isinstance(ban, Mapping) and ban.get("waba_ban_state") == "DISABLE":

@@ -27,6 +27,7 @@ from resilience_whatsapp.errors import (
     classify_graph,
 )
 from resilience_whatsapp.graph import (
+    GraphAnswer,
     GraphClient,
     GraphTransport,
     SendReceipt,
@@ -61,6 +62,7 @@ __all__ = [
     "EntityHealth",
     "ErrorClass",
     "ErrorCode",
+    "GraphAnswer",
     "GraphAuthError",
     "GraphClient",
     "GraphError",

@@ -175,6 +175,14 @@ class BlockingWhatsAppService:
         """As `WhatsAppService.forget_templates`."""
         self._call(_in_loop, self.service.forget_templates)
 
+    def handle_template_update(
+        self, topic: str, *, name: str | None = None, language: str | None = None, event: str | None = None
+    ) -> bool:
+        """As `WhatsAppService.handle_template_update`."""
+        handle = partial(self.service.handle_template_update, topic, name=name, language=language, event=event)
+        about_a_template: bool = self._call(_in_loop, handle)
+        return about_a_template
+
     def close(self, drain: float = 10.0) -> None:
         """As `WhatsAppService.aclose`; then the background loop is ended. Calls after it raise `ServiceClosedError`."""
         if os.getpid() != self._process:

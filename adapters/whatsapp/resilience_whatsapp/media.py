@@ -24,7 +24,7 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from attrs import define, field, frozen
 
-from resilience_whatsapp._envelope import content_of, text_of
+from resilience_whatsapp._envelope import Wait, content_of, text_of
 from resilience_whatsapp.errors import AmbiguousOutcomeError, InvalidMessageError, MediaCorruptError, MediaTooLargeError
 
 __all__ = ["DownloadedMedia", "MediaFile", "MediaInfo", "MediaSource", "Sink", "UploadedMedia", "media_limit"]
@@ -368,7 +368,7 @@ class Sink:
 # --- reading answers ------------------------------------------------------------------------------------------------
 
 
-def read_upload(status: int, body: bytes, wait: float | None = None) -> str:
+def read_upload(status: int, body: bytes, wait: Wait = None) -> str:
     """The id in an answer to an upload, or the error that it means."""
     found = text_of(content_of(status, body, wait), "id")
     if not found:
@@ -376,7 +376,7 @@ def read_upload(status: int, body: bytes, wait: float | None = None) -> str:
     return found
 
 
-def read_media(status: int, body: bytes, wait: float | None = None) -> MediaInfo:
+def read_media(status: int, body: bytes, wait: Wait = None) -> MediaInfo:
     """What an answer tells of a file, or the error that it means."""
     content = content_of(status, body, wait)
     found, url = text_of(content, "id"), text_of(content, "url")

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from attrs import Factory, asdict, evolve, field, frozen
+from attrs import evolve
 
 from resilience_core import CircuitOpenError, CircuitState, ConfigurationError, Event, StaleCache, StaleServed
 from resilience_whatsapp._closing import Calls, checked_drain
 from resilience_whatsapp._delivery import Sending, name_of_error
 from resilience_whatsapp._media_ids import MediaIds
 from resilience_whatsapp._opaque import check_opaque_data, join_opaque_data
-from resilience_whatsapp._quarantine import TEMPLATE_QUARANTINE, Quarantine, TemplateKey
+from resilience_whatsapp._quarantine import TEMPLATE_QUARANTINE, Quarantine
 from resilience_whatsapp._template_fit import check_fit
+from resilience_whatsapp._template_store import Listing, TemplateKey, TemplateStore
 from resilience_whatsapp.bulk import BulkSend, Outgoing, Progress, WhenDown
 from resilience_whatsapp.client import ResilientWhatsAppClient
 from resilience_whatsapp.errors import GraphTemplateError, InvalidMessageError, ServiceClosedError
@@ -49,6 +49,7 @@ from resilience_whatsapp.status import Health, NumberStatus
 from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
 
 if TYPE_CHECKING:
+    from resilience_core.fleet import BaseFleet
     from resilience_whatsapp.alarms import Alarms
     from resilience_whatsapp.blocking import BlockingWhatsAppService
     from resilience_whatsapp.history import History
@@ -59,25 +60,14 @@ _REJECTING = (CircuitState.OPEN, CircuitState.FORCED_OPEN)
 _MAX_PAGES = 1_000  # a cursor that never ends must not keep us for ever
 _MISFITS = (132000, 132012, 132018)
 """The values do not fit, although the listing, if there is one, did not object: it may be out of date."""
-
-
-@frozen(eq=False)
-class _Listing:
-    """One fetched listing; compared by identity, which tells a new one from the same one served again."""
-
-    templates: tuple[Template, ...]
-    # What messages are compared with; without those that the API has contradicted since.
-    by_key: dict[TemplateKey, Template] = field(
-        init=False,
-        default=Factory(lambda self: {(each.name, each.language): each for each in self.templates}, takes_self=True),
-    )
-
-    def as_rows(self) -> list[dict[str, Any]]:
-        return [asdict(template) for template in self.templates]
-
-    @classmethod
-    def from_rows(cls, rows: list[dict[str, Any]]) -> _Listing:
-        return cls(tuple(Template(**row) for row in rows))
+_TEMPLATE_TOPICS = (
+    "message_template_status_update",
+    "message_template_components_update",
+    "message_template_quality_update",
+    "template_category_update",
+)
+_UNUSABLE = {"PAUSED": 132015, "DISABLED": 132016}
+"""The error that a send of such a template would end with, by the event that a webhook tells."""
 
 
 class WhatsAppService:
@@ -90,7 +80,9 @@ class WhatsAppService:
         mask_recipients: whether logs show recipients as `+33******78`.
         templates_fresh_for: seconds during which the template list is served without asking the API. After that it is
             asked for anew, and the old one is served only while that fails, until it is 24 h old.
-        template_file: where the list is kept so that it outlives the process.
+        template_file: where the list, and which templates are set aside, are kept so that they outlive the process.
+        fleet: a `RedisFleet`: the list and what is set aside are those of all its members that send for the same
+            business account. One member fetches, the others use its list; what one forgets all forget.
         template_quarantine: seconds, by error code, for which a template is set aside after a send of it failed with
             that `GraphTemplateError`: further sends of it in its language fail at once with the same error, marked
             `local`, without a request. Codes that are not in it, or have 0, set nothing aside; `{}` switches it off.
@@ -109,6 +101,7 @@ class WhatsAppService:
         mask_recipients: bool = True,
         templates_fresh_for: float = TEMPLATES_FRESH_FOR,
         template_file: str | os.PathLike[str] | None = None,
+        fleet: BaseFleet | None = None,
         template_quarantine: Mapping[int, float] = TEMPLATE_QUARANTINE,
         validate_templates: bool = True,
         media_file: str | os.PathLike[str] | None = None,
@@ -124,19 +117,19 @@ class WhatsAppService:
         self._validates = validate_templates
         self._mask_recipients = mask_recipients
         self._logger = client.logger
+        account = getattr(client.http_client, "waba_id", None)
+        self._store = TemplateStore(template_file, fleet, account, self._forgotten_by_others)
         self._cache = StaleCache(
             "whatsapp_templates",
             fresh_for=templates_fresh_for,
             stale_for=max(0.0, TEMPLATES_SERVED_FOR - templates_fresh_for),
             key=lambda: "approved",
-            file=template_file,
-            encode=_Listing.as_rows,
-            decode=_Listing.from_rows,
+            store=self._store,
         )
         self._cache.subscribe(self._log_stale)
         self._templates = self._cache(self._fetch_templates)
-        self._forgotten = 0
-        self._quarantine = Quarantine(template_quarantine, self._now)
+        self._era = object()  # another one since the list was forgotten
+        self._quarantine = Quarantine(template_quarantine, self._now, self._store.aside)
 
     @staticmethod
     def blocking(client: ResilientWhatsAppClient, **options: Any) -> BlockingWhatsAppService:
@@ -177,10 +170,11 @@ class WhatsAppService:
         """
         check_opaque_data(opaque_data)
         request = MessageRequest(recipient, message, reply_to=reply_to)
+        payload = request.payload()
         if self._validates and isinstance(message, TemplateMessage):
-            self._check_fit(message)
+            self._check_fit(message, payload)
         record = self._new_record(user, request, delivery)
-        payload = {**request.payload(), "biz_opaque_callback_data": join_opaque_data(record.id, opaque_data)}
+        payload = {**payload, "biz_opaque_callback_data": join_opaque_data(record.id, opaque_data)}
         try:
             return await self._calls.run(self._send, record, payload)
         except ServiceClosedError as error:
@@ -415,12 +409,14 @@ class WhatsAppService:
         """The approved templates, all pages: from the API, else from up to 24 h ago, else the built-in ones.
 
         A list that is younger than `templates_fresh_for` is served without asking; while the circuit is open the log
-        says so, as it does of an older one. Who asks while somebody else's request is under way waits for that one.
+        says so, as it does of an older one. Who asks while somebody else's request is under way waits for that one;
+        with a fleet also for that of another member, for at most 15 s.
         Never raises for an API that fails: `source` and `age` of the result say what it is worth.
         """
+        await self._store.wait_for_others(self._has_fresh_list, self._now)
         before, asked = self._cache.entry(), self._now()
         try:
-            listing: _Listing = await self._templates()
+            listing: Listing = await self._templates()
         except Exception as error:
             self._log_templates("default", error)
             return TemplateList(DEFAULT_TEMPLATES, "default", None)
@@ -431,14 +427,42 @@ class WhatsAppService:
         return TemplateList(listing.templates, "api", 0.0)
 
     def forget_templates(self) -> None:
-        """Forget the list of templates, in the file too, and which are set aside: the next call asks the API.
+        """Forget the list of templates, in the file and in the fleet too, and which are set aside.
 
-        For when a webhook or a person tells that a template was approved, changed, paused or deleted. The old list is
-        not served any more, not even while the API fails.
+        For when a person tells that templates were approved, changed, paused or deleted. The next call asks the API;
+        the old list is not served any more, not even while the API fails.
         """
-        self._forgotten += 1
         self._quarantine.clear()
-        self._cache.invalidate()
+        self._forget_list()
+
+    def handle_template_update(
+        self, topic: str, *, name: str | None = None, language: str | None = None, event: str | None = None
+    ) -> bool:
+        """Take a webhook about a template into account: the list is forgotten, in the file and in the fleet too.
+
+        A template that is told to be `PAUSED` or `DISABLED` is set aside, as if a send of it had failed because of
+        that; one with another status, or that was edited, is not set aside any more.
+
+        Args:
+            topic: the webhook's `field`; others than those of templates change nothing.
+            name, language: `message_template_name` and `message_template_language`.
+            event: that of `message_template_status_update`.
+
+        Returns:
+            Whether it was about a template.
+        """
+        if topic not in _TEMPLATE_TOPICS:
+            return False
+        self._forget_list()
+        if name is None or language is None:
+            return True
+        key = (name, language.replace("-", "_"))  # webhooks were seen to write en-US
+        code = _UNUSABLE.get((event or "").upper()) if topic == "message_template_status_update" else None
+        if code is not None:
+            self._set_aside(key, GraphTemplateError(code, None, None, "template"))
+        elif topic in _TEMPLATE_TOPICS[:2]:
+            self._quarantine.release([key], self._now())
+        return True
 
     async def aclose(self, drain: float = 10.0) -> None:
         """Take no more calls, let those under way end, and close the HTTP client. Idempotent.
@@ -465,23 +489,42 @@ class WhatsAppService:
     ) -> None:
         await self.aclose()
 
-    async def _fetch_templates(self) -> _Listing:
+    def _forget_list(self) -> None:
+        self._era = object()
+        self._cache.clear()
+
+    def _forgotten_by_others(self) -> None:
+        self._era = object()
+
+    def _has_fresh_list(self) -> bool:
+        entry = self._cache.entry()
+        return entry is not None and entry.freshness == "fresh"
+
+    async def _fetch_templates(self) -> Listing:
         """The whole listing or nothing: half a list would hide templates that exist.
 
         Approved ones only, whatever an HTTP client of the user's answers. A listing that was to be forgotten while it
         was under way is asked for again: it may be of the time before.
         """
+        self._store.begin(self._now())
+        try:
+            return await self._fetch_all_pages()
+        except BaseException:
+            self._store.give_up()
+            raise
+
+    async def _fetch_all_pages(self) -> Listing:
         templates: list[Template] = []
         after: str | None = None
-        begun, asked = self._forgotten, self._now()
+        begun, asked = self._era, self._now()
         for _ in range(_MAX_PAGES):
             page = await self._calls.run(self.client.get_templates_page, after)
             templates += (template for template in page.templates if template.status.upper() == "APPROVED")
             after = page.next_after
-            if begun != self._forgotten:
-                templates, after, begun, asked = [], None, self._forgotten, self._now()
+            if begun is not self._era:
+                templates, after, begun, asked = [], None, self._era, self._now()
             elif after is None:
-                listing = _Listing(tuple(templates))
+                listing = Listing(tuple(templates))
                 self._quarantine.release(listing.by_key, asked)
                 return listing
         raise RuntimeError(f"the template listing did not end after {_MAX_PAGES} pages")
@@ -491,7 +534,7 @@ class WhatsAppService:
         return breaker is not None and breaker.state in _REJECTING
 
     def _now(self) -> float:
-        return self._cache.clock.now()
+        return self._cache.clock.wall()
 
     def _log_stale(self, event: Event) -> None:
         if isinstance(event, StaleServed) and event.error is not None:
@@ -509,7 +552,7 @@ class WhatsAppService:
     def _new_record(self, user: Any, request: MessageRequest, delivery: Delivery | None) -> MessageRecord:
         template = request.message if isinstance(request.message, TemplateMessage) else None
         return MessageRecord(
-            id=uuid.uuid4().hex,
+            id=os.urandom(16).hex(),
             user_id=str(getattr(user, "id", user)),
             recipient=request.recipient.key,
             kind=request.message.kind,
@@ -529,7 +572,7 @@ class WhatsAppService:
         sending = Sending()
         started = time.monotonic()
         key = None if record.template is None or record.language is None else (record.template, record.language)
-        forgotten = self._forgotten
+        era = self._era
         try:
             known = None if key is None else self._quarantine.error_for(key)
             if known is not None:
@@ -541,7 +584,7 @@ class WhatsAppService:
             if isinstance(error, CircuitOpenError):
                 self._log_down(ended)
             if key is not None and isinstance(error, GraphTemplateError):
-                self._learn(key, error, forgotten)
+                self._learn(key, error, era)
             self._tell(ended, sending, error)
             raise
         accepted = _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
@@ -555,25 +598,28 @@ class WhatsAppService:
             number = getattr(self.client.http_client, "phone_number_id", None)
             self.alarms.on_error(error, phone_number_id=number)
 
-    def _check_fit(self, message: TemplateMessage) -> None:
+    def _check_fit(self, message: TemplateMessage, payload: Mapping[str, Any]) -> None:
         entry = self._cache.entry()
         if entry is None or entry.freshness == "expired":
             return
         template = entry.value.by_key.get((message.name, message.language))
         if template is not None:
-            check_fit(message.content().get("components", ()), template.components)
+            check_fit(payload[message.kind].get("components", ()), template.components)
 
-    def _learn(self, key: TemplateKey, error: GraphTemplateError, forgotten: int) -> None:
+    def _learn(self, key: TemplateKey, error: GraphTemplateError, era: object) -> None:
         """What the API's answer to one send says of the template, for the sends after it."""
-        if error.local or forgotten != self._forgotten:
+        if error.local or era is not self._era:
             return  # known already, or an answer of the time before
+        self._set_aside(key, error)
+        entry = self._cache.entry() if error.code in _MISFITS else None
+        if entry is not None:
+            entry.value.by_key.pop(key, None)
+
+    def _set_aside(self, key: TemplateKey, error: GraphTemplateError) -> None:
         seconds = self._quarantine.put(key, error)
         if seconds > 0:
             told = {"template": key[0], "language": key[1], "error": name_of_error(error), "seconds": seconds}
             self._logger.warning("Template set aside: sends of it fail at once", extra=told)
-        entry = self._cache.entry() if error.code in _MISFITS else None
-        if entry is not None:
-            entry.value.by_key.pop(key, None)
 
     def _log_down(self, record: MessageRecord) -> None:
         recipient = mask_recipient(record.recipient) if self._mask_recipients else record.recipient

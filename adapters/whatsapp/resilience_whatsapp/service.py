@@ -605,6 +605,7 @@ class WhatsAppService:
         *,
         retries: bool = True,
     ) -> MessageRecord:
+        kept = sending is not None  # by an outbox, which tells what became of it: it may send it again
         sending = Sending() if sending is None else sending
         started = time.monotonic()
         key = None if record.template is None or record.language is None else (record.template, record.language)
@@ -621,10 +622,12 @@ class WhatsAppService:
                 self._log_down(ended)
             if key is not None and isinstance(error, GraphTemplateError):
                 self._learn(key, error, era)
-            self._tell(ended, sending, error)
+            if not kept:
+                self._tell(ended, sending, error)
             raise
         accepted = _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
-        self._tell(accepted, sending)
+        if not kept:
+            self._tell(accepted, sending)
         return accepted
 
     def _tell(self, record: MessageRecord, sending: Sending, error: BaseException | None = None) -> None:

@@ -16,6 +16,7 @@ from resilience_whatsapp import (
     AmbiguousOutcomeError,
     GraphClient,
     GraphThrottledError,
+    GraphTransientError,
     MessageStatus,
     ResilientWhatsAppClient,
     ServiceClosedError,
@@ -23,6 +24,7 @@ from resilience_whatsapp import (
     TemplatePage,
     WhatsAppService,
 )
+from resilience_whatsapp.history import History
 from resilience_whatsapp.messages import Text
 from resilience_whatsapp.outbox import (
     IdempotencyKeyError,
@@ -515,3 +517,29 @@ def test_logs_show_neither_number_nor_text(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.records
     assert "612345678" not in caplog.text
     assert "very secret" not in caplog.text
+
+
+def test_the_history_is_told_of_every_step_and_the_webhooks_settle_it() -> None:
+    async def story() -> None:
+        history = History()
+        breaker, trouble = CircuitBreaker("whatsapp_api"), GraphTransientError(131000, None, 500, "platform")
+        store = MemoryStore()
+        outbox = Outbox(store, when_down="queue", **QUICK)
+        client = ResilientWhatsAppClient(Stub(trouble, OK, AmbiguousOutcomeError(502, "x")), breaker)
+        service = WhatsAppService(client, outbox=outbox, history=history, delivery="at_most_once")
+        breaker.force_open(reason="test")
+        async with outbox.running():
+            record = await send(service)
+            breaker.reset()
+            await until_state(service, record.id, "accepted")
+            with pytest.raises(AmbiguousOutcomeError) as caught:
+                await send(service)
+            unknown = caught.value.record
+
+        told = await history.get(record.id)
+        assert [step.status for step in told.steps] == ["queued", "in_flight", "queued", "in_flight", "accepted"]
+        assert (told.status, told.attempts) == ("accepted", 2)
+        assert (await history.get(unknown.id)).status == "unknown"
+        await history.aclose()
+
+    run(story)

@@ -42,6 +42,10 @@ class Sender(Protocol):
         """Send it now; with `retries`, repeat the request as the client's retry policy says."""
         ...
 
+    def tell(self, record: MessageRecord, sending: Sending, error: BaseException | None = None) -> None:
+        """Hear where a message stands now, and of the requests that were made for it."""
+        ...
+
     def closed_for(self) -> float:
         """Seconds for which the circuit is open; 0 if a request may be made."""
         ...
@@ -284,6 +288,7 @@ class Drainer:
             decided = await self._still_right(sender, row)
             if decided is not None:
                 self._store.post(row, decided)
+                sender.tell(decided(row).record(), sending)
                 return
             async with asyncio.timeout(self._rules.send_timeout):
                 record = await sender.attempt(row.record(), row.payload, sending, retries=False)
@@ -292,10 +297,12 @@ class Drainer:
             judged = machine.ended(row, ending, now, self._random, self._rules, told=False)
             self._store.post(row, lambda known: judged if known.fence == fence else known)
             self.learn(sender, ending, error)
+            sender.tell(judged.record(), sending, error)
             if not isinstance(error, Exception):
                 raise
             return
         wamid, now = record.wamid or "", self._clock.wall()
+        sender.tell(machine.accepted(row, wamid, sending.attempts, sending.unknown, now).record(), sending)
         self._store.post(row, lambda known: machine.accepted(known, wamid, sending.attempts, sending.unknown, now))
 
     async def _still_right(self, sender: Sender, row: OutboxRow) -> Callable[[OutboxRow], OutboxRow] | None:
@@ -370,7 +377,10 @@ class Drainer:
         now, intervals = self._clock.wall(), tuple(self._downtime())
         rows = await self._store.overdue(now, self._rules.lease, BATCH)
         for row in rows:
-            await self._store.change(row, self._overdue(row, now, intervals))
+            changed = await self._store.change(row, self._overdue(row, now, intervals))
+            lane = self._lanes.get(row.lane)
+            if lane is not None and changed is not None and changed.state is not row.state:
+                lane.sender.tell(changed.record(), Sending())
         if rows:
             self.wake()
         return 0.0 if len(rows) == BATCH else self._poll

@@ -226,6 +226,7 @@ class Outbox:
     async def _send(self, sender: Sender, kept: OutboxRow) -> MessageRecord:
         if kept.state is MessageStatus.QUEUED:  # behind another one of its recipient
             self._drainer.wake()
+            sender.tell(kept.record(), Sending())
             return kept.record()
         sending, rules, started = Sending(), self.rules, self._clock.wall()
         try:
@@ -240,7 +241,9 @@ class Outbox:
             raise
         rule = _accepted(record.wamid or "", sending, self._clock.wall())
         self.store.post(kept, rule)
-        return evolve(record, started_at=kept.created_at, possible_duplicate=rule(kept).possible_duplicate)
+        accepted = evolve(record, started_at=kept.created_at, possible_duplicate=rule(kept).possible_duplicate)
+        sender.tell(accepted, sending)
+        return accepted
 
     def _not_accepted(self, sender: Sender, kept: OutboxRow, sending: Sending, error: BaseException) -> OutboxRow:
         """The row after a send of the caller's that was not accepted."""
@@ -254,6 +257,7 @@ class Outbox:
         fence = kept.fence
         self.store.post(kept, lambda row: judged if row.fence == fence else row)
         self._drainer.learn(sender, ending, error)
+        sender.tell(judged.record(), sending, error)
         return judged
 
     def _new_row(

@@ -37,6 +37,10 @@ class ServiceSender:
         """As `Sender.attempt`."""
         return await self._service._send(record, payload, sending, retries=retries)
 
+    def tell(self, record: MessageRecord, sending: Sending, error: BaseException | None = None) -> None:
+        """As `Sender.tell`: the service's history and alarms."""
+        self._service._tell(record, sending, error)
+
     def closed_for(self) -> float:
         """As `Sender.closed_for`."""
         breaker = self._service.client.circuit_breaker

@@ -236,3 +236,38 @@ def test_several_processes_start_on_a_new_file_at_once_and_write_to_it(tmp_path:
         child.join()
     assert [child.exitcode for child in children] == [0] * 4
     assert len(names(tmp_path / "a.db")) == 100
+
+
+def test_a_batch_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sqlite, "MAX_BATCH", 2)
+    database = Database(tmp_path / "a.db", "things", SCHEMA)
+
+    async def story() -> None:
+        assert await asyncio.gather(*(database.run(put(f"{number}")) for number in range(7))) == [1] * 7
+
+    asyncio.run(story())
+    database.close()
+
+
+def test_a_work_that_ends_the_transaction_itself_is_an_error_and_the_next_one_works(tmp_path: Path) -> None:
+    database = Database(tmp_path / "a.db", "things", SCHEMA)
+    with pytest.raises(sqlite3.OperationalError):
+        database.call(lambda connection: connection.execute("ROLLBACK"))
+    assert database.call(put("a")) == 1
+    database.close()
+
+
+def test_the_switch_to_a_log_is_tried_again_while_another_process_does_it() -> None:
+    class Switching:
+        failures = 2
+
+        def execute(self, statement: str) -> Switching:
+            self.failures -= 1
+            if self.failures >= 0:
+                raise sqlite3.OperationalError("database is locked")
+            return self
+
+        def fetchone(self) -> tuple[str]:
+            return ("wal",)
+
+    assert _sqlite._switch_to_wal(Switching()) == "wal"  # type: ignore[arg-type]

@@ -312,6 +312,7 @@ def test_who_joins_a_send_with_another_text_is_told_and_after_an_error_tries_him
         with pytest.raises(IdempotencyKeyError):
             await other
         assert (await joined).status == "accepted"
+        assert (await service.outbox.find("k")).state == "accepted"
         again = Slow(OK)
         service = made(again)
         first = asyncio.create_task(send(service, idempotency_key="k"))
@@ -322,6 +323,24 @@ def test_who_joins_a_send_with_another_text_is_told_and_after_an_error_tries_him
         await first
         with pytest.raises(IdempotencyKeyError):
             await other
+
+    run(story)
+
+
+def test_of_many_who_joined_a_send_that_failed_one_tries_again() -> None:
+    async def story() -> None:
+        stub = Slow(ConnectionRefusedError("down"), OK)
+        service = made(stub)
+        first = asyncio.create_task(send(service, idempotency_key="k"))
+        await stub.begun.wait()
+        joined = [asyncio.create_task(send(service, idempotency_key="k")) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        stub.go.set()
+        with pytest.raises(ConnectionRefusedError):
+            await first
+        records = await asyncio.gather(*joined)
+        assert len(stub.payloads) == 2
+        assert len({record.id for record in records}) == 1
 
     run(story)
 

@@ -102,7 +102,7 @@ class Outbox:
         )
         self._clock = clock or Clock()
         self._random = random.random
-        self._joined: dict[str, asyncio.Future[MessageRecord | None]] = {}
+        self._joined: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Future[MessageRecord | None]] = {}
         self._drainer = Drainer(
             store,
             self.rules,
@@ -171,24 +171,21 @@ class Outbox:
         row = self._new_row(sender, record, payload_for, idempotency_key, not_after, priority, ordered, when_down)
         if row.key is None:
             return await self._send(sender, await self._add(row))
-        same = self._joined.get(row.key)
-        if same is not None and same.get_loop() is asyncio.get_running_loop():
-            # The same message is on its way in this process: its end is ours, too.
+        place = (asyncio.get_running_loop(), row.key)
+        while (same := self._joined.get(place)) is not None:
+            # The same message is on its way in this loop: its end is ours, too; after an error we try ourselves.
             known = await asyncio.shield(same)
             if known is not None:
                 _same_message(row, await self.store.get(known.id))
                 return known
-        mine: asyncio.Future[MessageRecord | None] = asyncio.get_running_loop().create_future()
-        self._joined[row.key] = mine
+        mine = self._joined[place] = place[0].create_future()
         ended: MessageRecord | None = None
         try:
             ended = await self._send_by_key(sender, row, payload_for)
             return ended
         finally:
-            if self._joined.get(row.key) is mine:
-                del self._joined[row.key]
-            if not mine.done():
-                mine.set_result(ended)  # None, after an error: who waits looks for himself
+            del self._joined[place]
+            mine.set_result(ended)
 
     async def _send_by_key(
         self, sender: Sender, row: OutboxRow, payload_for: Callable[[str], dict[str, Any]]

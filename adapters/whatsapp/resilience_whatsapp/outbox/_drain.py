@@ -374,8 +374,10 @@ class Drainer:
             await asyncio.sleep(wait)
 
     async def _settle_overdue(self) -> float:
-        now, intervals = self._clock.wall(), tuple(self._downtime())
+        now = self._clock.wall()
         rows = await self._store.overdue(now, self._rules.lease, BATCH)
+        awaited = any(row.state is MessageStatus.UNKNOWN for row in rows)
+        intervals = tuple(self._downtime()) if awaited else ()
         for row in rows:
             changed = await self._store.change(row, self._overdue(row, now, intervals))
             lane = self._lanes.get(row.lane)

@@ -197,7 +197,7 @@ class OutboxesInAFile(Outboxes):
 @untraced()
 def test_in_memory_nothing_is_lost_or_sent_twice() -> None:
     case = Outboxes.TestCase()
-    case.settings = settings(max_examples=size(2000, 40), stateful_step_count=40)
+    case.settings = settings(max_examples=size(2000, 25), stateful_step_count=40)
     case.runTest()
 
 

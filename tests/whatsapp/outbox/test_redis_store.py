@@ -127,7 +127,7 @@ def test_the_end_of_a_send_is_offered_until_redis_answers(redis_server: RedisSer
     asyncio.run(story())
 
 
-def test_after_a_minute_without_redis_it_is_given_up(
+def test_without_redis_for_too_long_it_is_given_up(
     redis_server: RedisServer, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_redis_store, "POST_PATIENCE", 0.0)

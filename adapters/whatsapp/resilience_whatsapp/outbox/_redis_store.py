@@ -43,7 +43,7 @@ ORDER = (
     MessageStatus.DEAD,
 )
 """The script's order of the states."""
-POST_PATIENCE = 60.0
+POST_PATIENCE = 20.0
 """Seconds for which the end of a send is offered to a Redis that does not answer; later it is `unknown`."""
 _PARTS = ("rows", "heads", "keys", "pairs", "flying", "seq", "timed", "lanes", *(f"state:{state}" for state in ORDER))
 _logger = logging.getLogger("resilience_whatsapp.outbox")
@@ -132,7 +132,7 @@ class RedisStore:
             row = self._row(found)
 
     def post(self, row: OutboxRow, rule: Change) -> None:
-        """As `OutboxStore.post`; offered again for a minute while Redis does not answer."""
+        """As `OutboxStore.post`; offered again for 20 s while Redis does not answer."""
         before = self._posts.get(row.id)
         task = asyncio.get_running_loop().create_task(self._post(row, rule, before), name="whatsapp-outbox-write")
         self._posts[row.id] = task

@@ -125,6 +125,8 @@ class _Lane:
     pace: Pace
     paused_until: float = 0.0
     detached: bool = False
+    rounds: int = 0
+    taking: bool = False
     sends: set[asyncio.Task[None]] = field(factory=set)
 
 
@@ -262,21 +264,50 @@ class Drainer:
         if granted == 0:
             return self._poll if free <= 0 else lane.pace.wait(now)
         wall = self._clock.wall()
-        rows = await self._store.take(sender.lane, wall, self._rules.lease, granted)
-        if lane.detached:  # meanwhile: its client is closed, or will be
-            for row in rows:
-                self._store.post(row, self._put_back(row))
-            return self._poll
-        for row in rows:
-            send = asyncio.get_running_loop().create_task(self._send(lane, row), name="whatsapp-outbox-send")
-            lane.sends.add(send)
-            send.add_done_callback(lambda done: self._sent(lane, done))
-        if len(rows) == granted:
-            return lane.pace.wait(now)
+        lane.taking, lane.rounds = True, lane.rounds + 1
+        try:
+            rows = await self._store.take(sender.lane, wall, self._rules.lease, granted)
+            self._begin_sends(lane, rows)
+        finally:
+            lane.taking = False
+        if len(rows) == granted or lane.detached:
+            return self._poll if lane.detached else lane.pace.wait(now)
         lane.pace.give_back(granted - len(rows), now)
         due = await self._store.next_due(sender.lane)
         later = self._poll if due is None or due <= wall else min(self._poll, due - wall)
         return max(later, lane.pace.wait(now))
+
+    def _begin_sends(self, lane: _Lane, rows: list[OutboxRow]) -> None:
+        if lane.detached:  # meanwhile: its client is closed, or will be
+            for row in rows:
+                self._store.post(row, self._put_back(row))
+            return
+        for row in rows:
+            send = asyncio.get_running_loop().create_task(self._send(lane, row), name="whatsapp-outbox-send")
+            lane.sends.add(send)
+            send.add_done_callback(lambda done: self._sent(lane, done))
+
+    async def drained(self) -> None:
+        """Return when nothing is queued for any number here, and no send of a queued message is under way."""
+        while not await self._is_drained():
+            await asyncio.sleep(self._poll)
+
+    async def _is_drained(self) -> bool:
+        lanes = list(self._lanes.values())
+        rounds = [lane.rounds for lane in lanes]
+        if any(lane.taking or lane.sends for lane in lanes):
+            return False
+        await self._store.flush()  # of sends that ended, what is to be tried again
+        for lane in lanes:
+            if await self._store.next_due(lane.sender.lane) is not None:
+                return False
+        return rounds == [lane.rounds for lane in lanes]  # else something was taken meanwhile
+
+    def tell(self, row: OutboxRow) -> None:
+        """Tell the sender of its number where a row stands, if there is one here."""
+        lane = self._lanes.get(row.lane)
+        if lane is not None:
+            lane.sender.tell(row.record(), Sending())
 
     def _sent(self, lane: _Lane, send: asyncio.Task[None]) -> None:
         lane.sends.discard(send)
@@ -380,9 +411,8 @@ class Drainer:
         intervals = tuple(self._downtime()) if awaited else ()
         for row in rows:
             changed = await self._store.change(row, self._overdue(row, now, intervals))
-            lane = self._lanes.get(row.lane)
-            if lane is not None and changed is not None and changed.state is not row.state:
-                lane.sender.tell(changed.record(), Sending())
+            if changed is not None and changed.state is not row.state:
+                self.tell(changed)
         if rows:
             self.wake()
         return 0.0 if len(rows) == BATCH else self._poll

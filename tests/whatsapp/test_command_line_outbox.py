@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import sqlite3
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +20,11 @@ from resilience_whatsapp.cli import _outbox, main
 from resilience_whatsapp.history import History
 from resilience_whatsapp.outbox import OutboxRow, OutboxStore, RedisStore, SQLiteStore
 from resilience_whatsapp.records import MessageStatus
+from resilience_whatsapp.simulator import Fault, SimulatorThread
+from tests._cost import unmeasured
 from tests._redis import RedisServer
 from tests.whatsapp.outbox.stores import a_row
-from tests.whatsapp.test_command_line import clean, simulator
-
-__all__ = ["clean", "simulator"]
+from tests.whatsapp.test_command_line import ROOT, variables
 
 MASKED, NUMBER = "+33******78", "+33612345678"
 SECRET = "a secret of the tests"
@@ -57,6 +63,16 @@ def row_in(path: Path, row_id: str) -> OutboxRow:
         return found
 
     return asyncio.run(work())
+
+
+@pytest.fixture
+def simulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatorThread]:
+    """One that the environment names."""
+    monkeypatch.delenv("WHATSAPP_API_VERSION", raising=False)
+    with SimulatorThread() as started:
+        for name, value in variables(started).items():
+            monkeypatch.setenv(name, value)
+        yield started
 
 
 @pytest.fixture
@@ -309,10 +325,119 @@ def test_a_missing_name_and_words_that_are_none_are_told(monkeypatch: pytest.Mon
 
 def test_a_row_that_cannot_be_read_is_a_failure_that_shows_nothing_of_it(path: Path, capsys: Capture) -> None:
     fill(SQLiteStore(path), kept(id="q"))
-    import sqlite3
-
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE outbox SET body = x'00'")
-    connection.close()
     assert main(["outbox", "show", "q"]) == 3
     assert "codec" in capsys.readouterr().err
+
+
+# --- drain -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_sends_what_is_queued_for_its_number_and_ends(
+    path: Path, simulator: SimulatorThread, capsys: Capture, tmp_path: Path
+) -> None:
+    rows = [kept(id=f"{number:032x}") for number in range(5)]
+    fill(SQLiteStore(path), *rows, kept(id="other", lane="7"))
+    history = tmp_path / "history.db"
+    History(history).close()
+    assert main(["outbox", "drain", "--rate", "1000", "--history", str(history)]) == 0
+    out, err = capsys.readouterr()
+    assert out == "5 sent; nothing is queued any more\n"
+    assert not any(secret in out + err for secret in PRIVATE)
+    assert len(simulator.book.entries) == 5
+    assert row_in(path, rows[0].id).state == "accepted"
+    assert row_in(path, "other").state == "queued"
+
+    async def remembered() -> int:
+        book = History(history)
+        found = await book.count()
+        await book.aclose()
+        return sum(found.values())
+
+    assert asyncio.run(remembered()) == 5
+    assert main(["outbox", "drain", "--json"]) == 0
+    assert document(capsys)["ended"] == {}
+
+
+def test_a_drain_tells_what_was_given_up_and_what_was_perhaps_sent(
+    path: Path, simulator: SimulatorThread, capsys: Capture
+) -> None:
+    fill(SQLiteStore(path), kept(id="1" * 32))
+    simulator.script(Fault("error", code=131009))
+    assert main(["outbox", "drain"]) == 1
+    assert capsys.readouterr().out == "1 given up; nothing is queued any more\n"
+    fill(SQLiteStore(path), kept(id="2" * 32))
+    simulator.script(Fault("html", accepted=True))
+    assert main(["outbox", "drain"]) == 4
+    assert capsys.readouterr().out == "1 perhaps sent; nothing is queued any more\n"
+    row = row_in(path, "2" * 32)
+    assert (row.state, row.attempts) == ("unknown", 1)
+    assert len(simulator.book.entries) == 1
+
+
+def test_a_message_that_may_arrive_twice_is_told(path: Path, simulator: SimulatorThread, capsys: Capture) -> None:
+    fill(SQLiteStore(path), kept(id="1" * 32, unknown=1, delivery="at_least_once"))
+    assert main(["outbox", "drain"]) == 0
+    assert "(of these, 1 may arrive twice" in capsys.readouterr().out
+
+
+def test_a_drain_whose_time_is_over_says_what_is_left_and_why(
+    path: Path, simulator: SimulatorThread, capsys: Capture
+) -> None:
+    fill(SQLiteStore(path), kept(id="1" * 32), kept(id="2" * 32, due=time.time() + 3000))
+    simulator.script(Fault("error", code=190))  # the token has expired: all wait
+    assert main(["outbox", "drain", "--for", "3"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "1 put off; messages are still queued\n(the last error: GraphAuthError(190))\n"
+    assert err.startswith("1 put off; the next one in ")
+    assert main(["outbox", "drain", "--for", "0.1", "--json"]) == 1
+    told = document(capsys)
+    assert (told["empty"], told["counts"]["queued"]) == (False, 2)
+    assert told["next_due"] > time.time()
+
+
+def test_an_unknown_message_is_never_taken_for_lost_by_a_drain_which_does_not_know_the_receiver(
+    path: Path, simulator: SimulatorThread
+) -> None:
+    long_ago = time.time() - 900
+    unknown = {"state": MessageStatus.UNKNOWN, "unknown": 1, "unknown_since": long_ago, "delivery": "at_least_once"}
+    fill(SQLiteStore(path), kept(id="1" * 32, **{**unknown, "due": long_ago}), kept(id="2" * 32))
+    assert main(["outbox", "drain"]) == 0
+    row = row_in(path, "1" * 32)
+    assert (row.state, len(simulator.book.entries)) == ("unknown", 1)
+    assert row.due is not None
+
+
+def test_a_drain_needs_a_lease_that_works(path: Path, simulator: SimulatorThread, capsys: Capture) -> None:
+    fill(SQLiteStore(path), kept(id="1" * 32))
+    assert main(["outbox", "drain", "--lease", "9m", "--for", "1h"]) == 0
+    assert main(["outbox", "drain", "--phone-number-id", "x"]) == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_drain_that_somebody_ends_finishes_its_send_and_leaves_the_rest_queued(
+    path: Path, number: signal.Signals, code: int
+) -> None:
+    with SimulatorThread() as simulator:
+        rows = [kept(id=f"{each:032x}") for each in range(3)]
+        fill(SQLiteStore(path), *rows)
+        simulator.script(Fault("delay", seconds=0.3, times=None))
+        env = {**unmeasured(), **variables(simulator), "WHATSAPP_OUTBOX": str(path)}
+        command = [sys.executable, "-m", "resilience_whatsapp", "outbox", "drain", "--rate", "0.01", "--json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env) as process:
+            wait_until(lambda: row_in(path, rows[0].id).state != "queued")
+            process.send_signal(number)
+            out, _ = process.communicate()
+        assert process.returncode == code
+        told = json.loads(out)
+        assert (told["ended"], told["empty"]) == ({"accepted": 1}, False)
+        assert (told["counts"]["queued"], told["counts"]["in_flight"]) == (2, 0)
+        assert len(simulator.book.entries) == 1
+
+
+def wait_until(met: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not met():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -125,7 +125,8 @@ class _Lane:
     pace: Pace
     paused_until: float = 0.0
     detached: bool = False
-    rounds: int = 0
+    taken: int = 0
+    """Rows, ever."""
     taking: bool = False
     sends: set[asyncio.Task[None]] = field(factory=set)
 
@@ -264,9 +265,10 @@ class Drainer:
         if granted == 0:
             return self._poll if free <= 0 else lane.pace.wait(now)
         wall = self._clock.wall()
-        lane.taking, lane.rounds = True, lane.rounds + 1
+        lane.taking = True
         try:
             rows = await self._store.take(sender.lane, wall, self._rules.lease, granted)
+            lane.taken += len(rows)
             self._begin_sends(lane, rows)
         finally:
             lane.taking = False
@@ -290,18 +292,19 @@ class Drainer:
     async def drained(self) -> None:
         """Return when nothing is queued for any number here, and no send of a queued message is under way."""
         while not await self._is_drained():
-            await asyncio.sleep(self._poll)
+            await asyncio.sleep(self._poll / 3)  # not each time at the moment when the drainer looks, too
 
     async def _is_drained(self) -> bool:
         lanes = list(self._lanes.values())
-        rounds = [lane.rounds for lane in lanes]
-        if any(lane.taking or lane.sends for lane in lanes):
+        taken = [lane.taken for lane in lanes]
+        if any(lane.sends for lane in lanes):
             return False
         await self._store.flush()  # of sends that ended, what is to be tried again
         for lane in lanes:
             if await self._store.next_due(lane.sender.lane) is not None:
                 return False
-        return rounds == [lane.rounds for lane in lanes]  # else something was taken meanwhile
+        # What was taken, or is just being taken, may have been the last that was queued.
+        return not any(lane.taking or lane.sends for lane in lanes) and taken == [lane.taken for lane in lanes]
 
     def tell(self, row: OutboxRow) -> None:
         """Tell the sender of its number where a row stands, if there is one here."""

@@ -56,7 +56,7 @@ def webhook(row_id: str, status: str, **more: Any) -> bytes:
     told = {
         "id": f"wamid.{row_id[:1]}",
         "status": status,
-        "timestamp": "1700000000",
+        "timestamp": f"{time.time():.0f}",
         "biz_opaque_callback_data": row_id,
         **more,
     }

@@ -21,6 +21,7 @@ from resilience_whatsapp.errors import (
     WhatsAppError,
     classify_graph,
 )
+from resilience_whatsapp.gates import GateClosedError, Gates
 from resilience_whatsapp.graph import GraphClient, GraphTransport, SendReceipt, Template, TemplatePage, Wire
 from resilience_whatsapp.records import Delivery, MessageRecord, MessageStatus, mask_recipient
 from resilience_whatsapp.service import WhatsAppService
@@ -42,6 +43,8 @@ __all__ = [
     "EntityHealth",
     "ErrorClass",
     "ErrorCode",
+    "GateClosedError",
+    "Gates",
     "GraphAuthError",
     "GraphClient",
     "GraphError",

@@ -28,6 +28,7 @@ from resilience_core import (
 from resilience_core.otel import annotate
 from resilience_whatsapp._delivery import ACTIVE, Sending, name_of_error
 from resilience_whatsapp.errors import AmbiguousOutcomeError, GraphError, classify_graph
+from resilience_whatsapp.gates import Gates
 from resilience_whatsapp.graph import GraphTransport, SendReceipt, TemplatePage, Wire
 from resilience_whatsapp.records import Delivery
 from resilience_whatsapp.settings import DEFAULT
@@ -47,6 +48,7 @@ class ResilientWhatsAppClient:
             retries what `classify_graph` calls TRANSIENT, THROTTLED or (for repeatable calls) UNKNOWN.
         logger: where the WhatsApp service's lines go; default the logger `resilience_whatsapp.service`.
         total_timeout: seconds for one call, retries and waits included.
+        gates: limits and latches beside the breaker; default none (`docs/whatsapp-gates.md`).
     """
 
     def __init__(
@@ -57,11 +59,16 @@ class ResilientWhatsAppClient:
         logger: logging.Logger | None = None,
         *,
         total_timeout: float | None = None,
+        gates: Gates | None = None,
     ) -> None:
         self.http_client = _checked(http_client)
         self.circuit_breaker = circuit_breaker or DEFAULT.circuit_breaker()
         self.retry_policy = retry_policy or DEFAULT.retry_policy()
         self.logger = logger or logging.getLogger(LOGGER_NAME)
+        self.gates = gates
+        self.door = None if gates is None else gates.attach(http_client)
+        if self.door is not None:
+            self.circuit_breaker.subscribe(self.door.hear_breaker)
         self._send_message: Callable[..., Awaitable[SendReceipt]] = http_client.send_message
         self._tells_wire = "wire" in inspect.signature(http_client.send_message).parameters
         total = (Timeout(total_timeout, name="whatsapp_total"),) if total_timeout is not None else ()
@@ -122,6 +129,12 @@ class ResilientWhatsAppClient:
             ACTIVE.reset(token)
 
     async def _send_once(self, payload: Mapping[str, Any], sending: Sending) -> SendReceipt:
+        """One attempt: inside the breaker, so that an open circuit costs no permit of a gate."""
+        if self.door is None:
+            return await self._request_send(payload, sending)
+        return await self.door.send(self._request_send, payload, sending)
+
+    async def _request_send(self, payload: Mapping[str, Any], sending: Sending) -> SendReceipt:
         annotate(self._told, call=True)
         wire = Wire() if self._tells_wire else None
         sending.begin(wire)
@@ -139,6 +152,11 @@ class ResilientWhatsAppClient:
         return receipt
 
     async def _list_once(self, after: str | None) -> TemplatePage:
+        if self.door is None:
+            return await self._request_list(after)
+        return await self.door.manage(self._request_list, after)
+
+    async def _request_list(self, after: str | None) -> TemplatePage:
         try:
             page = await self.http_client.get_templates_page(after)
         except Exception as error:

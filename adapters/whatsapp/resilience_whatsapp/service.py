@@ -108,6 +108,8 @@ class WhatsAppService:
         self._templates = self._cache(self._fetch_templates)
         self._forgotten = 0
         self._quarantine = Quarantine(template_quarantine, self._now)
+        if client.door is not None:  # the gate of templates, and which of them are marketing
+            client.door.quarantine, client.door.category_of = self._quarantine, self._category_of
 
     @staticmethod
     def blocking(client: ResilientWhatsAppClient, **options: Any) -> BlockingWhatsAppService:
@@ -314,6 +316,11 @@ class WhatsAppService:
         template = entry.value.by_key.get((message.name, message.language))
         if template is not None:
             check_fit(message.content().get("components", ()), template.components)
+
+    def _category_of(self, name: str, language: str) -> str | None:
+        entry = self._cache.entry()
+        template = None if entry is None else entry.value.by_key.get((name, language))
+        return None if template is None else template.category
 
     def _learn(self, key: TemplateKey, error: GraphTemplateError, forgotten: int) -> None:
         """What the API's answer to one send says of the template, for the sends after it."""

@@ -19,6 +19,8 @@ from resilience_whatsapp.gates._throughput import LEVELS, Throughput
 
 _HOUR = 3_600.0
 _KINDS = ("messages", "management")
+_CAUTIOUS = (Scope.ACCOUNT, Scope.NUMBER, Scope.TEMPLATES, Scope.MARKETING)
+"""Their errors come by webhook, after messages were accepted."""
 _SLOW = (Scope.TEMPLATES, Scope.MARKETING)
 _RESTRICTED = 131031
 
@@ -70,6 +72,7 @@ class Gates:
         fleet: Fleet | None = None,
         clock: Clock | None = None,
     ) -> None:
+        _check("name", isinstance(name, str) and name != "", "a text that is not empty")
         _check("throughput", throughput is None or _positive(throughput), "a positive number, or None")
         _check("throughput_share", _positive(throughput_share) and throughput_share <= 1, "above 0 and at most 1")
         burst_fits = pair_burst is None or (type(pair_burst) is int and pair_burst >= 1)
@@ -119,7 +122,7 @@ class Gates:
                 first = _HOUR if scope in _SLOW else 60.0
                 fleet = self._fleet if shared else None
                 breaker = breaker_of(
-                    name, first, max(first, _HOUR), probed=probe is not None, clock=self.clock, fleet=fleet
+                    name, first, max(first, _HOUR), cautious=scope in _CAUTIOUS, clock=self.clock, fleet=fleet
                 )
                 switch = self._switches[name] = Switch(scope, breaker, probe)
         return switch

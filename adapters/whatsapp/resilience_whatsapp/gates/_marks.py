@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import islice
 from types import MappingProxyType
 
 from attrs import frozen
@@ -85,6 +86,11 @@ class Marks:
         """The mark that holds at `now`."""
         mark = self._marks.get(key)
         return mark if mark is not None and now < mark.until else None
+
+    def drop_ended(self, now: float) -> None:
+        """Forget some of the oldest marks that have ended: at most 64, so that it costs little."""
+        for key in [key for key, mark in islice(self._marks.items(), 64) if mark.until <= now]:
+            del self._marks[key]
 
     def remove(self, key: tuple[str, ...]) -> None:
         """It is reachable."""

@@ -49,7 +49,9 @@ class Recipients(Gate):
             with self._lock:
                 if code in MARKETING_ONLY and template is not None and len(self._marketing) < _MOST_TEMPLATES:
                     self._marketing.add(template)
-                self._marks.put(key, code, self.clock.now() + seconds)
+                now = self.clock.now()
+                self._marks.drop_ended(now)
+                self._marks.put(key, code, now + seconds)
 
     def is_marketing(self, template: TemplateKey | None, category: str | None) -> bool:
         """Whether it is a marketing template, as far as is known."""

@@ -46,9 +46,12 @@ _NOTHING = Judgement(Verdict.IGNORED)
 
 
 def breaker_of(
-    name: str, first: float, most: float, *, probed: bool, clock: Clock, fleet: Fleet | None
+    name: str, first: float, most: float, *, cautious: bool, clock: Clock, fleet: Fleet | None
 ) -> CircuitBreaker:
-    """The circuit breaker of a gate that stays shut for `first` seconds, and then up to `most`."""
+    """The circuit breaker of a gate that stays shut for `first` seconds, and then up to `most`.
+
+    `cautious`: a good probe may say more than is so, and lets a part of the messages through at first.
+    """
     return CircuitBreaker(
         name,
         failure_threshold=1,
@@ -56,8 +59,8 @@ def breaker_of(
         recovery_timeout=first,
         recovery_backoff=RecoveryBackoff(max_timeout=most, jitter=0.0),
         max_retry_after=_DAY,
-        probe_timeout=2 * PROBE_TIMEOUT if probed else None,
-        ramp=(RampStep(_SHARE, _CAUTIOUS),) if probed else (),
+        probe_timeout=2 * PROBE_TIMEOUT,
+        ramp=(RampStep(_SHARE, _CAUTIOUS),) if cautious else (),
         clock=clock,
         fleet=fleet,
     )

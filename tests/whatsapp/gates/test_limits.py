@@ -1,0 +1,120 @@
+"""The pacers against the law of the other side: what they let through is never over the limit."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resilience_core import RateLimitedError
+from resilience_core.testing import VirtualClock
+from resilience_whatsapp.gates._pairs import Pairs
+from resilience_whatsapp.gates._throughput import Throughput
+
+SLACK = 1e-6
+
+
+class ServersBucket:
+    """Tokens that come back at `rate` a second, at most `rate` of them; what comes in takes one in any case."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = self.level = rate
+        self.at = 0.0
+
+    def take(self, now: float) -> bool:
+        self.level = min(self.rate, self.level + (now - self.at) * self.rate)
+        self.at = now
+        self.level -= 1.0
+        return self.level >= -SLACK
+
+
+class ServersPairs:
+    """One message in 6 s, and 45 at once on credit: how far the schedule of a pair runs ahead."""
+
+    def __init__(self) -> None:
+        self.due: dict[str, float] = {}
+
+    def take(self, recipient: str, now: float) -> bool:
+        due = max(now, self.due.get(recipient, now))
+        self.due[recipient] = due + 6.0
+        return due - now <= 44 * 6.0 + SLACK
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([0.0, 0.0, 0.0, 0.3, 6.0, 40.0])), max_size=250))
+def test_what_the_pacer_of_pairs_lets_through_is_never_too_early_for_the_api(steps: list[tuple[str, float]]) -> None:
+    clock, server = VirtualClock(), ServersPairs()
+    pairs = Pairs("pairs", 45, max_wait=0.0, clock=clock, fleet=None)
+    for recipient, passed in steps:
+        clock.advance(passed)
+        try:
+            pairs.limiter.enter(("1", recipient), {})
+        except RateLimitedError:
+            continue
+        assert server.take(recipient, clock.now())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["out", "out", "in"]), st.sampled_from([0.0, 0.001, 0.02, 0.3])), max_size=400),
+    st.sampled_from([5.0, 20.0, 80.0]),
+)
+def test_what_the_pacer_of_a_number_lets_through_is_never_over_its_throughput(
+    steps: list[tuple[str, float]], level: float
+) -> None:
+    clock, server = VirtualClock(), ServersBucket(level)
+    server.at = clock.now()
+    pacer = Throughput("throughput", level, 0.85, max_wait=0.0, clock=clock, fleet=None)
+    for what, passed in steps:
+        clock.advance(passed)
+        if what == "in":
+            pacer.limiter.spend()
+            server.take(clock.now())
+            continue
+        try:
+            pacer.limiter.enter((), {})
+        except RateLimitedError:
+            continue
+        assert server.take(clock.now())
+
+
+def test_a_burst_of_45_and_then_10_in_a_minute() -> None:
+    clock = VirtualClock()
+    pairs = Pairs("pairs", 45, max_wait=0.0, clock=clock, fleet=None)
+    let = 0
+    for second in range(601):
+        for _ in range(50 if second == 0 else 1):
+            try:
+                pairs.limiter.enter(("1", "a"), {})
+            except RateLimitedError:
+                continue
+            let += 1
+        clock.advance(1.0)
+    assert let == 45 + 100
+
+
+@pytest.mark.parametrize("true_level", [20.0, 50.0])
+def test_the_rate_of_a_number_that_is_slower_than_believed_is_learnt_and_nearly_used(true_level: float) -> None:
+    clock, server = VirtualClock(), ServersBucket(true_level)
+    server.at = clock.now()
+    pacer = Throughput("throughput", 80.0, 0.85, max_wait=0.0, clock=clock, fleet=None)
+    hits = taken = 0
+    for _ in range(300 * 20):
+        clock.advance(0.05)
+        for _ in range(5):
+            began = clock.now()
+            if pacer.moving:
+                pacer.follow(began)
+            try:
+                pacer.limiter.enter((), {})
+            except RateLimitedError:
+                break
+            if server.take(began):
+                taken += 1
+                pacer.growth.succeeded(began)
+            else:
+                server.level += 1.0  # what is refused uses nothing up
+                hits += 1
+                pacer.hit(began, None)
+    assert taken >= 0.6 * true_level * 300
+    assert hits <= 0.02 * taken

@@ -66,6 +66,7 @@ class Api(Stub):
     def __init__(self, *outcomes: Any) -> None:
         super().__init__(*(outcomes or (OK,)))
         self.health: Any = healthy()
+        self.hang: Callable[[], Awaitable[Any]] | None = None
         self.probes: list[str] = []
         self.listed: Any = TemplatePage((Template("offer", "fr", "APPROVED", "MARKETING"),))
 
@@ -78,12 +79,10 @@ class Api(Stub):
 
     async def _health(self, what: str) -> Health | None:
         self.probes.append(what)
-        if callable(self.health):
-            await self.health()
-        if isinstance(self.health, BaseException):
-            raise self.health
-        health: Health | None = self.health
-        return health
+        health: Any = self.health
+        if isinstance(health, BaseException):
+            raise health
+        return await self.hang() if self.hang is not None else health
 
     async def get_number_status(self) -> NumberStatus:
         return status_of(await self._health("number"))
@@ -259,7 +258,8 @@ def test_the_throughput_is_a_share_of_the_level_and_messages_that_come_in_count(
         stage = Stage(throughput=10.0, throughput_share=0.8, pair_burst=None)
         assert [await stage.send() for _ in range(8)] == ["accepted"] * 8
         error = await stage.refused()
-        assert (error.scope, error.retry_after) == ("throughput", pytest.approx(1 / 8))
+        assert error.scope == "throughput"
+        assert error.retry_after == pytest.approx(1 / 8)
         stage.clock.pass_(1.0)
         for _ in range(9):
             stage.gates.observe_inbound(phone_number_id="1")
@@ -555,14 +555,14 @@ def test_a_read_that_fails_or_hangs_leaves_it_shut_and_a_cancelled_one_is_made_a
             arrived.set()
             await asyncio.Event().wait()
 
-        stage.api.health = hang
+        stage.api.hang = hang
         caught = asyncio.create_task(stage.send())
         await arrived.wait()
         assert (await stage.refused(stage.send, BOB)).scope == "account"  # one finds out, the others do not wait
         caught.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caught
-        stage.api.health = healthy()
+        stage.api.health, stage.api.hang = healthy(), None
         assert await stage.send() == "accepted"
 
     run(story)
@@ -576,7 +576,7 @@ def test_a_read_may_not_take_longer_than_its_time(monkeypatch: pytest.MonkeyPatc
         stage = Stage()
         stage.gates.observe_webhook_error(131031)
         stage.clock.pass_(60.0)
-        stage.api.health = asyncio.Event().wait
+        stage.api.hang = asyncio.Event().wait
         assert (await stage.refused()).retry_after == pytest.approx(120.0)
 
     run(story)
@@ -651,6 +651,17 @@ def test_a_person_can_shut_and_open_any_gate_by_its_name() -> None:
         assert await stage.gates.allowed(Row(ANN)) == 60.0
         app.reset()
         assert await stage.send() == "accepted"
+
+    run(story)
+
+
+def test_further_errors_of_a_gate_that_is_shut_do_not_prolong_it() -> None:
+    async def story() -> None:
+        stage = Stage()
+        for _ in range(3):
+            stage.gates.observe_webhook_error(131042)
+            stage.clock.pass_(10.0)
+        assert (await stage.refused()).retry_after == pytest.approx(30.0)
 
     run(story)
 
@@ -804,6 +815,7 @@ def test_two_numbers_of_one_account_share_its_gate_and_have_their_own_pacers() -
             api = Api()
             api.phone_number_id = number
             services.append(WhatsAppService(ResilientWhatsAppClient(api, gates=gates)))
+        assert gates.attach(Api()).throughput is gates.throughput_of("1")
         first, second = services
         for _ in range(2):
             await first.send_text("user", ANN, "hello")
@@ -817,7 +829,7 @@ def test_two_numbers_of_one_account_share_its_gate_and_have_their_own_pacers() -
         for service in services:
             with pytest.raises(GateClosedError) as caught:
                 await service.send_text("user", BOB, "hello")
-        assert caught.value.scope == "account"
+            assert caught.value.scope == "account"
         assert await gates.allowed(Row(ANN, lane="9")) == pytest.approx(60.0)
         assert await gates.allowed(Row(ANN, lane="unknown")) is None
 
@@ -870,6 +882,7 @@ def test_the_snapshot_shows_every_gate_and_nobody() -> None:
     async def story() -> None:
         stage = Stage()
         await stage.send()
+        assert len(Gates(throughput=None, pair_burst=None).snapshot()) == 1
         rows = {row["name"]: row for row in stage.gates.snapshot()}
         assert all(row["open"] for row in rows.values())
         assert {row["scope"] for row in rows.values()} == {

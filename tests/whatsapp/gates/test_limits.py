@@ -118,3 +118,28 @@ def test_the_rate_of_a_number_that_is_slower_than_believed_is_learnt_and_nearly_
                 pacer.hit(began, None)
     assert taken >= 0.6 * true_level * 300
     assert hits <= 0.02 * taken
+
+
+def test_hits_of_requests_that_were_under_way_change_nothing_more() -> None:
+    clock = VirtualClock()
+    pacer = Throughput("throughput", 80.0, 0.85, max_wait=0.0, clock=clock, fleet=None)
+    began = clock.now()
+    clock.advance(1.0)
+    assert pacer.hit(began, None) == 1.0
+    rate = pacer.limiter.rate
+    clock.advance(0.5)
+    assert pacer.hit(began, None) == 0.0
+    assert pacer.limiter.rate == rate
+    assert pacer.limiter.wait_for() == pytest.approx(0.5)
+
+
+def test_pairs_that_were_too_early_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resilience_whatsapp.gates._pairs.MOST", 2)
+    pairs = Pairs("pairs", 45, max_wait=0.0, clock=VirtualClock(), fleet=None)
+    for recipient in "abc":
+        assert pairs.hit("1", recipient, 1000.0, 7.0) == 7.0
+    assert [recipient for _, recipient in pairs.growths] == ["b", "c"]
+    pairs.succeeded("1", "b", 999.0)  # of before
+    pairs.succeeded("1", "a", 2000.0)
+    pairs.succeeded("1", "c", 2000.0)
+    assert [recipient for _, recipient in pairs.growths] == ["b"]

@@ -28,10 +28,25 @@ _RESTRICTED = 131031
 class Queued(Protocol):
     """What `Gates.allowed` reads of a row of the outbox."""
 
-    lane: str
-    recipient: str
-    template: str | None
-    language: str | None
+    @property
+    def lane(self) -> str:
+        """The id of the sending number."""
+        ...
+
+    @property
+    def recipient(self) -> str:
+        """A number, with or without `+`, or an id."""
+        ...
+
+    @property
+    def template(self) -> str | None:
+        """The template's name; None for another message."""
+        ...
+
+    @property
+    def language(self) -> str | None:
+        """Its language."""
+        ...
 
 
 class Gates:
@@ -72,22 +87,23 @@ class Gates:
         fleet: Fleet | None = None,
         clock: Clock | None = None,
     ) -> None:
-        _check("name", isinstance(name, str) and name != "", "a text that is not empty")
+        _check("name", bool(name), "a text that is not empty")
         _check("throughput", throughput is None or _positive(throughput), "a positive number, or None")
         _check("throughput_share", _positive(throughput_share) and throughput_share <= 1, "above 0 and at most 1")
-        burst_fits = pair_burst is None or (type(pair_burst) is int and pair_burst >= 1)
+        burst: Any = pair_burst
+        burst_fits = burst is None or (type(burst) is int and burst >= 1)
         _check("pair_burst", burst_fits, "a whole number from 1, or None")
         _check("max_wait", _seconds(max_wait), "seconds from 0")
         _check("management_max_wait", _seconds(management_max_wait), "seconds from 0")
-        fits = isinstance(recipient_waits, Mapping) and all(
-            type(code) is int and _number(seconds) and seconds >= 0 for code, seconds in recipient_waits.items()
-        )
+        waits: Any = recipient_waits
+        fits = isinstance(waits, Mapping) and all(_number(seconds) and seconds >= 0 for seconds in waits.values())
         _check("recipient_waits", fits, "a mapping of error codes to seconds from 0")
         unknown = [kind for kind in recipient_waits if kind not in RECIPIENT_WAITS]
         _check("recipient_waits", not unknown, f"of the codes {', '.join(map(str, RECIPIENT_WAITS))}")
-        self.bulkheads: Mapping[str, Bulkhead] = dict(bulkheads or {})
-        good = all(kind in _KINDS and isinstance(each, Bulkhead) for kind, each in self.bulkheads.items())
+        found: Any = dict(bulkheads or {})
+        good = all(kind in _KINDS and isinstance(each, Bulkhead) for kind, each in found.items())
         _check("bulkheads", good, f"a mapping of {' or '.join(_KINDS)} to Bulkhead")
+        self.bulkheads: Mapping[str, Bulkhead] = found
         self.name = name
         self.max_wait = max_wait
         self.management_max_wait = management_max_wait
@@ -95,7 +111,9 @@ class Gates:
         self._throughput, self._share = throughput, throughput_share
         self._fleet = fleet
         self.shared: bool = fleet is not None
-        self.recipients = Recipients(f"{name}.recipients", **({} if clock is None else {"clock": clock}))
+        self.recipients: Recipients = Recipients(f"{name}.recipients")
+        if clock is not None:
+            self.recipients = Recipients(f"{name}.recipients", clock=clock)
         self.clock: Clock = self.recipients.clock
         self.pairs: Pairs | None = None
         if pair_burst is not None:

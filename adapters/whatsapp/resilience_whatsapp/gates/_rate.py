@@ -40,7 +40,8 @@ class LearnedRate:
         ceiling = self.ceiling
         regained = self._cut_rate + ceiling / REGAIN * (now - self._cut_at)
         doublings = min(64.0, (now - self._started) / DOUBLING)
-        return max(MINIMUM, min(ceiling, regained, ceiling / FIRST_SHARE * 2.0**doublings))
+        started: float = ceiling / FIRST_SHARE * 2.0**doublings
+        return max(MINIMUM, min(ceiling, regained, started))
 
     def hit(self, began: float, now: float) -> bool:
         """A request that began at `began` was over the limit: whether that lowers the rate."""

@@ -38,7 +38,6 @@ Permit: TypeAlias = Any
 PROBE_TIMEOUT = 10.0
 _DAY = 86_400.0
 _SHARE, _CAUTIOUS = 0.2, 30.0  # health may say more than is so; the errors of messages come a second later
-_TRIES = 10  # of which one at least is admitted while a fifth is
 _UNKNOWN_WAIT = 60.0
 _SHUT = (CircuitState.OPEN, CircuitState.HALF_OPEN, CircuitState.FORCED_OPEN)
 _GOOD = Judgement(Verdict.SUCCESS)
@@ -52,6 +51,7 @@ def breaker_of(
 
     `cautious`: a good probe may say more than is so, and lets a part of the messages through at first.
     """
+    ramp: tuple[RampStep, ...] = (RampStep(_SHARE, _CAUTIOUS),) if cautious else ()
     return CircuitBreaker(
         name,
         failure_threshold=1,
@@ -60,7 +60,7 @@ def breaker_of(
         recovery_backoff=RecoveryBackoff(max_timeout=most, jitter=0.0),
         max_retry_after=_DAY,
         probe_timeout=2 * PROBE_TIMEOUT,
-        ramp=(RampStep(_SHARE, _CAUTIOUS),) if cautious else (),
+        ramp=ramp,
         clock=clock,
         fleet=fleet,
     )
@@ -79,16 +79,14 @@ class Switch:
     def shut(self, code: int | None, wait: float | None, permit: Permit = None) -> None:
         """An error of the API shuts it, for `wait` seconds at least; with the permit of the request that met it."""
         breaker, reason = self.breaker, "told" if code is None else f"graph {code}"
-        for _ in range(_TRIES):
+        while not permit:
             try:
-                permit = permit or breaker.enter((), {})
+                permit = breaker.enter((), {})
             except CircuitOpenError:
                 if breaker.state is not CircuitState.CLOSED:
-                    return  # shut already
-            else:
-                self.code = code
-                breaker.settle(permit, Judgement(Verdict.TRANSIENT, retry_after=wait, reason=reason))
-                return
+                    return  # shut already; or it lets a part through, and one of the next tries gets a permit
+        self.code = code
+        breaker.settle(permit, Judgement(Verdict.TRANSIENT, retry_after=wait, reason=reason))
 
     def release(self, permit: Permit, good: bool) -> None:
         """A request that was admitted has ended otherwise; `good`: it shows that the gate may be open."""

@@ -79,10 +79,12 @@ class Api(Stub):
 
     async def _health(self, what: str) -> Health | None:
         self.probes.append(what)
-        health: Any = self.health
-        if isinstance(health, BaseException):
-            raise health
-        return await self.hang() if self.hang is not None else health
+        if self.hang is not None:
+            await self.hang()
+        health: Health | None = self.health
+        if isinstance(self.health, BaseException):
+            raise self.health
+        return health
 
     async def get_number_status(self) -> NumberStatus:
         return status_of(await self._health("number"))
@@ -452,6 +454,20 @@ def test_a_refused_token_stops_everything_until_there_is_another_one() -> None:
         assert stage.api.pages == 0
         stage.api.token = "token-2"
         assert await stage.gates.allowed(Row(ANN)) is None
+        assert await stage.send() == "accepted"
+        assert stage.api.probes == []
+
+    run(story)
+
+
+def test_two_clients_of_one_number_see_that_its_token_was_replaced() -> None:
+    async def story() -> None:
+        stage = Stage()
+        other = WhatsAppService(ResilientWhatsAppClient(stage.api, gates=stage.gates))
+        stage.api.listed = told(190, 401)
+        await other.get_approved_templates()
+        assert (await stage.refused()).scope == "credential"
+        stage.api.token = "token-2"
         assert await stage.send() == "accepted"
         assert stage.api.probes == []
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["messages", "management"]
 T = TypeVar("T")
+_NO_KWARGS: dict[str, Any] = {}
 _NOTHING = Judgement(Verdict.IGNORED)
 _WORKED = Judgement(Verdict.SUCCESS)
 
@@ -72,7 +73,6 @@ class Door:
         self.waba: str = str(getattr(http_client, "waba_id", None) or self.number)
         self.category_of: Callable[[str, str], str | None] = lambda name, language: None
         self.quarantine: Quarantine | None = None
-        self._token: int | None = None  # the hash of the one that was refused
         self._slowdown = Slowdown()
         self.throughput = gates.throughput_of(self.number)
         self._pairs = gates.pairs
@@ -121,13 +121,19 @@ class Door:
         """Make the request for a message, if all gates are open."""
         visit: _Visit | None = None
         began = self._clock.now()
-        if self._is_quiet():  # the usual case, in as few steps as can be: nothing is shut, and nothing would wait
-            recipient = _recipient_of(payload)
+        pacer, pairs = self.throughput, self._pairs
+        for at_rest in self._rests:
+            if not at_rest():
+                quiet = False
+                break
+        else:
+            quiet = pacer is None or not pacer.moving
+        if quiet:  # the usual case, in as few steps as can be: nothing is shut, and nothing would wait
             try:
-                if self.throughput is not None:
-                    self.throughput.limiter.enter((), {})
-                if self._pairs is not None:
-                    self._pairs.limiter.enter((self.number, recipient), {})
+                if pacer is not None:
+                    pacer.limiter.enter((), _NO_KWARGS)
+                if pairs is not None:
+                    pairs.limiter.enter((self.number, _recipient_of(payload)), _NO_KWARGS)
             except RateLimitedError as error:
                 _refuse(self._scope_of(error), error, None, latched=False)
         else:
@@ -140,17 +146,11 @@ class Door:
             raise
         if visit is not None:
             self._settle(visit)
-        if self.throughput is not None and self.throughput.growth.hits:
-            self.throughput.growth.succeeded(began)
-        if self._pairs is not None and self._pairs.growths:
-            self._pairs.succeeded(self.number, _recipient_of(payload), began)
+        if pacer is not None and pacer.growth.hits:
+            pacer.growth.succeeded(began)
+        if pairs is not None and pairs.growths:
+            pairs.succeeded(self.number, _recipient_of(payload), began)
         return answer
-
-    def _is_quiet(self) -> bool:
-        for at_rest in self._rests:
-            if not at_rest():
-                return False
-        return self.throughput is None or not self.throughput.moving
 
     def _scope_of(self, error: RateLimitedError) -> Scope:
         pacer = self.throughput
@@ -285,7 +285,8 @@ class Door:
         switch = None if scope is None else self._switches.get((scope, visit.kind))
         if scope is Scope.CREDENTIAL:
             switch = self._switches.get((scope, None))
-            self._token = self._token_now()
+            if switch is not None:
+                switch.token = self._token_now()
         if scope is Scope.MANAGEMENT:
             switch = self._switches[scope, "management"]
         if switch is None:
@@ -339,12 +340,11 @@ class Door:
         return hash(token) if isinstance(token, str) else None
 
     def _look_at_token(self, switch: Switch) -> None:
-        if self._token is not None and self._token_now() != self._token:
+        if switch.token is not None and self._token_now() != switch.token:
             self.new_token()
 
     def new_token(self) -> None:
         """There is another token: what the old one lacked says nothing of it."""
-        self._token = None
         for (scope, _), switch in self._switches.items():
             if scope in (Scope.CREDENTIAL, Scope.PERMISSION) and not switch.breaker.at_rest():
                 switch.breaker.reset(reason="a new token")
@@ -383,7 +383,8 @@ class Door:
 
 
 def _recipient_of(payload: Mapping[str, Any]) -> str:
-    return key_of(payload.get("to") or payload.get("recipient") or "")
+    recipient: str = payload.get("to") or payload.get("recipient") or ""
+    return recipient[1:] if recipient[:1] == "+" else recipient  # `key_of`, without its frame
 
 
 def _flow_of(interactive: Any) -> str | None:

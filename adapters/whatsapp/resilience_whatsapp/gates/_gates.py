@@ -14,7 +14,7 @@ from resilience_whatsapp.gates._marks import RECIPIENT_WAITS
 from resilience_whatsapp.gates._pairs import BURST, Pairs
 from resilience_whatsapp.gates._recipients import Recipients, TemplateKey, key_of
 from resilience_whatsapp.gates._routes import Scope
-from resilience_whatsapp.gates._switch import Probe, Switch, breaker_of
+from resilience_whatsapp.gates._switch import READ_LEASE, REQUEST_LEASE, Probe, Switch, breaker_of
 from resilience_whatsapp.gates._throughput import LEVELS, Throughput
 
 _HOUR = 3_600.0
@@ -140,7 +140,13 @@ class Gates:
                 first = _HOUR if scope in _SLOW else 60.0
                 fleet = self._fleet if shared else None
                 breaker = breaker_of(
-                    name, first, max(first, _HOUR), cautious=scope in _CAUTIOUS, clock=self.clock, fleet=fleet
+                    name,
+                    first,
+                    max(first, _HOUR),
+                    lease=READ_LEASE if probe is not None else REQUEST_LEASE,
+                    cautious=scope in _CAUTIOUS,
+                    clock=self.clock,
+                    fleet=fleet,
                 )
                 switch = self._switches[name] = Switch(scope, breaker, probe)
         return switch

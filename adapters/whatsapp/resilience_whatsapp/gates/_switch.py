@@ -36,6 +36,8 @@ Probe: TypeAlias = Callable[[], Awaitable[bool]]
 Permit: TypeAlias = Any
 
 PROBE_TIMEOUT = 10.0
+READ_LEASE, REQUEST_LEASE = 20.0, 120.0
+"""Longer than a probe takes: a read, or a request with its time-outs and its wait for a turn."""
 _DAY = 86_400.0
 _SHARE, _CAUTIOUS = 0.2, 30.0  # health may say more than is so; the errors of messages come a second later
 _UNKNOWN_WAIT = 60.0
@@ -45,13 +47,13 @@ _NOTHING = Judgement(Verdict.IGNORED)
 
 
 def breaker_of(
-    name: str, first: float, most: float, *, cautious: bool, clock: Clock, fleet: Fleet | None
+    name: str, first: float, most: float, *, lease: float, cautious: bool, clock: Clock, fleet: Fleet | None
 ) -> CircuitBreaker:
     """The circuit breaker of a gate that stays shut for `first` seconds, and then up to `most`.
 
-    `cautious`: a good probe may say more than is so, and lets a part of the messages through at first.
+    `lease` is the seconds after which a probe that never ended makes room for another one. `cautious`: a good probe may say more than is so, and lets a part of the messages through at first.
     """
-    ramp: tuple[RampStep, ...] = (RampStep(_SHARE, _CAUTIOUS),) if cautious else ()
+    ramp: Any = (RampStep(_SHARE, _CAUTIOUS),) if cautious else ()
     return CircuitBreaker(
         name,
         failure_threshold=1,
@@ -59,7 +61,7 @@ def breaker_of(
         recovery_timeout=first,
         recovery_backoff=RecoveryBackoff(max_timeout=most, jitter=0.0),
         max_retry_after=_DAY,
-        probe_timeout=2 * PROBE_TIMEOUT,
+        probe_timeout=lease,
         ramp=ramp,
         clock=clock,
         fleet=fleet,
@@ -75,6 +77,8 @@ class Switch:
     probe: Probe | None = None
     code: int | None = field(default=None, init=False)
     """Of the error that shut it last, where this process met it."""
+    token: int | None = field(default=None, init=False, repr=False)
+    """Of the gate of credentials: the hash of the token that was refused, where it is a text."""
 
     def shut(self, code: int | None, wait: float | None, permit: Permit = None) -> None:
         """An error of the API shuts it, for `wait` seconds at least; with the permit of the request that met it."""

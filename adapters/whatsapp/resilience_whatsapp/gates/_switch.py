@@ -51,7 +51,8 @@ def breaker_of(
 ) -> CircuitBreaker:
     """The circuit breaker of a gate that stays shut for `first` seconds, and then up to `most`.
 
-    `lease` is the seconds after which a probe that never ended makes room for another one. `cautious`: a good probe may say more than is so, and lets a part of the messages through at first.
+    `lease` is the seconds after which a probe that never ended makes room for another one. `cautious`: a good probe may
+    say more than is so, and lets a part of the messages through at first.
     """
     ramp: Any = (RampStep(_SHARE, _CAUTIOUS),) if cautious else ()
     return CircuitBreaker(

@@ -336,6 +336,21 @@ def test_the_level_that_the_api_tells_is_taken_over(level: Any, rate: float) -> 
     assert pacer.limiter.rate == pytest.approx(rate)
 
 
+def test_the_level_is_read_from_the_api_where_the_client_can_ask() -> None:
+    async def story() -> None:
+        stage = Stage(throughput=10.0)
+        stage.gates.attach(Stub(OK))
+        await stage.gates.discover()
+        pacer = stage.gates.throughput_of("1")
+        assert pacer is not None
+        assert pacer.learned.level == 80.0
+        stage.api.health = TimeoutError()
+        with pytest.raises(TimeoutError):
+            await stage.gates.discover()
+
+    run(story)
+
+
 def test_pacers_can_be_switched_off() -> None:
     async def story() -> None:
         stage = Stage(throughput=None, pair_burst=None)

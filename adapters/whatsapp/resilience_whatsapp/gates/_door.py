@@ -315,6 +315,13 @@ class Door:
 
     # --- what opens them -------------------------------------------------------------------------------------------
 
+    async def read_level(self) -> str | None:
+        """What the API calls the throughput of the number; None where the HTTP client cannot ask, or is not told."""
+        if not callable(getattr(self._http, "get_number_status", None)):
+            return None
+        level: str | None = (await self._http.get_number_status()).throughput
+        return level
+
     async def _probe_number(self) -> bool:
         status = await self._http.get_number_status()
         return status.health is None or not status.health.blocked

@@ -59,7 +59,8 @@ class Gates:
         throughput: messages a second, in and out, that each number may exchange: 80, or 20 for a number that is also
             used with the app. `observe_throughput` tells another level. None switches the pacer off.
         throughput_share: of that, what is used (0 to 1).
-        pair_burst: messages to one user that may go at once; after them one every 6 s. None switches the pacer off.
+        pair_burst: messages to one user that may go at once; after them one every 6 s. The platform lends 45; one less
+            is a margin for messages that overtake each other. None switches the pacer off.
         max_wait: seconds (0 rejects at once) that a message may wait for its turn at throughput and pair, at each.
         management_max_wait: seconds that a management call may wait when most of the limit is used.
         recipient_waits: seconds, by error code, for which messages to a recipient are kept back; `inf` until told
@@ -167,6 +168,19 @@ class Gates:
                     fleet=self._fleet,
                 )
         return pacer
+
+    async def discover(self) -> None:
+        """Read the throughput of each number from the API, one request each; for start-up.
+
+        Not for numbers that are also used with the app: the API may call their 20 messages a second STANDARD, too.
+
+        Raises:
+            GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: the read failed; nothing has changed.
+        """
+        for door in list(self._doors):
+            level = await door.read_level()
+            if level is not None:
+                self.observe_throughput(level, phone_number_id=door.number)
 
     # --- for the outbox ----------------------------------------------------------------------------------------------
 

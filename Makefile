@@ -112,12 +112,12 @@ clean: ## remove what these targets make
 venv-base:
 	@$(BOOTSTRAP) base
 venv-test:
-	@$(BOOTSTRAP) base test
+	@$(BOOTSTRAP) base test clients
 	@$(BIN)/python tools/redis_server.py --all >/dev/null || true  # without one, the tests that need it fail and say so
 venv-lint:
 	@$(BOOTSTRAP) base lint
 venv-all:
-	@$(BOOTSTRAP) base test lint
+	@$(BOOTSTRAP) base test clients lint
 venv-others:
 	@$(if $(PYTHON),$(PYTHON) tools/other_pythons.py --set-up,$(BOOTSTRAP))
 venv-bench:

@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
 
 
-SHARING = ["README.md", "fleet.md"]
+SHARING = ["README.md", "fleet.md", "whatsapp.md"]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import rows as all_rows
+from benchmarks import whatsapp
 from benchmarks.measure import compare
 from benchmarks.rows import (
     bytes_per_breaker,
@@ -59,6 +60,10 @@ SINGLE: tuple[tuple[str, Callable[[], float], float, bool], ...] = (
     ("telemetry on, metrics and a span, ns", span_nanoseconds, 45_000, False),
     ("bytes per breaker", bytes_per_breaker, 600, False),
     ("import, milliseconds", import_milliseconds, 90, False),
+    ("whatsapp send, against a bare aiohttp POST", whatsapp.send_against_post, 1.3, False),
+    ("whatsapp send, CPU of it against the POST's", whatsapp.cpu_against_post, 1.5, False),
+    ("whatsapp send with telemetry, against a POST", lambda: whatsapp.send_against_post(telemetry=True), 1.7, False),
+    ("whatsapp sends/s over 8 numbers", whatsapp.sends_per_second, 1_000, True),
 )
 """Rows with one figure: name, how it is measured, what is asked, and whether more is better."""
 

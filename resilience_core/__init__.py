@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from resilience_core._machines.rates import FailureRate, SlowCallRate
     from resilience_core._machines.recovery import ProbeRate, RampStep, RecoveryBackoff
     from resilience_core._machines.windows import CountWindow, TimeWindow
-    from resilience_core._policies._stores import CacheStore
+    from resilience_core._policies._stores import CacheStore, FileStore, MemoryStore
     from resilience_core._policies.adaptive_concurrency import AdaptiveConcurrency
     from resilience_core._policies.adaptive_retry import AdaptiveRetry
     from resilience_core._policies.adaptive_throttle import AdaptiveThrottle
@@ -120,6 +120,7 @@ __all__ = [
     "FailureRate",
     "Fallback",
     "FallbackUsed",
+    "FileStore",
     "Finding",
     "Fleet",
     "Freshness",
@@ -135,6 +136,7 @@ __all__ = [
     "LimitChanged",
     "Linear",
     "Listener",
+    "MemoryStore",
     "Pipeline",
     "Policy",
     "Priority",
@@ -206,11 +208,13 @@ _LAZY = {
     "Decision": "_explain",
     "Explanation": "_explain",
     "FailureRate": "_machines.rates",
+    "FileStore": "_policies._stores",
     "Finding": "_lint_rules",
     "Gradient2": "_machines.concurrency",
     "Hedge": "_policies.hedge",
     "InFlightRatio": "_machines.budget",
     "Keyed": "_policies.keyed",
+    "MemoryStore": "_policies._stores",
     "ProbeRate": "_machines.recovery",
     "RampStep": "_machines.recovery",
     "RecordIgnored": "_fleet_events",

@@ -90,6 +90,7 @@ LINES: dict[str, Line] = {
         _of(StoreRecovered, "store.recovered", "the store of a fleet is back"),
         _of(RecordIgnored, "store.record_ignored", "what the store holds is not understood"),
         _own("store.not_told", "store", logging.ERROR, "a policy or a listener failed when it was told of the store"),
+        _own("store.not_shared", "store", logging.WARNING, "a value is too large, and only its process uses it"),
         _own("store.failed_again", "store", logging.DEBUG, "the store failed while a process left it"),
         _own("telemetry.failed", "otel", logging.WARNING, "a provider or an exporter raised: told once for each use"),
         _own("listener.failed", "events", logging.ERROR, "a listener raised: told once for each"),

@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-from proofs.fleet import counting, keys, limits, outages, probing, sizing
+from proofs.fleet import counting, keys, limits, outages, probing, sizing, values
 from proofs.fleet.crew import Crew
 from proofs.fleet.plants import PLANTS
 from proofs.fleet.server import Server
@@ -40,6 +40,7 @@ PROOFS: dict[str, Proof] = {
     "slots": limits.slots,
     "retries": limits.spending,
     "news": counting.news,
+    "values": values.values,
 }
 
 

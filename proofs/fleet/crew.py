@@ -25,6 +25,7 @@ from typing import Any
 from proofs.fleet import plants
 from resilience_core import CircuitBreaker, CircuitOpenError, CircuitTransition
 from resilience_core._fleet_events import StoreDegraded
+from resilience_core.fleet import SharedStore
 from resilience_core.redis import RedisFleet
 from resilience_core.redis import _link as _link  # loaded once, before the fork
 
@@ -49,6 +50,7 @@ class Member:
         self.shared = shared
         self.fleets: list[RedisFleet] = []
         self.breakers: dict[str, CircuitBreaker] = {}
+        self.stores: dict[str, SharedStore] = {}
         self.changes: list[tuple[str, int, str]] = []
         """Circuit, monotonic nanoseconds, state that it entered."""
         self.troubles: Counter[str] = Counter()
@@ -99,7 +101,7 @@ class Member:
         for fleet in self.fleets:
             losses += fleet.snapshot()["losses"]
             fleet.close()
-        self.fleets, self.breakers, self.changes = [], {}, []
+        self.fleets, self.breakers, self.stores, self.changes = [], {}, {}, []
         return losses
 
     def told(self) -> dict[str, int]:

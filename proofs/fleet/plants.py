@@ -176,6 +176,11 @@ def no_news() -> None:
     SharedCircuit.heard = lambda self, channel, content, now: None  # type: ignore[method-assign]
 
 
+def eras_ignored() -> None:
+    """What was written before all forgot is taken after it, too."""
+    _script("keep", ("if not anew and era ~= ARGV[1] then return {0} end", ""))
+
+
 @frozen
 class Plant:
     """A fault, and the bar that must see it."""
@@ -204,6 +209,7 @@ PLANTS = {
         Plant("slots", slots_for_everybody),
         Plant("retries", tokens_for_everybody),
         Plant("news", no_news),
+        Plant("values", eras_ignored),
     )
 }
 

@@ -39,7 +39,7 @@ class CacheStore(Protocol):
 
 
 class MemoryStore:
-    """The `max_entries` values used last."""
+    """Keeps the `max_entries` values used last, in memory. What a `StaleCache` without `store=` and `file=` uses."""
 
     def __init__(self, max_entries: int) -> None:
         self._max_entries = max_entries
@@ -84,7 +84,15 @@ class MemoryStore:
 
 
 class FileStore(MemoryStore):
-    """The same, written to a JSON file after every change. A file that cannot be read or written is logged."""
+    """The same, written to a JSON file after every change: what `StaleCache(file=...)` uses, and several can share.
+
+    Args:
+        max_entries: values kept; beyond, the one used longest ago is dropped.
+        path: the file. One that cannot be read or written is logged, and fails no call.
+        name: what the log calls it.
+        encode: turns a value into what JSON can carry.
+        decode: the reverse. If it raises for any value of the file, nothing of the file is used.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,7 @@
-"""The command line `resilience`. `main` is its entry point; `python -m resilience_core` is the same."""
+"""The command line `resilience`. `main` is its entry point; `python -m resilience_core` is the same.
+
+The other names are what it is made of, for command lines of adapters that look and end like this one.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ import io
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from resilience_core.cli._parser import parse
-from resilience_core.cli._text import Failure, Screen, printable
+from resilience_core.cli._parser import Parser, parse
+from resilience_core.cli._text import Failure, Screen, lasting, printable, seconds_of
 
-__all__ = ["main"]
+__all__ = ["Failure", "Parser", "Screen", "carry_out", "lasting", "main", "parse", "printable", "seconds_of"]
 
 INTERRUPTED = 130
 """What a program ends with that Ctrl-C has ended."""
@@ -29,10 +32,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after the program's name; default those of this process.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    return carry_out("resilience", arguments, lambda: _run(parse(arguments), os.environ))
+
+
+def carry_out(
+    program: str,
+    arguments: Sequence[str],
+    run: Callable[[], int],
+    *,
+    shown: Callable[[str], str] = str,
+) -> int:
+    """Run a command and turn however it ends into an exit code; failures are told on the error stream.
+
+    Args:
+        program: what failures begin with.
+        arguments: words after the program's name; with `--json` among them a failure is a document, too.
+        run: carries the command out; its result is the exit code, unless it raises a `Failure`.
+        shown: what of a failure's text may be shown.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter is no reason to fail
     try:
-        code = _code_of(arguments)
+        code = _code_of(program, arguments, run, shown)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -42,11 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _code_of(arguments: list[str]) -> int:
+def _code_of(program: str, arguments: Sequence[str], run: Callable[[], int], shown: Callable[[str], str]) -> int:
     try:
-        return _run(parse(arguments), os.environ)
+        return run()
     except Failure as failure:
-        return _failed(failure, as_json="--json" in arguments)
+        told = Failure(failure.code, shown(failure.text), shown(failure.suggestion))
+        return _failed(program, told, as_json="--json" in arguments)
     except SystemExit as end:  # of argparse, which has told help or version
         return 0 if end.code is None else int(end.code)
 
@@ -71,11 +93,11 @@ def _run(options: Namespace, env: Mapping[str, str]) -> int:
     return _commands.run(options, screen, env)
 
 
-def _failed(failure: Failure, *, as_json: bool) -> int:
+def _failed(program: str, failure: Failure, *, as_json: bool) -> int:
     if as_json:
         content = {"error": failure.text, "suggestion": failure.suggestion, "code": failure.code}
         Screen(as_json=True).object(content)
-    print(f"resilience: {printable(failure.text)}", file=sys.stderr)
+    print(f"{program}: {printable(failure.text)}", file=sys.stderr)
     if failure.suggestion:
         print(f"  {printable(failure.suggestion)}", file=sys.stderr)
     return failure.code

@@ -69,9 +69,17 @@ class Parser(ArgumentParser):
         """Its options."""
         return [flag for action in self._actions for flag in action.option_strings]
 
-    def for_command(self, name: str, into: Any) -> Parser:
-        """The parser of one more command."""
-        made: Parser = into.add_parser(name, help=_HELP[name], description=_sentence(_HELP[name]), epilog=_epilog(name))
+    def for_command(self, name: str, into: Any, told: str | None = None, epilog: str | None = None) -> Parser:
+        """The parser of one more command.
+
+        Args:
+            name: the command.
+            into: what `add_subparsers` gave.
+            told: what it does, in a line that begins in lower case; without it, that of a command of `resilience`.
+            epilog: what stands below its help.
+        """
+        told, epilog = (_HELP[name], _epilog(name)) if told is None else (told, epilog)
+        made: Parser = into.add_parser(name, help=told, description=_sentence(told), epilog=epilog)
         self.commands[name] = made
         return made
 
@@ -163,14 +171,18 @@ def _config(config: Parser) -> None:
         each.add_argument("--json", action="store_true", dest="as_json", help="one JSON document")
 
 
-def parse(argv: Sequence[str]) -> Namespace:
+def parse(argv: Sequence[str], whole: Parser | None = None) -> Namespace:
     """The options that were given.
+
+    Args:
+        argv: words after the program's name.
+        whole: whose words they are; default those of `resilience`.
 
     Raises:
         Failure: they are wrong; with what was perhaps meant.
         SystemExit: help or version was asked for, and told.
     """
-    whole = parser()
+    whole = whole or parser()
     told, level = list(argv), whole
     while level.commands and told and not told[0].startswith("-"):
         word = told.pop(0)

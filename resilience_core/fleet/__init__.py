@@ -3,5 +3,6 @@
 from resilience_core.fleet._fleet import BaseFleet as BaseFleet
 from resilience_core.fleet._plain import StateStore as StateStore
 from resilience_core.fleet._plain import StoreFleet as StoreFleet
+from resilience_core.fleet._store import SharedStore as SharedStore
 
-__all__ = ["BaseFleet", "StateStore", "StoreFleet"]
+__all__ = ["BaseFleet", "SharedStore", "StateStore", "StoreFleet"]

@@ -277,6 +277,8 @@ class Agent:
             self._ask(link, items)  # what the first answers led to: it may answer, but take nothing
             if all(item.proven() for item in items):
                 self._find()
+        with self._lock:  # before the wait: what was answered may be all that somebody waits for
+            self._changed.notify_all()
         self._hear(link)
 
     def _soonest(self) -> float:

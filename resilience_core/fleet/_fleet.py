@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from resilience_core._policies.circuit_breaker import CircuitBreaker
     from resilience_core._policies.rate_limiter import RateLimiter
     from resilience_core._policies.retry_budget import RetryBudget
+    from resilience_core.fleet._store import SharedStore
 
 _fleets: WeakSet[BaseFleet] = WeakSet()
 
@@ -163,6 +164,10 @@ class BaseFleet(ABC):
     def share_budget(self, budget: RetryBudget) -> Any:
         """That of a retry budget."""
         raise self._cannot("RetryBudget", budget.name)
+
+    def share_store(self, store: SharedStore) -> Any:
+        """That of a store for caches."""
+        raise self._cannot("SharedStore", store.name)
 
     def _cannot(self, kind: str, name: str) -> ConfigurationError:
         return ConfigurationError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from resilience_core._event_log import log_event, say
 from resilience_core._events import Event
 from resilience_core._fork import no_forks
+from resilience_core._schema import POLICY
 
 
 def log_told(event: Event, fault: BaseException | None = None) -> None:
@@ -20,3 +21,9 @@ def log_failure(name: str, text: str, error: BaseException) -> None:
     """Log what is no event."""
     with no_forks:
         say(name, text, error=error)
+
+
+def log_not_shared(name: str, problem: str) -> None:
+    """Log that something is kept by this process only."""
+    with no_forks:
+        say("resilience.store.not_shared", f"The store {name!r} cannot share all: {problem}", {POLICY: name})

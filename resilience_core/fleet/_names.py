@@ -3,7 +3,7 @@
     circuit_breaker:<name>                          the record of a circuit
     rc:{circuit_breaker:<name>}:<what>              its sister keys, and the channel of its changes
     rc:{rate_limiter:<name>}  rc:{rate_limiter:<name>}:<hmac of a key>
-    rc:{bulkhead:<name>}      rc:{retry_budget:<name>}
+    rc:{bulkhead:<name>}      rc:{retry_budget:<name>}      rc:{shared_store:<name>}
 
 Where there is a prefix it stands before all of it, and inside of the braces again, for what is between the first braces
 decides on the slot of a key in Redis Cluster. Literal names consist of `[A-Za-z0-9_.-]`, up to 128 of them. Others are
@@ -86,6 +86,12 @@ class Keys:
         assert self._secret is not None
         digest = hmac.new(self._secret, f"{name}\0{key!r}".encode("utf-8", "surrogatepass"), "sha256")
         return f"{self.other('rate_limiter', name)}:{digest.hexdigest()[:32]}"
+
+    def digest(self, name: str, key: str) -> str:
+        """What an entry of a store is called: the key may be personal, so it is hidden as well as can be."""
+        raw = f"{name}\0{key}".encode("utf-8", "surrogatepass")
+        hidden = hashlib.sha256(raw) if self._secret is None else hmac.new(self._secret, raw, "sha256")
+        return hidden.hexdigest()[:32]
 
 
 def _same_everywhere(key: object) -> bool:

@@ -11,6 +11,7 @@ from resilience_core.fleet._budget import SharedBudget
 from resilience_core.fleet._bulkhead import SharedBulkhead
 from resilience_core.fleet._limiter import SharedLimiter
 from resilience_core.fleet._link import Link
+from resilience_core.fleet._store import SharedEntries, SharedStore
 
 if TYPE_CHECKING:
     import redis as redis_py
@@ -97,6 +98,10 @@ class RedisFleet(BaseFleet):
     def share_budget(self, budget: RetryBudget) -> Any:
         """That of a retry budget."""
         return self.keep(SharedBudget(self, budget))
+
+    def share_store(self, store: SharedStore) -> Any:
+        """That of a store for caches."""
+        return self.keep(SharedEntries(self, store))
 
     def open_link(self) -> Link:
         """Connect."""

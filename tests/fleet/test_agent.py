@@ -53,6 +53,17 @@ def agents() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "resilience-fleet"]
 
 
+def test_a_policy_that_joins_later_is_ready_with_its_answer_and_not_with_the_next_look(fleets: Fleets) -> None:
+    fleet = fleets.member(poll_interval=60.0, ttl=600.0)
+    breakers: list[CircuitBreaker] = []
+    for name in ("first", "second"):
+        breakers.append(CircuitBreaker(name, fleet=fleet))
+        ok(breakers[-1])
+        began = time.monotonic()
+        assert fleet.wait_ready(PATIENCE)  # true also at its end, when nobody has told it
+        assert time.monotonic() - began < PATIENCE / 2
+
+
 def test_making_a_fleet_and_its_policies_starts_nothing(fleets: Fleets) -> None:
     before = agents()
     fleet = fleets.member()

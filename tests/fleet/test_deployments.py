@@ -38,6 +38,7 @@ from resilience_core import (
     TimeWindow,
     TokenQuota,
 )
+from resilience_core.fleet import SharedStore
 from resilience_core.redis import RedisFleet
 from resilience_core.testing import FaultProxy
 from tests._redis import (
@@ -101,7 +102,7 @@ def members() -> Generator[Members]:
 
 
 def tell(members: Members, source: Any, look: list[redis.Redis] | None = None, prefix: str | None = None) -> None:
-    """Two members share a circuit, a limit, slots and a budget; the keys of each are in one slot, and all lapse."""
+    """Two members share a circuit, a limit, slots, a budget and values; the keys of each are in one slot, and lapse."""
     prefix = next(_prefixes) if prefix is None else prefix
     one, other = (members.member(source, prefix=prefix) for _ in range(2))
     heard: list[Event] = []
@@ -111,6 +112,7 @@ def tell(members: Members, source: Any, look: list[redis.Redis] | None = None, p
     share_a_limit(one, other)
     share_slots(one, other)
     share_a_budget(one, other)
+    share_values(one, other)
     if look is not None:
         check_keys(look, prefix)
     assert heard == [], "nothing was lost meanwhile"
@@ -163,6 +165,18 @@ def share_a_budget(one: RedisFleet, other: RedisFleet, name: str = "retries") ->
     assert granted == 3
 
 
+def share_values(one: RedisFleet, other: RedisFleet, name: str = "prices") -> None:
+    first, second = (SharedStore(name, fleet=fleet) for fleet in (one, other))
+    for store in (first, second):
+        assert store.get("tea") is None
+        assert store.fleet.wait_ready(PATIENCE)
+    first.set("tea", 5, time.time())
+    wait_until(lambda: second.get("tea") is not None, "what one sets the other has")
+    second.clear()
+    wait_until(lambda: len(first) == 0, "and what one forgets the other does")
+    assert other.flush(PATIENCE)
+
+
 def admitted(policy: Any) -> bool:
     try:
         policy.call(lambda: None)
@@ -173,7 +187,8 @@ def admitted(policy: Any) -> bool:
 
 def check_keys(clients: list[redis.Redis], prefix: str) -> None:
     found = {key: client for client in clients for key in client.keys(f"{prefix}*")}
-    for kind, name in (("circuit_breaker", "graph"), ("rate_limiter", "sms"), ("retry_budget", "retries")):
+    kinds = {"circuit_breaker": "graph", "rate_limiter": "sms", "retry_budget": "retries", "shared_store": "prices"}
+    for kind, name in kinds.items():
         own = [key for key in found if f"{prefix}{kind}:{name}" in key]
         assert own, name
         assert len({key_slot(key.encode()) for key in own}) == 1
@@ -314,6 +329,10 @@ def use_all(members: Members, server: RedisServer, prefix: str = "") -> RedisFle
         bulkhead.call(lambda: None)
     budget = RetryBudget("retries", fleet=fleet)
     budget.began()
+    prices = SharedStore("prices", fleet=fleet)
+    prices.set("tea", 5, time.time())
+    flushed(members, fleet)
+    prices.delete("tea")
     flushed(members, fleet)
     del gone, breaker
     wait_until(lambda: gc.collect() >= 0 and "gone" not in str([item.channels for item in fleet.agent._all()]))

@@ -5,37 +5,66 @@ from __future__ import annotations
 from pathlib import Path
 
 from resilience_core import Verdict
-from resilience_whatsapp import ERROR_CODES, ERROR_SUBCODES, ErrorClass, ErrorCode, classify_graph
+from resilience_whatsapp import (
+    ERROR_CODES,
+    ERROR_SUBCODES,
+    TEMPLATE_QUARANTINE,
+    ErrorClass,
+    ErrorCode,
+    GraphError,
+    RetryAdvice,
+    classify_graph,
+)
 from resilience_whatsapp.errors import graph_error
+from resilience_whatsapp.service import _MISFITS
 
 PAGE = Path(__file__).parents[2] / "docs" / "whatsapp-errors.md"
-TRIES_AGAIN = {Verdict.TRANSIENT: "tries again", Verdict.THROTTLED: "waits, tries again", Verdict.PERMANENT: "gives up"}
+DOES = {Verdict.TRANSIENT: "tries again", Verdict.THROTTLED: "waits, tries again", Verdict.PERMANENT: "gives up"}
 COUNTS = {Verdict.TRANSIENT: "failure", Verdict.THROTTLED: "no", Verdict.PERMANENT: "no"}
+
+
+def human(seconds: float) -> str:
+    """A wait as people say it: `10 min`."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def helps(error: GraphError) -> str:
+    """What must happen before it can succeed."""
+    if error.wait is None:
+        return error.advice.value
+    if error.advice is RetryAdvice.WAIT:
+        return f"repeat it after {human(error.wait)}"
+    return f"{error.advice.value} ({human(error.wait)} at least)"
+
+
+def does(error: GraphError) -> str:
+    """What the adapter does by itself."""
+    verdict = classify_graph(error).verdict
+    if verdict is Verdict.THROTTLED and error.wait is not None:
+        return "gives up, unless it may wait so long"
+    aside = TEMPLATE_QUARANTINE.get(error.code or 0)
+    if aside is not None:
+        return f"gives up, sets the template aside for {human(aside)}"
+    if error.code in _MISFITS:
+        return "gives up, compares the template no more until the next listing"
+    return DOES[verdict]
 
 
 def row_of(code: ErrorCode, number: str) -> str:
     """What the adapter does about one code, asked of the adapter itself."""
     error = graph_error(code.code, code.subcode, False, 500 if code.error_class is ErrorClass.TRANSIENT else 400)
     verdict = classify_graph(error).verdict
-    wait = "" if error.wait is None else f" ({error.wait:.0f} s)"
-    cells = (
-        number,
-        code.meaning,
-        f"`{type(error).__name__}`",
-        error.scope,
-        f"{error.advice.value}{wait}",
-        TRIES_AGAIN[verdict]
-        if verdict is not Verdict.THROTTLED or error.wait is None
-        else "waits if it may wait so long",
-        COUNTS[verdict],
-        error.ambiguity,
-    )
+    name = f"`{type(error).__name__}`"
+    cells = (number, code.meaning, name, error.scope, helps(error), does(error), COUNTS[verdict], error.ambiguity)
     return f"| {' | '.join(cells)} |"
 
 
 def table(rows: list[str]) -> str:
     """A Markdown table of these rows."""
-    head = ("code", "what it is", "error", "scope", "what helps", "the retry", "the breaker counts", "carried out?")
+    head = ("code", "what it is", "error", "scope", "what helps", "the adapter", "the breaker counts", "carried out?")
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
 
 

@@ -38,6 +38,7 @@ from resilience_whatsapp.errors import graph_error
 from tests._cost import size
 from tests.whatsapp.corpus import Sample, needs_corpus, samples
 from tests.whatsapp.error_page import PAGE, written
+from tests.whatsapp.fakes import RECIPIENT, FakeClock, Stub, service_over
 
 VERDICTS = {ErrorClass.TRANSIENT: Verdict.TRANSIENT, ErrorClass.THROTTLE: Verdict.THROTTLED}
 
@@ -75,6 +76,14 @@ def test_a_header_says_more_about_the_wait_than_the_table() -> None:
     assert GraphThrottledError(None, None, 429, "app").wait is None
     # That marketing may be sent again tomorrow is no reason to keep a retry waiting.
     assert classify_graph(graph_error(131049, None, False, 400)).retry_after is None
+
+
+@pytest.mark.parametrize("code", [131048, 131064])
+def test_a_restriction_that_lasts_for_hours_is_not_tried_again_within_seconds(code: int) -> None:
+    stub = Stub(graph_error(code, None, False, 400))
+    with pytest.raises(GraphThrottledError) as caught:
+        asyncio.run(service_over(stub, FakeClock()).send_text("u", RECIPIENT, "hi"))
+    assert (caught.value.wait, len(stub.payloads)) == (3600.0, 1)
 
 
 def test_codes_that_are_not_in_the_table_have_the_advice_of_their_class() -> None:

@@ -32,6 +32,7 @@ from resilience_whatsapp import (
 )
 from resilience_whatsapp._envelope import read_send, read_templates, usage_wait
 from resilience_whatsapp.errors import class_of, graph_error
+from resilience_whatsapp.graph import _Body
 from resilience_whatsapp.simulator import Fault, Simulator
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -145,6 +146,16 @@ def test_waits_are_the_longer_of_two_headers_and_minutes_are_minutes() -> None:
     assert usage_wait({"Retry-After": "700", "x-business-use-case-usage": usage}) == 700.0
     for nonsense in ("", "[]", "{", '{"1": 5}', '{"1": [{"estimated_time_to_regain_access": 0}]}'):
         assert usage_wait({"X-Business-Use-Case-Usage": nonsense}) is None
+
+
+def test_an_answer_without_an_error_is_not_searched_for_waits() -> None:
+    def looked_for() -> float:
+        raise AssertionError
+
+    assert read_send(200, b'{"messages": [{"id": "w"}]}', looked_for).wamid == "w"
+    with pytest.raises(GraphError) as told:
+        read_send(400, b'{"error": {"code": 4}}', lambda: 7.0)
+    assert told.value.retry_after == 7.0
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -300,6 +311,7 @@ def test_tokens_may_be_functions_and_sessions_may_be_given() -> None:
             with pytest.raises(GraphRequestError) as caught:
                 await client_for(simulator, phone_number_id="1", session=session).send_message(TEMPLATE)
             assert (caught.value.code, caught.value.subcode) == (100, 33)
+            assert not session.trace_configs  # a session of somebody else's is left as it is
             first = await client_for(simulator, session=session).get_templates_page(limit=4)
             second = await client_for(simulator, session=session).get_templates_page(first.next_after, limit=4)
             assert (len(first.templates), len(second.templates), second.next_after) == (4, 2, None)
@@ -350,3 +362,34 @@ def test_the_token_is_in_no_frame_that_an_error_collector_shows() -> None:
                 assert "EAAGsecret" not in str([frame.locals for frame in frames])
 
     asyncio.run(story())
+
+
+def test_any_object_of_the_api_can_be_read() -> None:
+    async def story() -> None:
+        async with Simulator() as simulator, client_for(simulator) as client:
+            answer = await client.get_object(simulator.phone_number_id, fields="quality_rating")
+            assert answer.content == {"quality_rating": "GREEN", "id": simulator.phone_number_id}
+            assert "Date" in answer.headers
+            assert "GREEN" not in repr(answer)
+            with pytest.raises(GraphError, match="code 100/33"):
+                await client.get_object("5")
+            for path in ("", "/", "../5", "5?x=1", "5//x", "5\n"):
+                with pytest.raises(ConfigurationError, match="path"):
+                    await client.get_object(path)
+
+    asyncio.run(story())
+
+
+def test_a_body_marks_its_wire_however_aiohttp_writes_it() -> None:
+    class Writer:
+        async def write(self, chunk: bytes) -> None:
+            assert chunk == b"{}"
+
+    async def story(method: str, *further: None) -> bool:
+        wire = Wire()
+        await getattr(_Body(b"{}", wire), method)(Writer(), *further)
+        await getattr(_Body(b"{}", None), method)(Writer(), *further)
+        return wire.left
+
+    assert asyncio.run(story("write"))
+    assert asyncio.run(story("write_with_length", None))

@@ -63,6 +63,7 @@ from resilience_whatsapp.messages import (
     TemplateButton,
     TemplateCard,
     TemplateCarousel,
+    TemplateDefinition,
     TemplateHeader,
     TemplateMessage,
     TemplateOffer,
@@ -734,6 +735,11 @@ def test_each_sample_of_a_mark_can_be_made(sample: Sample) -> None:
 def test_each_sample_of_a_marketing_message_can_be_made(sample: Sample) -> None:
     content = whole(sample.content)
     assert MarketingRequest.from_payload(content).payload() == content
+
+
+@pytest.mark.parametrize("sample", samples("request.create_template"), ids=lambda sample: sample.file)
+def test_each_sample_of_a_template_to_file_can_be_made(sample: Sample) -> None:
+    assert TemplateDefinition.from_payload(sample.content).payload() == sample.content
 
 
 def test_the_loader_takes_any_directory_of_the_same_shape(tmp_path: Path) -> None:

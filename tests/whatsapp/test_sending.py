@@ -36,6 +36,7 @@ from tests.whatsapp.corpus import Sample, samples
 from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, service_over
 from tests.whatsapp.test_messages import MESSAGES
 
+FILES = {"image": "image/png", "audio": "audio/ogg", "sticker": "image/webp"}
 PLAIN = [message for message, _ in MESSAGES if not isinstance(message, TemplateMessage)]
 
 
@@ -51,6 +52,8 @@ def test_the_simulator_takes_every_message() -> None:
             client = client_of(simulator)
             service = WhatsAppService(client)
             for message in PLAIN:
+                if message.kind in FILES:
+                    simulator.add_media(b"file", FILES[message.kind], media_id="1")
                 record = await service.send("user", RECIPIENT, message)
                 assert (record.status, record.kind) == (MessageStatus.ACCEPTED, message.kind)
                 assert (record.template, record.language) == (None, None)
@@ -187,5 +190,4 @@ def test_a_request_is_what_the_service_sends() -> None:
     stub = Stub(OK)
     message: Message = Text("a")
     record = asyncio.run(service_over(stub, FakeClock()).send("u", RECIPIENT, message, opaque_data="o"))
-    assert stub.payloads[0] == MessageRequest(RECIPIENT, message, opaque_data="o").payload()
-    assert record.id != "o"
+    assert stub.payloads[0] == MessageRequest(RECIPIENT, message, opaque_data=f"{record.id}:o").payload()

@@ -16,10 +16,12 @@ from resilience_core import CircuitOpenError, ConfigurationError, TimeoutExceede
 from resilience_whatsapp import (
     DEFAULT_TEMPLATES,
     DEVELOPMENT,
+    MAX_OPAQUE_DATA,
     PRODUCTION,
     AmbiguousOutcomeError,
     GraphRequestError,
     GraphTransientError,
+    InvalidMessageError,
     MessageStatus,
     ResilientWhatsAppClient,
     Settings,
@@ -27,7 +29,9 @@ from resilience_whatsapp import (
     TemplatePage,
     WhatsAppService,
     from_mapping,
+    join_opaque_data,
     mask_recipient,
+    split_opaque_data,
 )
 from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, WireStub, service_over
 
@@ -58,10 +62,33 @@ def test_a_record_tells_what_happened() -> None:
     assert RECIPIENT not in repr(record)
 
 
-def test_the_users_own_opaque_data_is_sent_instead() -> None:
+def test_the_users_own_opaque_data_is_sent_beside_the_id() -> None:
     stub = Stub(OK)
-    send(service_over(stub, FakeClock()), opaque_data="order 7")
-    assert stub.payloads[0]["biz_opaque_callback_data"] == "order 7"
+    record = send(service_over(stub, FakeClock()), opaque_data="order: 7")
+    assert stub.payloads[0]["biz_opaque_callback_data"] == f"{record.id}:order: 7"
+    assert split_opaque_data(f"{record.id}:order: 7") == (record.id, "order: 7")
+
+
+@pytest.mark.parametrize("data", ["x", ":", "a:b\n", "é" * MAX_OPAQUE_DATA, "0" * 32])
+def test_what_is_sent_beside_the_id_comes_back_and_fits(data: str) -> None:
+    record_id = "0123456789abcdef" * 2
+    echo = join_opaque_data(record_id, data)
+    assert len(echo) <= 512
+    assert split_opaque_data(echo) == (record_id, data)
+    assert split_opaque_data(join_opaque_data(record_id, None)) == (record_id, None)
+
+
+@pytest.mark.parametrize("echo", ["order 7", "", "0" * 31, "0" * 33, "0" * 32 + ":", "G" * 32, None])
+def test_an_echo_that_no_record_of_ours_begins_is_all_the_users(echo: str | None) -> None:
+    assert split_opaque_data(echo) == (None, echo)
+
+
+@pytest.mark.parametrize("data", ["", "x" * (MAX_OPAQUE_DATA + 1), 5])
+def test_opaque_data_that_do_not_fit_are_refused_before_anything_is_sent(data: Any) -> None:
+    stub = Stub(OK)
+    with pytest.raises(InvalidMessageError, match="opaque_data must"):
+        asyncio.run(service_over(stub, FakeClock()).send_text("u", RECIPIENT, "hi", opaque_data=data))
+    assert not stub.payloads
 
 
 def test_at_least_once_sends_an_unknown_outcome_again_and_says_so() -> None:

@@ -45,7 +45,9 @@ def test_the_number_of_the_simulator_tells_its_status() -> None:
             async with GraphClient(token=simulator.token, **options) as client:
                 status = await client.get_number_status()
                 assert (status.id, status.quality_rating) == (simulator.phone_number_id, "GREEN")
-                assert (status.throughput, status.health, status.messaging_limit) == ("STANDARD", None, None)
+                assert (status.throughput, status.messaging_limit) == ("STANDARD", "TIER_UNLIMITED")
+                assert status.health is not None
+                assert status.health.can_send_message == "AVAILABLE"
                 assert status.display_phone_number == simulator.own_number
                 assert simulator.own_number not in repr(status)
                 with pytest.raises(ConfigurationError, match="waba_id"):

@@ -195,3 +195,21 @@ def test_what_is_not_understood_is_for_the_api_to_judge(given: Any, listed: Any)
 def test_other_shapes_that_do_not_fit(given: Any, listed: Any, told: str) -> None:
     with pytest.raises(InvalidMessageError, match=told):
         check_fit(given, listed)
+
+
+def test_a_message_is_written_as_json_once_although_it_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[TemplateMessage] = []
+    content = TemplateMessage.content
+
+    def counted(message: TemplateMessage) -> dict[str, Any]:
+        written.append(message)
+        return content(message)
+
+    async def story() -> None:
+        async with served(FakeClock()) as (_, service):
+            await service.get_approved_templates()
+            monkeypatch.setattr(TemplateMessage, "content", counted)
+            await send(service, "order_confirmation", body("1234", "lundi"))
+
+    asyncio.run(story())
+    assert len(written) == 1

@@ -26,6 +26,7 @@ from resilience_whatsapp import (
     WhatsAppService,
 )
 from resilience_whatsapp._quarantine import Quarantine
+from resilience_whatsapp._template_store import AsideInMemory
 from resilience_whatsapp.simulator import Fault, SimTemplate, Simulator, SimulatorThread
 from tests.whatsapp.fakes import RECIPIENT, FakeClock, Stub, service_over
 
@@ -350,7 +351,7 @@ def test_an_answer_of_the_time_before_forgetting_sets_nothing_aside() -> None:
 
 def test_a_listing_releases_only_what_it_shows_and_what_was_set_aside_before_it_was_asked_for() -> None:
     clock = FakeClock()
-    quarantine = Quarantine({132015: 60.0}, clock.now)
+    quarantine = Quarantine({132015: 60.0}, clock.now, AsideInMemory())
     error = GraphTemplateError(132015, None, 400, "template")
     for name in ("shown", "hidden"):
         quarantine.put((name, "fr"), error)
@@ -363,7 +364,7 @@ def test_a_listing_releases_only_what_it_shows_and_what_was_set_aside_before_it_
 
 
 def test_at_most_a_thousand_are_set_aside_and_the_oldest_makes_room() -> None:
-    quarantine = Quarantine(TEMPLATE_QUARANTINE, FakeClock().now)
+    quarantine = Quarantine(TEMPLATE_QUARANTINE, FakeClock().now, AsideInMemory())
     error = GraphTemplateError(132001, None, 404, "template")
     for number in range(1_000):
         quarantine.put((str(number), "fr"), error)

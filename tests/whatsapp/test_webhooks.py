@@ -30,6 +30,14 @@ def webhook(**value: Any) -> bytes:
     return json.dumps({"entry": [{"id": "waba", "changes": [{"field": "messages", "value": value}]}]}).encode()
 
 
+def test_an_echo_of_ours_gives_the_record_and_the_data_of_the_user() -> None:
+    record_id = "0123456789abcdef" * 2
+    for echo, told in ((record_id, (record_id, None)), (f"{record_id}:order 7", (record_id, "order 7"))):
+        status = {"id": "wamid.1", "status": "sent", "biz_opaque_callback_data": echo}
+        (item,) = read_webhook(webhook(statuses=[status]))
+        assert (item.record_id, item.opaque_data) == told
+
+
 def test_a_failed_status_carries_its_error_and_its_echo() -> None:
     status = {
         "id": "wamid.1",
@@ -41,6 +49,7 @@ def test_a_failed_status_carries_its_error_and_its_echo() -> None:
     (item,) = read_webhook(webhook(statuses=[status]))
     told = (item.kind, item.topic, item.waba_id, item.phone_number_id, item.wamid, item.status, item.opaque_data)
     assert told == ("status", "messages", "waba", "7", "wamid.1", "failed", "Zebulon")
+    assert item.record_id is None
     payment, recipient = item.errors
     assert isinstance(payment, GraphSenderError)
     assert isinstance(recipient, GraphRecipientError)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
@@ -13,6 +13,8 @@ from resilience_whatsapp.errors import AmbiguousOutcomeError, GraphThrottledErro
 from resilience_whatsapp.records import mask_recipient
 
 _USAGE_HEADER = "x-business-use-case-usage"
+Wait: TypeAlias = float | Callable[[], float | None] | None
+"""Seconds until it may work again, or how to find them out: only errors need to know, and looking for them costs."""
 
 
 @frozen
@@ -48,7 +50,18 @@ class TemplatePage:
     """The cursor for the next page; None on the last."""
 
 
-def read_send(status: int, body: bytes, wait: float | None = None) -> SendReceipt:
+@frozen
+class TemplateReceipt:
+    """The API took a template for approval."""
+
+    id: str
+    status: str | None = None
+    """`PENDING`, and for some categories at once `APPROVED` or `REJECTED`."""
+    category: str | None = None
+    """May differ from what was asked for."""
+
+
+def read_send(status: int, body: bytes, wait: Wait = None) -> SendReceipt:
     """The receipt in an answer to a send, or the error that it means."""
     content = content_of(status, body, wait)
     messages = content.get("messages")
@@ -62,13 +75,13 @@ def read_send(status: int, body: bytes, wait: float | None = None) -> SendReceip
     return SendReceipt(wamid, text_of(contact, "wa_id"), text_of(first, "message_status"))
 
 
-def read_success(status: int, body: bytes, wait: float | None = None) -> None:
+def read_success(status: int, body: bytes, wait: Wait = None) -> None:
     """Nothing, for an answer that says no more than that it was done; else the error that it means."""
     if content_of(status, body, wait).get("success") is not True:
         raise AmbiguousOutcomeError(status, "an answer that does not say success")
 
 
-def read_templates(status: int, body: bytes, wait: float | None = None) -> TemplatePage:
+def read_templates(status: int, body: bytes, wait: Wait = None) -> TemplatePage:
     """The page in an answer to a listing, or the error that it means."""
     content = content_of(status, body, wait)
     rows = content.get("data")
@@ -80,6 +93,15 @@ def read_templates(status: int, body: bytes, wait: float | None = None) -> Templ
     cursors = paging.get("cursors") if isinstance(paging, dict) else None
     after = text_of(cursors, "after") if more else None
     return TemplatePage(tuple(template for row in rows if (template := _template(row)) is not None), after)
+
+
+def read_created(status: int, body: bytes, wait: Wait = None) -> TemplateReceipt:
+    """The receipt in an answer to a new template, or the error that it means."""
+    content = content_of(status, body, wait)
+    found = text_of(content, "id")
+    if not found:
+        raise AmbiguousOutcomeError(status, "an answer without a template id")
+    return TemplateReceipt(found, text_of(content, "status"), text_of(content, "category"))
 
 
 def usage_wait(headers: Mapping[str, str]) -> float | None:
@@ -98,7 +120,7 @@ def _estimates(usage: Any) -> list[float]:
     return [float(value) for value in found if type(value) is int and 0 < value < 100_000]
 
 
-def content_of(status: int, body: bytes, wait: float | None) -> dict[str, Any]:
+def content_of(status: int, body: bytes, wait: Wait) -> dict[str, Any]:
     """The object in a good answer, or the error that the answer means."""
     content = parse(body)
     envelope = content.get("error") if isinstance(content, dict) else None
@@ -108,12 +130,16 @@ def content_of(status: int, body: bytes, wait: float | None) -> dict[str, Any]:
             number_of(envelope.get("error_subcode")),
             envelope.get("is_transient") is True,
             status,
-            wait,
+            _seconds(wait),
             text_of(envelope, "fbtrace_id"),
         )
     if status == 200 and isinstance(content, dict) and envelope is None:
         return content
-    raise _without_envelope(status, wait)
+    raise _without_envelope(status, _seconds(wait))
+
+
+def _seconds(wait: Wait) -> float | None:
+    return wait() if callable(wait) else wait
 
 
 def _without_envelope(status: int, wait: float | None) -> Exception:

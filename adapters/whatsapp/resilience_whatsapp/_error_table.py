@@ -58,7 +58,7 @@ class ErrorCode:
     advice: RetryAdvice
     meaning: str
     wait: float | None = None
-    """Seconds, where a fixed wait is stated."""
+    """Seconds, where a wait is stated; the least of it where the advice is to wait for longer."""
     ambiguity: Ambiguity = "none"
     subcode: int | None = None
 
@@ -113,7 +113,10 @@ _ROWS = (
     ErrorCode(131044, _S, "waba", _FIX, "the account cannot pay for calls"),
     ErrorCode(131045, _S, "phone_number", _FIX, "the registration of the number is broken"),
     ErrorCode(131047, _P, "recipient", RetryAdvice.USE_TEMPLATE, "the user has not written for 24 hours"),
-    ErrorCode(131048, _H, "phone_number", RetryAdvice.WAIT_HOURS, "too many users blocked or flagged the number"),
+    # The wait of these two is the least of it: to try again within seconds makes it worse.
+    ErrorCode(
+        131048, _H, "phone_number", RetryAdvice.WAIT_HOURS, "too many users blocked or flagged the number", _HOUR
+    ),
     ErrorCode(131049, _P, "recipient", _WAIT, "this user gets no more marketing for now", _DAY),
     ErrorCode(131050, _P, "recipient", _NEVER, "the user wants no marketing of this business"),
     ErrorCode(131051, _R, "request", _NEVER, "the type of the message is not supported"),
@@ -124,7 +127,7 @@ _ROWS = (
     ErrorCode(131057, _T, "phone_number", _BACKOFF, "the number is being moved or upgraded, for about a minute"),
     ErrorCode(131062, _P, "recipient", _NEVER, "this message needs a phone number, not a user id"),
     ErrorCode(131063, _S, "waba", _FIX, "the account has switched marketing off for this endpoint"),
-    ErrorCode(131064, _H, "waba", RetryAdvice.LIFTED, "limited because templates were filed in the wrong category"),
+    ErrorCode(131064, _H, "waba", RetryAdvice.LIFTED, "limited for templates filed in the wrong category", _HOUR),
     ErrorCode(134011, _S, "waba", _FIX, "the terms of WhatsApp payments are not accepted"),
     ErrorCode(134100, _R, "request", _NEVER, "this endpoint takes marketing templates only"),
     ErrorCode(135000, _R, "request", _NEVER, "something about the parameters is wrong; it does not say what"),

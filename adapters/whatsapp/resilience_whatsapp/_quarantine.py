@@ -6,20 +6,15 @@ the like) says nothing of the next message, and one caller's mistake must not st
 
 from __future__ import annotations
 
+import json
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Any, TypeAlias
-
-from attrs import frozen
+from typing import Any
 
 from resilience_core import ConfigurationError
+from resilience_whatsapp._template_store import Aside, TemplateKey
 from resilience_whatsapp.errors import GraphTemplateError
-
-TemplateKey: TypeAlias = tuple[str, str]
-"""A template's name and its language."""
 
 TEMPLATE_QUARANTINE: Mapping[int, float] = MappingProxyType(
     {
@@ -34,38 +29,33 @@ TEMPLATE_QUARANTINE: Mapping[int, float] = MappingProxyType(
 )
 """Seconds for which each error code sets a template aside."""
 
-MAX_TEMPLATES = 1_000
-
-
-@frozen
-class _SetAside:
-    error: GraphTemplateError
-    since: float
-    until: float
+_PARTS = {"code": int, "subcode": int, "http_status": int, "scope": str, "fbtrace_id": str}
+"""What is kept of an error."""
+_LONGEST = 256  # characters of a text that others have written
 
 
 class Quarantine:
-    """Which templates are set aside, until when, and why. At most `MAX_TEMPLATES`: the oldest one makes room."""
+    """Which templates are set aside, until when, and why.
 
-    def __init__(self, seconds: Mapping[int, float], now: Callable[[], float]) -> None:
+    Args:
+        seconds: by error code. They are this process's own also for what others have set aside.
+        now: the time, in seconds since the epoch.
+        kept: where it is kept.
+    """
+
+    def __init__(self, seconds: Mapping[int, float], now: Callable[[], float], kept: Aside) -> None:
         self._seconds = dict(_checked(seconds))
         self._now = now
-        self._lock = threading.Lock()
-        self._aside: OrderedDict[TemplateKey, _SetAside] = OrderedDict()
+        self._kept = kept
 
     def __len__(self) -> int:
-        return len(self._aside)
+        return len(self._kept)
 
     def put(self, key: TemplateKey, error: GraphTemplateError) -> float:
         """Set a template aside because of `error`; the seconds for which it is, 0 if it is not."""
         seconds = self._seconds.get(error.code or 0, 0.0)
         if seconds > 0:
-            now = self._now()
-            with self._lock:
-                self._aside[key] = _SetAside(error, now, now + seconds)
-                self._aside.move_to_end(key)
-                if len(self._aside) > MAX_TEMPLATES:
-                    self._aside.popitem(last=False)
+            self._kept.set(_text(key), {part: getattr(error, part) for part in _PARTS}, self._now())
         return seconds
 
     def error_for(self, key: TemplateKey) -> GraphTemplateError | None:
@@ -73,31 +63,43 @@ class Quarantine:
 
         A new one each time: two sends must not share the record that theirs carries.
         """
-        if not self._aside:
+        found = self._kept.get(_text(key))  # also where nothing is set aside: a fleet is joined with it
+        if found is None or not _is_error(found[0]):
             return None
-        now = self._now()
-        with self._lock:
-            found = self._aside.get(key)
-            if found is None:
-                return None
-            if now >= found.until:
-                del self._aside[key]
-                return None
-        told = found.error
-        error = type(told)(told.code, told.subcode, told.http_status, told.scope, found.until - now, told.fbtrace_id)
+        told, since = found
+        seconds = self._seconds.get(told["code"], 0.0)
+        left = since + seconds - self._now()
+        if not 0 < left <= seconds:  # more than all of it: the clock was set back
+            return None
+        error = GraphTemplateError(**told, retry_after=left)
         error.local = True
         return error
 
     def release(self, keys: Collection[TemplateKey], asked: float) -> None:
         """End it for templates that a listing shows as approved, if they were set aside before it was asked for."""
-        with self._lock:
-            for key in [key for key, aside in self._aside.items() if key in keys and aside.since <= asked]:
-                del self._aside[key]
+        if self._kept:
+            for text in map(_text, keys):
+                found = self._kept.get(text)
+                if found is not None and found[1] <= asked:
+                    self._kept.delete(text)
 
     def clear(self) -> None:
         """End it for all."""
-        with self._lock:
-            self._aside.clear()
+        self._kept.clear()
+
+
+def _text(key: TemplateKey) -> str:
+    return json.dumps(key)
+
+
+def _is_error(told: Any) -> bool:
+    """Whether this is what `put` has written, here, in a process before this one or in another one."""
+    if not isinstance(told, dict) or told.keys() != _PARTS.keys() or told["code"] is None or told["scope"] is None:
+        return False
+    fits = (
+        value is None or (type(value) is _PARTS[part] and len(str(value)) <= _LONGEST) for part, value in told.items()
+    )
+    return all(fits)
 
 
 def _checked(seconds: Any) -> Mapping[int, float]:

@@ -6,6 +6,9 @@ answers the same code with different statuses. The texts are ours: Meta's may ca
     WhatsAppError
       InvalidMessageError         the message cannot be right; no request was made
       InvalidWebhookError         what came as a webhook is none
+      ServiceClosedError          the service takes no more calls
+      MediaTooLargeError          a download is larger than the caller takes
+      MediaCorruptError           a download is not what the API said it is
       GraphError                  the API answered with an error
         GraphTransientError GraphThrottledError GraphAuthError GraphRequestError GraphRecipientError
         GraphTemplateError GraphPolicyError GraphSenderError
@@ -42,6 +45,49 @@ class InvalidMessageError(WhatsAppError, ConfigurationError):
 
 class InvalidWebhookError(WhatsAppError):
     """What came to the address of the webhooks is none."""
+
+
+class ServiceClosedError(WhatsAppError):
+    """The service was closed: it takes no more calls, and those that ran on after its time were cut short.
+
+    The record of a send says whether it may have been carried out all the same.
+    """
+
+
+class MediaTooLargeError(WhatsAppError):
+    """A file is larger than what the caller takes.
+
+    Attributes:
+        max_bytes: what the caller takes.
+        size: bytes that the file has, where the API told.
+    """
+
+    def __init__(self, max_bytes: int, size: int | None) -> None:
+        super().__init__(max_bytes, size)
+        self.max_bytes = max_bytes
+        self.size = size
+
+    def __str__(self) -> str:
+        size = "more" if self.size is None else str(self.size)
+        return f"the file has {size} bytes, and max_bytes is {self.max_bytes}"
+
+
+class MediaCorruptError(WhatsAppError):
+    """What was downloaded has not the checksum, or not the size, that the API told.
+
+    Attributes:
+        media_id: the file's id.
+        size, announced: bytes that came, and that the API told.
+    """
+
+    def __init__(self, media_id: str, size: int, announced: int | None) -> None:
+        super().__init__(media_id, size, announced)
+        self.media_id = media_id
+        self.size = size
+        self.announced = announced
+
+    def __str__(self) -> str:
+        return f"the file {self.media_id} came damaged: {self.size} bytes, the API told {self.announced}"
 
 
 class GraphError(WhatsAppError):

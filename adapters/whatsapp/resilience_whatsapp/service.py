@@ -4,34 +4,52 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from attrs import Factory, asdict, evolve, field, frozen
+from attrs import evolve
 
 from resilience_core import CircuitOpenError, CircuitState, ConfigurationError, Event, StaleCache, StaleServed
+from resilience_whatsapp._closing import Calls, checked_drain
 from resilience_whatsapp._delivery import Sending, name_of_error
-from resilience_whatsapp._quarantine import TEMPLATE_QUARANTINE, Quarantine, TemplateKey
+from resilience_whatsapp._media_ids import MediaIds
+from resilience_whatsapp._opaque import check_opaque_data, join_opaque_data
+from resilience_whatsapp._quarantine import TEMPLATE_QUARANTINE, Quarantine
 from resilience_whatsapp._template_fit import check_fit
+from resilience_whatsapp._template_store import Listing, TemplateKey, TemplateStore
+from resilience_whatsapp.bulk import BulkSend, Outgoing, Progress, WhenDown
 from resilience_whatsapp.client import ResilientWhatsAppClient
-from resilience_whatsapp.errors import GraphTemplateError
-from resilience_whatsapp.graph import Template
+from resilience_whatsapp.errors import GraphTemplateError, InvalidMessageError, ServiceClosedError
+from resilience_whatsapp.graph import Template, TemplateReceipt
+from resilience_whatsapp.media import (
+    DownloadedMedia,
+    MediaFile,
+    MediaInfo,
+    MediaSource,
+    MediaTarget,
+    Sink,
+    UploadedMedia,
+    media_id_of,
+)
 from resilience_whatsapp.messages import (
     MarkAsRead,
     Message,
     MessageRequest,
     RawComponent,
     Recipient,
+    TemplateDefinition,
     TemplateMessage,
     Text,
 )
 from resilience_whatsapp.messages._parts import Part
 from resilience_whatsapp.messages._template import Component
 from resilience_whatsapp.records import DELIVERIES, Delivery, MessageRecord, MessageStatus, mask_recipient
+from resilience_whatsapp.status import Health, NumberStatus
 from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
 
 if TYPE_CHECKING:
+    from resilience_core.fleet import BaseFleet
     from resilience_whatsapp.blocking import BlockingWhatsAppService
 
 TEMPLATES_FRESH_FOR = 3600.0
@@ -40,25 +58,14 @@ _REJECTING = (CircuitState.OPEN, CircuitState.FORCED_OPEN)
 _MAX_PAGES = 1_000  # a cursor that never ends must not keep us for ever
 _MISFITS = (132000, 132012, 132018)
 """The values do not fit, although the listing, if there is one, did not object: it may be out of date."""
-
-
-@frozen(eq=False)
-class _Listing:
-    """One fetched listing; compared by identity, which tells a new one from the same one served again."""
-
-    templates: tuple[Template, ...]
-    # What messages are compared with; without those that the API has contradicted since.
-    by_key: dict[TemplateKey, Template] = field(
-        init=False,
-        default=Factory(lambda self: {(each.name, each.language): each for each in self.templates}, takes_self=True),
-    )
-
-    def as_rows(self) -> list[dict[str, Any]]:
-        return [asdict(template) for template in self.templates]
-
-    @classmethod
-    def from_rows(cls, rows: list[dict[str, Any]]) -> _Listing:
-        return cls(tuple(Template(**row) for row in rows))
+_TEMPLATE_TOPICS = (
+    "message_template_status_update",
+    "message_template_components_update",
+    "message_template_quality_update",
+    "template_category_update",
+)
+_UNUSABLE = {"PAUSED": 132015, "DISABLED": 132016}
+"""The error that a send of such a template would end with, by the event that a webhook tells."""
 
 
 class WhatsAppService:
@@ -71,12 +78,15 @@ class WhatsAppService:
         mask_recipients: whether logs show recipients as `+33******78`.
         templates_fresh_for: seconds during which the template list is served without asking the API. After that it is
             asked for anew, and the old one is served only while that fails, until it is 24 h old.
-        template_file: where the list is kept so that it outlives the process.
+        template_file: where the list, and which templates are set aside, are kept so that they outlive the process.
+        fleet: a `RedisFleet`: the list and what is set aside are those of all its members that send for the same
+            business account. One member fetches, the others use its list; what one forgets all forget.
         template_quarantine: seconds, by error code, for which a template is set aside after a send of it failed with
             that `GraphTemplateError`: further sends of it in its language fail at once with the same error, marked
             `local`, without a request. Codes that are not in it, or have 0, set nothing aside; `{}` switches it off.
         validate_templates: compare the parameters of a template message, before it is sent, with what the list of
             templates says, if one is kept that is younger than 24 h; it is never asked for because of this.
+        media_file: where the ids of uploaded files are kept so that they outlive the process; one for each number.
     """
 
     def __init__(
@@ -87,27 +97,31 @@ class WhatsAppService:
         mask_recipients: bool = True,
         templates_fresh_for: float = TEMPLATES_FRESH_FOR,
         template_file: str | os.PathLike[str] | None = None,
+        fleet: BaseFleet | None = None,
         template_quarantine: Mapping[int, float] = TEMPLATE_QUARANTINE,
         validate_templates: bool = True,
+        media_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self.client = client
+        self._calls = Calls()
+        self._media = MediaIds(client, media_file)
         self.delivery: Delivery = _checked(delivery)
         self._validates = validate_templates
         self._mask_recipients = mask_recipients
         self._logger = client.logger
+        account = getattr(client.http_client, "waba_id", None)
+        self._store = TemplateStore(template_file, fleet, account, self._forgotten_by_others)
         self._cache = StaleCache(
             "whatsapp_templates",
             fresh_for=templates_fresh_for,
             stale_for=max(0.0, TEMPLATES_SERVED_FOR - templates_fresh_for),
             key=lambda: "approved",
-            file=template_file,
-            encode=_Listing.as_rows,
-            decode=_Listing.from_rows,
+            store=self._store,
         )
         self._cache.subscribe(self._log_stale)
         self._templates = self._cache(self._fetch_templates)
-        self._forgotten = 0
-        self._quarantine = Quarantine(template_quarantine, self._now)
+        self._era = object()  # another one since the list was forgotten
+        self._quarantine = Quarantine(template_quarantine, self._now, self._store.aside)
         if client.door is not None:  # the gate of templates, and which of them are marketing
             client.door.quarantine, client.door.category_of = self._quarantine, self._category_of
 
@@ -136,22 +150,30 @@ class WhatsAppService:
             message: what is sent.
             reply_to: the id of a message of the recipient, which is quoted.
             delivery: overrides the service's choice for this message.
-            opaque_data: what webhooks echo as `biz_opaque_callback_data`, at most 512 characters; default the
-                record's id.
+            opaque_data: your own data, which webhooks about the message bring back (`WebhookItem.opaque_data`), beside
+                the record's id; 1 to 479 characters.
 
         Raises:
             InvalidMessageError: a number without `+`, or something that the API would refuse, such as parameters that
                 do not fit the template; nothing was sent.
             CircuitOpenError: the service is down; nothing was sent by this call's last attempt.
+            ServiceClosedError: `aclose` was called; the record tells whether it may have been sent.
             GraphError, AmbiguousOutcomeError, TimeoutExceeded: as the API or the time-out ended it. A
                 `GraphTemplateError` with `local` comes from an earlier send: the template is set aside.
             All but the first carry the record as `.record`.
         """
-        request = MessageRequest(recipient, message, reply_to=reply_to, opaque_data=opaque_data)
+        check_opaque_data(opaque_data)
+        request = MessageRequest(recipient, message, reply_to=reply_to)
+        payload = request.payload()
         if self._validates and isinstance(message, TemplateMessage):
-            self._check_fit(message)
+            self._check_fit(message, payload)
         record = self._new_record(user, request, delivery)
-        return await self._send(record, request)
+        payload = {**payload, "biz_opaque_callback_data": join_opaque_data(record.id, opaque_data)}
+        try:
+            return await self._calls.run(self._send, record, payload)
+        except ServiceClosedError as error:
+            error.record = evolve(error.record or record, error=name_of_error(error))
+            raise
 
     async def send_template_message(
         self,
@@ -201,60 +223,312 @@ class WhatsAppService:
             ConfigurationError: the HTTP client cannot do it.
             CircuitOpenError, GraphError, AmbiguousOutcomeError, TimeoutExceeded: as for `send`, without a record.
         """
-        await self.client.mark_as_read(MarkAsRead(message_id, typing).payload())
+        await self._calls.run(self.client.mark_as_read, MarkAsRead(message_id, typing).payload())
+
+    def send_many(
+        self,
+        messages: Iterable[Outgoing] | AsyncIterable[Outgoing],
+        *,
+        concurrency: int = 10,
+        when_down: WhenDown = "stop",
+        wait_at_most: float = 3600.0,
+        progress: Progress | None = None,
+    ) -> BulkSend:
+        """Send many messages, so many at a time: iterate over the answer with `async for`.
+
+        Args:
+            messages: the rows, read one by one as there is room; an iterable that waits for something (a file, a
+                database) should be an async one.
+            concurrency: rows that are under way at once.
+            when_down: what an open circuit does: `stop` begins no more rows and raises it after the results of those
+                under way; `wait` holds all until it admits a probe, and goes on. Limits always hold all for a time.
+            wait_at_most: seconds of waiting, since the last message that was accepted, before it stops all the same.
+            progress: called with a `BulkProgress` after each row that ended. What it raises is logged once.
+
+        Raises:
+            ConfigurationError: an argument cannot work.
+        """
+        return self._bulk(messages, concurrency, when_down, wait_at_most, progress)
+
+    def _bulk(
+        self,
+        messages: Iterable[Outgoing] | AsyncIterable[Outgoing] | None,
+        concurrency: int,
+        when_down: WhenDown,
+        wait_at_most: float,
+        progress: Progress | None,
+    ) -> BulkSend:
+        return BulkSend(
+            self._send_outgoing,
+            messages,
+            concurrency=concurrency,
+            when_down=when_down,
+            wait_at_most=wait_at_most,
+            progress=progress,
+            clock=self.client.retry_policy.clock,
+            logger=self._logger,
+        )
+
+    async def _send_outgoing(self, row: Outgoing) -> MessageRecord:
+        return await self.send(
+            row.user,
+            row.recipient,
+            row.message,
+            reply_to=row.reply_to,
+            delivery=row.delivery,
+            opaque_data=row.opaque_data,
+        )
+
+    # --- media -----------------------------------------------------------------------------------------------------
+
+    async def upload_media(
+        self, file: MediaSource, *, mime_type: str | None = None, filename: str | None = None
+    ) -> UploadedMedia:
+        """Upload a file; its `id` is for `Image(id=...)` and its like. The same content is uploaded once in 29 days.
+
+        Args:
+            file: bytes, a path, or a file opened for reading bytes, from where it stands; read in pieces.
+            mime_type: such as `image/png`; default by the name.
+            filename: its name; default that of the path.
+
+        Raises:
+            InvalidMessageError: its type is not known, or it is empty or too large for its type; no request was made.
+            OSError: it cannot be read.
+            CircuitOpenError: uploads and downloads fail; the circuit is not that of messages.
+            GraphError, AmbiguousOutcomeError, TimeoutExceeded: as the API or the time-out ended it.
+        """
+        return await self._calls.run(self._upload, file, mime_type, filename)
+
+    async def _upload(self, file: MediaSource, mime_type: str | None, filename: str | None) -> UploadedMedia:
+        return await self._media.upload(await MediaFile.of(file, mime_type, filename))
+
+    async def download_media(
+        self, media: str | MediaInfo, *, max_bytes: int, to: MediaTarget | None = None
+    ) -> DownloadedMedia:
+        """Download a file: of a message that came in, or an upload.
+
+        Args:
+            media: its id, or what `get_media` told (then its URL is tried first).
+            max_bytes: the most that is taken.
+            to: a path, written as a whole or not at all; or a file opened for writing bytes, written from where it
+                stands on, what follows is cut off. Default: the result has the bytes.
+
+        Raises:
+            InvalidMessageError: `media` is no id, or an argument cannot work.
+            MediaTooLargeError: it has more than `max_bytes`.
+            MediaCorruptError: its checksum or size is not what the API told.
+            OSError: it cannot be written.
+            CircuitOpenError, GraphError, AmbiguousOutcomeError, TimeoutExceeded: as for `upload_media`.
+        """
+        sink = Sink(to, max_bytes)
+        known = media if isinstance(media, MediaInfo) else media_id_of(media)
+        return await self._calls.run(self.client.download_media, known, sink)
+
+    async def get_media(self, media_id: str) -> MediaInfo:
+        """What the API says of a file: its type, size and checksum, and a URL for 5 minutes.
+
+        Raises:
+            InvalidMessageError: this is no id.
+            CircuitOpenError, GraphError, AmbiguousOutcomeError, TimeoutExceeded: as for `upload_media`.
+        """
+        info: MediaInfo = await self._calls.run(self.client.call, "get_media", media_id_of(media_id))
+        return info
+
+    async def delete_media(self, media_id: str) -> None:
+        """Delete a file; its content is uploaded anew when it is needed again.
+
+        Raises:
+            InvalidMessageError: this is no id.
+            CircuitOpenError, GraphError, AmbiguousOutcomeError, TimeoutExceeded: as for `upload_media`.
+        """
+        self._media.forget(media_id_of(media_id))
+        await self._calls.run(self.client.call, "delete_media", media_id)
+
+    def forget_media(self, media_id: str | None = None) -> None:
+        """Forget the id of an upload, or all: for one that the API does not know any more. Nothing is deleted there."""
+        self._media.forget(media_id)
+
+    # --- number and account ----------------------------------------------------------------------------------------
+
+    async def get_number_status(self) -> NumberStatus:
+        """What the API says of the sending number: quality, limits, and whether it can send. Also while the circuit is
+        open: it passes no breaker.
+
+        Raises:
+            GraphError, AmbiguousOutcomeError, TimeoutExceeded: as for `send`, without a record.
+        """
+        status: NumberStatus = await self._calls.run(self.client.call, "get_number_status")
+        return status
+
+    async def get_account_health(self) -> Health:
+        """Whether the business account can send messages, and what stands in the way; otherwise as `get_number_status`.
+
+        Raises:
+            ConfigurationError: the HTTP client was made without `waba_id`.
+        """
+        health: Health = await self._calls.run(self.client.call, "get_account_health")
+        return health
+
+    # --- templates -------------------------------------------------------------------------------------------------
+
+    async def create_template(self, definition: TemplateDefinition) -> TemplateReceipt:
+        """File a template for approval, and forget the list of templates.
+
+        Not repeated after an unknown outcome: the API would refuse the second one because of the first.
+
+        Raises:
+            ConfigurationError: the HTTP client was made without `waba_id`.
+            CircuitOpenError, GraphError, AmbiguousOutcomeError, TimeoutExceeded: as for `send`, without a record.
+        """
+        if not isinstance(definition, TemplateDefinition):
+            raise InvalidMessageError("create_template: definition must be a TemplateDefinition")
+        try:
+            receipt: TemplateReceipt = await self._calls.run(self.client.call, "create_template", definition)
+        finally:
+            self.forget_templates()
+        return receipt
+
+    async def delete_template(self, name: str, *, template_id: str | None = None) -> None:
+        """Delete a template in all languages, or in the one that has this id, and forget the list of templates.
+
+        Raises:
+            As `create_template`.
+        """
+        try:
+            await self._calls.run(self.client.call, "delete_template", name, template_id)
+        finally:
+            self.forget_templates()
 
     async def get_approved_templates(self) -> TemplateList:
         """The approved templates, all pages: from the API, else from up to 24 h ago, else the built-in ones.
 
         A list that is younger than `templates_fresh_for` is served without asking; while the circuit is open the log
-        says so, as it does of an older one. Who asks while somebody else's request is under way waits for that one.
+        says so, as it does of an older one. Who asks while somebody else's request is under way waits for that one;
+        with a fleet also for that of another member, for at most 15 s.
         Never raises for an API that fails: `source` and `age` of the result say what it is worth.
         """
+        await self._store.wait_for_others(self._has_fresh_list, self._now)
         before, asked = self._cache.entry(), self._now()
         try:
-            listing: _Listing = await self._templates()
+            listing: Listing = await self._templates()
         except Exception as error:
             self._log_templates("default", error)
             return TemplateList(DEFAULT_TEMPLATES, "default", None)
         if before is not None and before.value is listing:
-            if before.freshness == "fresh" and self.client.circuit_breaker.state in _REJECTING:
+            if before.freshness == "fresh" and self._lists_rejected():
                 self._log_templates("cached", None)  # nobody was asked, and nobody could be
             return TemplateList(listing.templates, "cache", before.age + self._now() - asked)
         return TemplateList(listing.templates, "api", 0.0)
 
     def forget_templates(self) -> None:
-        """Forget the list of templates, in the file too, and which are set aside: the next call asks the API.
+        """Forget the list of templates, in the file and in the fleet too, and which are set aside.
 
-        For when a webhook or a person tells that a template was approved, changed, paused or deleted. The old list is
-        not served any more, not even while the API fails.
+        For when a person tells that templates were approved, changed, paused or deleted. The next call asks the API;
+        the old list is not served any more, not even while the API fails.
         """
-        self._forgotten += 1
         self._quarantine.clear()
-        self._cache.invalidate()
+        self._forget_list()
 
-    async def _fetch_templates(self) -> _Listing:
+    def handle_template_update(
+        self, topic: str, *, name: str | None = None, language: str | None = None, event: str | None = None
+    ) -> bool:
+        """Take a webhook about a template into account: the list is forgotten, in the file and in the fleet too.
+
+        A template that is told to be `PAUSED` or `DISABLED` is set aside, as if a send of it had failed because of
+        that; one with another status, or that was edited, is not set aside any more.
+
+        Args:
+            topic: the webhook's `field`; others than those of templates change nothing.
+            name, language: `message_template_name` and `message_template_language`.
+            event: that of `message_template_status_update`.
+
+        Returns:
+            Whether it was about a template.
+        """
+        if topic not in _TEMPLATE_TOPICS:
+            return False
+        self._forget_list()
+        if name is None or language is None:
+            return True
+        key = (name, language.replace("-", "_"))  # webhooks were seen to write en-US
+        code = _UNUSABLE.get((event or "").upper()) if topic == "message_template_status_update" else None
+        if code is not None:
+            self._set_aside(key, GraphTemplateError(code, None, None, "template"))
+        elif topic in _TEMPLATE_TOPICS[:2]:
+            self._quarantine.release([key], self._now())
+        return True
+
+    async def aclose(self, drain: float = 10.0) -> None:
+        """Take no more calls, let those under way end, and close the HTTP client. Idempotent.
+
+        Calls after it raise `ServiceClosedError`, `get_approved_templates` answers what it has.
+
+        Args:
+            drain: seconds for calls under way; those that are left then are cut short with a `ServiceClosedError`. The
+                record of a send tells the truth: `unknown` where its request had left, else `failed` or `rejected`.
+
+        Raises:
+            ConfigurationError: `drain` is no number of seconds.
+        """
+        await self._calls.drain(checked_drain(drain))
+        close = getattr(self.client.http_client, "aclose", None)
+        if close is not None:
+            await close()
+
+    async def __aenter__(self) -> WhatsAppService:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _forget_list(self) -> None:
+        self._era = object()
+        self._cache.clear()
+
+    def _forgotten_by_others(self) -> None:
+        self._era = object()
+
+    def _has_fresh_list(self) -> bool:
+        entry = self._cache.entry()
+        return entry is not None and entry.freshness == "fresh"
+
+    async def _fetch_templates(self) -> Listing:
         """The whole listing or nothing: half a list would hide templates that exist.
 
         Approved ones only, whatever an HTTP client of the user's answers. A listing that was to be forgotten while it
         was under way is asked for again: it may be of the time before.
         """
+        self._store.begin(self._now())
+        try:
+            return await self._fetch_all_pages()
+        except BaseException:
+            self._store.give_up()
+            raise
+
+    async def _fetch_all_pages(self) -> Listing:
         templates: list[Template] = []
         after: str | None = None
-        begun, asked = self._forgotten, self._now()
+        begun, asked = self._era, self._now()
         for _ in range(_MAX_PAGES):
-            page = await self.client.get_templates_page(after)
+            page = await self._calls.run(self.client.get_templates_page, after)
             templates += (template for template in page.templates if template.status.upper() == "APPROVED")
             after = page.next_after
-            if begun != self._forgotten:
-                templates, after, begun, asked = [], None, self._forgotten, self._now()
+            if begun is not self._era:
+                templates, after, begun, asked = [], None, self._era, self._now()
             elif after is None:
-                listing = _Listing(tuple(templates))
+                listing = Listing(tuple(templates))
                 self._quarantine.release(listing.by_key, asked)
                 return listing
         raise RuntimeError(f"the template listing did not end after {_MAX_PAGES} pages")
 
+    def _lists_rejected(self) -> bool:
+        breaker = self.client.breaker_for("templates")
+        return breaker is not None and breaker.state in _REJECTING
+
     def _now(self) -> float:
-        return self._cache.clock.now()
+        return self._cache.clock.wall()
 
     def _log_stale(self, event: Event) -> None:
         if isinstance(event, StaleServed) and event.error is not None:
@@ -272,7 +546,7 @@ class WhatsAppService:
     def _new_record(self, user: Any, request: MessageRequest, delivery: Delivery | None) -> MessageRecord:
         template = request.message if isinstance(request.message, TemplateMessage) else None
         return MessageRecord(
-            id=uuid.uuid4().hex,
+            id=os.urandom(16).hex(),
             user_id=str(getattr(user, "id", user)),
             recipient=request.recipient.key,
             kind=request.message.kind,
@@ -288,12 +562,11 @@ class WhatsAppService:
             error=None,
         )
 
-    async def _send(self, record: MessageRecord, request: MessageRequest) -> MessageRecord:
-        payload = {"biz_opaque_callback_data": record.id, **request.payload()}
+    async def _send(self, record: MessageRecord, payload: Mapping[str, Any]) -> MessageRecord:
         sending = Sending()
         started = time.monotonic()
         key = None if record.template is None or record.language is None else (record.template, record.language)
-        forgotten = self._forgotten
+        era = self._era
         try:
             known = None if key is None else self._quarantine.error_for(key)
             if known is not None:
@@ -305,34 +578,37 @@ class WhatsAppService:
             if isinstance(error, CircuitOpenError):
                 self._log_down(ended)
             if key is not None and isinstance(error, GraphTemplateError):
-                self._learn(key, error, forgotten)
+                self._learn(key, error, era)
             raise
         return _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
 
-    def _check_fit(self, message: TemplateMessage) -> None:
+    def _check_fit(self, message: TemplateMessage, payload: Mapping[str, Any]) -> None:
         entry = self._cache.entry()
         if entry is None or entry.freshness == "expired":
             return
         template = entry.value.by_key.get((message.name, message.language))
         if template is not None:
-            check_fit(message.content().get("components", ()), template.components)
+            check_fit(payload[message.kind].get("components", ()), template.components)
 
     def _category_of(self, name: str, language: str) -> str | None:
         entry = self._cache.entry()
         template = None if entry is None else entry.value.by_key.get((name, language))
         return None if template is None else template.category
 
-    def _learn(self, key: TemplateKey, error: GraphTemplateError, forgotten: int) -> None:
+    def _learn(self, key: TemplateKey, error: GraphTemplateError, era: object) -> None:
         """What the API's answer to one send says of the template, for the sends after it."""
-        if error.local or forgotten != self._forgotten:
+        if error.local or era is not self._era:
             return  # known already, or an answer of the time before
+        self._set_aside(key, error)
+        entry = self._cache.entry() if error.code in _MISFITS else None
+        if entry is not None:
+            entry.value.by_key.pop(key, None)
+
+    def _set_aside(self, key: TemplateKey, error: GraphTemplateError) -> None:
         seconds = self._quarantine.put(key, error)
         if seconds > 0:
             told = {"template": key[0], "language": key[1], "error": name_of_error(error), "seconds": seconds}
             self._logger.warning("Template set aside: sends of it fail at once", extra=told)
-        entry = self._cache.entry() if error.code in _MISFITS else None
-        if entry is not None:
-            entry.value.by_key.pop(key, None)
 
     def _log_down(self, record: MessageRecord) -> None:
         recipient = mask_recipient(record.recipient) if self._mask_recipients else record.recipient

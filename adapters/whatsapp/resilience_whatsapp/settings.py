@@ -11,6 +11,7 @@ from resilience_core import CircuitBreaker, ConfigurationError, Fleet, Retry, Ti
 from resilience_core.config import PRESETS, from_legacy
 
 BREAKER_NAME = "whatsapp_api"
+RETRY_NAME = "whatsapp_retry"
 
 
 @frozen
@@ -43,10 +44,10 @@ class Settings:
             fleet=fleet,
         )
 
-    def retry_policy(self) -> Retry:
+    def retry_policy(self, name: str = RETRY_NAME) -> Retry:
         """A new retry policy with these numbers."""
         return Retry(
-            "whatsapp_retry",
+            name,
             max_attempts=self.max_attempts,
             base_delay=self.base_delay,
             multiplier=self.multiplier,

@@ -6,15 +6,25 @@ whether the way that messages take is up.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import field, frozen
 
-from resilience_whatsapp._envelope import content_of, number_of, text_of
+from resilience_whatsapp._envelope import Wait, content_of, number_of, text_of
 from resilience_whatsapp.errors import AmbiguousOutcomeError, GraphError, graph_error
 from resilience_whatsapp.records import mask_recipient
 
-__all__ = ["NUMBER_FIELDS", "EntityHealth", "Health", "NumberStatus", "read_health", "read_number_status"]
+__all__ = [
+    "NUMBER_FIELDS",
+    "EntityHealth",
+    "Health",
+    "NumberStatus",
+    "health_of",
+    "number_status_of",
+    "read_health",
+    "read_number_status",
+]
 
 NUMBER_FIELDS = (
     "display_phone_number",
@@ -76,9 +86,13 @@ class NumberStatus:
     health: Health | None
 
 
-def read_number_status(status: int, body: bytes, wait: float | None = None) -> NumberStatus:
+def read_number_status(status: int, body: bytes, wait: Wait = None) -> NumberStatus:
     """The status in an answer about a number, or the error that it means."""
-    content = content_of(status, body, wait)
+    return number_status_of(content_of(status, body, wait), status)
+
+
+def number_status_of(content: Mapping[str, Any], status: int = 200) -> NumberStatus:
+    """The status in what the API says of a number."""
     number = text_of(content, "id")
     if number is None:
         raise AmbiguousOutcomeError(status, "an answer about no number")
@@ -92,19 +106,23 @@ def read_number_status(status: int, body: bytes, wait: float | None = None) -> N
         messaging_limit=text_of(content, "whatsapp_business_manager_messaging_limit"),
         name_status=text_of(content, "name_status"),
         code_verification_status=text_of(content, "code_verification_status"),
-        health=_health(content["health_status"]) if isinstance(content.get("health_status"), dict) else None,
+        health=health_of(content),
     )
 
 
-def read_health(status: int, body: bytes, wait: float | None = None) -> Health:
+def read_health(status: int, body: bytes, wait: Wait = None) -> Health:
     """The health in an answer about any object, or the error that it means."""
-    told = content_of(status, body, wait).get("health_status")
-    if not isinstance(told, dict):
+    health = health_of(content_of(status, body, wait))
+    if health is None:
         raise AmbiguousOutcomeError(status, "an answer without health_status")
-    return _health(told)
+    return health
 
 
-def _health(told: dict[str, Any]) -> Health:
+def health_of(content: Mapping[str, Any]) -> Health | None:
+    """The health in what the API says of any object; None where it says nothing of it."""
+    told = content.get("health_status")
+    if not isinstance(told, dict):
+        return None
     rows = told.get("entities")
     entities = (_entity(row) for row in rows) if isinstance(rows, list) else ()
     return Health(text_of(told, "can_send_message"), tuple(each for each in entities if each is not None))

@@ -24,7 +24,7 @@ class TemplateList:
 
     templates: tuple[Template, ...]
     source: TemplateSource
-    """`api`: asked just now; `cache`: as of `age` seconds ago; `default`: the built-in ones."""
+    """`api`: asked just now; `cache`: as of `age` seconds ago, of this process or another one; `default`: built in."""
     age: float | None
     """Seconds since the API told them; None for the built-in ones."""
 

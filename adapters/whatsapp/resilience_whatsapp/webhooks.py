@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 from attrs import field, frozen
 
 from resilience_whatsapp._envelope import number_of, parse, text_of
+from resilience_whatsapp._opaque import split_opaque_data
 from resilience_whatsapp.errors import GraphError, InvalidWebhookError, graph_error
 
 __all__ = ["WebhookItem", "WebhookKind", "read_webhook"]
@@ -36,7 +37,9 @@ class WebhookItem:
     status: str | None
     """`sent`, `delivered`, `read`, `played`, `failed`, or one that is not known yet; None unless `kind` is `status`."""
     opaque_data: str | None = field(repr=False)
-    """The echo of `biz_opaque_callback_data`."""
+    """What was given as `opaque_data` when it was sent; all of the echo where it is not ours."""
+    record_id: str | None
+    """The id of the `MessageRecord` of the message that it is about; None where the echo is not ours."""
     errors: tuple[GraphError, ...]
     """Typed as those of answers; they have no `http_status`."""
     content: Mapping[str, Any] = field(repr=False)
@@ -71,6 +74,7 @@ def _items(entry: dict[str, Any]) -> Iterator[WebhookItem]:
 
 
 def _item(kind: WebhookKind, name: str, entry: Any, value: dict[str, Any], content: dict[str, Any]) -> WebhookItem:
+    record_id, opaque_data = split_opaque_data(text_of(content, "biz_opaque_callback_data"))
     return WebhookItem(
         kind=kind,
         topic=name,
@@ -78,7 +82,8 @@ def _item(kind: WebhookKind, name: str, entry: Any, value: dict[str, Any], conte
         phone_number_id=text_of(value.get("metadata"), "phone_number_id"),
         wamid=text_of(content, "id") if kind in ("status", "message") else None,
         status=text_of(content, "status") if kind == "status" else None,
-        opaque_data=text_of(content, "biz_opaque_callback_data"),
+        opaque_data=opaque_data,
+        record_id=record_id,
         errors=_errors(content),
         content=content,
     )

@@ -415,6 +415,26 @@ def test_a_listing_that_is_over_its_limit_or_not_permitted_keeps_no_message_back
     run(story)
 
 
+def test_filing_and_deleting_templates_counts_as_management_and_reads_of_the_number_pass_all_gates() -> None:
+    async def story() -> None:
+        stage = Stage()
+        asked: list[str] = []
+
+        async def delete_template(name: str, template_id: str | None) -> None:
+            asked.append(name)
+            raise told(80007)
+
+        stage.api.delete_template = delete_template
+        for outcome in (GraphThrottledError, GateClosedError):
+            with pytest.raises(outcome):
+                await stage.client.call("delete_template", "offer", None)
+        assert asked == ["offer"]
+        assert (await stage.client.call("get_number_status")).id == "1"
+        assert await stage.send() == "accepted"
+
+    run(story)
+
+
 def test_many_failed_listings_of_a_limit_never_open_the_circuit_of_sends() -> None:
     async def story() -> None:
         stage = Stage(max_attempts=3)

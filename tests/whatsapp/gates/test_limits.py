@@ -10,34 +10,23 @@ from resilience_core import RateLimitedError
 from resilience_core.testing import VirtualClock
 from resilience_whatsapp.gates._pairs import BURST, Pairs
 from resilience_whatsapp.gates._throughput import Throughput
-
-SLACK = 1e-6
-
-
-class ServersBucket:
-    """Tokens that come back at `rate` a second, at most `rate` of them; what comes in takes one in any case."""
-
-    def __init__(self, rate: float) -> None:
-        self.rate = self.level = rate
-        self.at = 0.0
-
-    def take(self, now: float) -> bool:
-        self.level = min(self.rate, self.level + (now - self.at) * self.rate)
-        self.at = now
-        self.level -= 1.0
-        return self.level >= -SLACK
+from resilience_whatsapp.simulator import meters as simulated
 
 
-class ServersPairs:
-    """One message in 6 s, and 45 at once on credit: how far the schedule of a pair runs ahead."""
+def takes(server: simulated.Bucket, now: float) -> bool:
+    """Whether a message would be taken; what is refused uses nothing up."""
+    fits = server.wait(now) == 0.0
+    if fits:
+        server.take(now)
+    return fits
 
-    def __init__(self) -> None:
-        self.due: dict[str, float] = {}
 
-    def take(self, recipient: str, now: float) -> bool:
-        due = max(now, self.due.get(recipient, now))
-        self.due[recipient] = due + 6.0
-        return due - now <= 44 * 6.0 + SLACK
+def takes_of(server: simulated.Pairs, recipient: str, now: float) -> bool:
+    """The same for a pair."""
+    fits = server.wait(("1", recipient), now) == 0.0
+    if fits:
+        server.take(("1", recipient), now)
+    return fits
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,7 +41,7 @@ class ServersPairs:
 def test_what_the_pacer_of_pairs_lets_through_is_never_too_early_for_the_api(
     steps: list[tuple[str, float, float]],
 ) -> None:
-    clock, server, arrivals = VirtualClock(), ServersPairs(), list[tuple[float, str]]()
+    clock, server, arrivals = VirtualClock(), simulated.Pairs(6.0, 45), list[tuple[float, str]]()
     pairs = Pairs("pairs", BURST, max_wait=0.0, clock=clock, fleet=None)
     for recipient, passed, delay in steps:
         clock.advance(passed)
@@ -61,17 +50,17 @@ def test_what_the_pacer_of_pairs_lets_through_is_never_too_early_for_the_api(
         except RateLimitedError:
             continue
         arrivals.append((clock.now() + delay, recipient))
-    assert all(server.take(recipient, at) for at, recipient in sorted(arrivals))  # they overtake each other
+    assert all(takes_of(server, recipient, at) for at, recipient in sorted(arrivals))  # they overtake each other
 
 
 def test_with_as_many_as_the_api_lends_a_first_message_that_is_late_makes_a_later_one_too_early() -> None:
-    clock, server, arrivals = VirtualClock(), ServersPairs(), list[float]()
+    clock, server, arrivals = VirtualClock(), simulated.Pairs(6.0, 45), list[float]()
     pairs = Pairs("pairs", BURST + 1, max_wait=0.0, clock=clock, fleet=None)
     for number in range(46):
         clock.advance(6.0 if number == 45 else 0.0)
         pairs.limiter.enter(("1", "a"), {})
         arrivals.append(clock.now() + (0.0 if number == 45 else 0.05))
-    assert [server.take("a", at) for at in arrivals] == [True] * 45 + [False]
+    assert [takes_of(server, "a", at) for at in arrivals] == [True] * 45 + [False]
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,8 +71,7 @@ def test_with_as_many_as_the_api_lends_a_first_message_that_is_late_makes_a_late
 def test_what_the_pacer_of_a_number_lets_through_is_never_over_its_throughput(
     steps: list[tuple[str, float]], level: float
 ) -> None:
-    clock, server = VirtualClock(), ServersBucket(level)
-    server.at = clock.now()
+    clock, server = VirtualClock(), simulated.Bucket(level)
     pacer = Throughput("throughput", level, 0.85, max_wait=0.0, clock=clock, fleet=None)
     for what, passed in steps:
         clock.advance(passed)
@@ -95,7 +83,7 @@ def test_what_the_pacer_of_a_number_lets_through_is_never_over_its_throughput(
             pacer.limiter.enter((), {})
         except RateLimitedError:
             continue
-        assert server.take(clock.now())
+        assert takes(server, clock.now())
 
 
 def test_a_burst_of_44_and_then_10_in_a_minute() -> None:
@@ -115,8 +103,7 @@ def test_a_burst_of_44_and_then_10_in_a_minute() -> None:
 
 @pytest.mark.parametrize("true_level", [20.0, 50.0])
 def test_the_rate_of_a_number_that_is_slower_than_believed_is_learnt_and_nearly_used(true_level: float) -> None:
-    clock, server = VirtualClock(), ServersBucket(true_level)
-    server.at = clock.now()
+    clock, server = VirtualClock(), simulated.Bucket(true_level)
     pacer = Throughput("throughput", 80.0, 0.85, max_wait=0.0, clock=clock, fleet=None)
     hits = taken = 0
     for _ in range(300 * 20):
@@ -129,11 +116,10 @@ def test_the_rate_of_a_number_that_is_slower_than_believed_is_learnt_and_nearly_
                 pacer.limiter.enter((), {})
             except RateLimitedError:
                 break
-            if server.take(began):
+            if takes(server, began):
                 taken += 1
                 pacer.growth.succeeded(began)
             else:
-                server.level += 1.0  # what is refused uses nothing up
                 hits += 1
                 pacer.hit(began, None)
     assert taken >= 0.6 * true_level * 300

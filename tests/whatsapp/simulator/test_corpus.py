@@ -11,7 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from resilience_whatsapp.simulator import Fault, SimTemplate, Simulator
+from resilience_whatsapp.simulator import Fault, ManualClock, Receiver, SimTemplate, Simulator, Statuses
+from resilience_whatsapp.simulator.events import failure
+from tests.whatsapp.simulator.tools import Api, clock_of, receiver, run
 
 CORPUS = Path(__file__).parents[4] / "shared" / "corpus"
 pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason=f"no samples at {CORPUS}: they are not part of the project")
@@ -39,8 +41,12 @@ def shape(content: Any) -> Any:
 
 
 def ask(method: str, path: str, payload: Any = None, *, fault: Fault | None = None, token: bool = True, **options: Any):
+    files: dict[str, str] = options.pop("files", {})
+
     async def inside() -> tuple[int, Any]:
         async with Simulator(**options) as simulator:
+            for media_id, mime_type in files.items():
+                simulator.add_media(b"file", mime_type, media_id=media_id)
             if fault is not None:
                 simulator.script(fault)
             headers = {"Authorization": f"Bearer {simulator.token}"} if token else {}
@@ -182,5 +188,65 @@ def test_requests_of_the_samples_are_taken(name: str) -> None:
         templates = [
             SimTemplate(content["name"], language, parameters=counts["body"], header_parameters=counts["header"])
         ]
-    status, answer = send(payload, templates=templates)
+    status, answer = send(payload, templates=templates, files=files_of(payload))
     assert (status, list(answer)) == (200, ["messaging_product", "contacts", "messages"])
+
+
+def files_of(content: Any) -> dict[str, str]:
+    """The ids of files anywhere in a message, with a type that fits."""
+    types = {"image": "image/png", "sticker": "image/webp", "video": "video/mp4"}
+    found: dict[str, str] = {}
+    for key, inner in content.items() if isinstance(content, dict) else ():
+        if key in types and "id" in inner:
+            found[inner["id"]] = types[key]
+        for each in inner if isinstance(inner, list) else [inner]:
+            found |= files_of(each)
+    return found
+
+
+# --- webhooks -------------------------------------------------------------------------------------
+
+
+def told(version: str, **message: Any) -> tuple[list[Any], list[Any]]:
+    """Statuses and messages as a receiver of this version gets them."""
+
+    async def story(api: Api) -> tuple[list[Any], list[Any]]:
+        async with receiver() as hook:
+            await api.simulator.subscribe(Receiver(hook.url, version=version))
+            await api.send(biz_opaque_callback_data="id", **message)
+            api.simulator.inbound("16505551234", "Does it come in another color?")
+            for count in (2, 3, 4):
+                await clock_of(api).advance(1.0)
+                await hook.until(count)
+            inbound = [value for value in hook.values() if "messages" in value]
+            return hook.statuses(), inbound
+
+    statuses = Statuses(sent=(1, 1), delivered=(1, 1), read=(1, 1), reads=1.0)
+    return run(story, clock=ManualClock(), statuses=statuses)
+
+
+def value_of(name: str) -> Any:
+    return sample(name)["entry"][0]["changes"][0]["value"]
+
+
+def test_a_status_of_an_old_version_has_the_keys_of_a_sample() -> None:
+    sent = told("v23.0")[0][0]
+    real = value_of("webhook_status__pywa_with_tracker")["statuses"][0]
+    assert sent.pop("pricing").keys() == real.pop("pricing").keys() | {"type"}, "which came with PMP"
+    assert shape(sent) == shape(real)
+
+
+def test_a_status_of_a_new_version_has_the_keys_of_a_sample_and_of_the_request() -> None:
+    sent = told("v25.0")[0][0]
+    real = value_of("webhook_status__doc_v24_no_conversation_no_pricing")["statuses"][0]
+    assert sent.keys() - real.keys() == {"pricing", "biz_opaque_callback_data"}
+    assert shape(real).items() <= shape(sent).items()
+
+
+def test_a_message_that_came_in_has_the_keys_of_a_sample() -> None:
+    assert shape(told("v25.0")[1][0]) == shape(value_of("webhook_message__whaloc_text"))
+
+
+def test_a_failure_has_the_keys_of_a_sample() -> None:
+    real = value_of("webhook_status__java_reengagementmessageerror")["statuses"][0]["errors"][0]
+    assert shape(failure(131047)) == shape(real)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import runpy
@@ -15,8 +16,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from resilience_whatsapp.simulator import Fault, SimTemplate, Simulator, SimulatorThread
-from resilience_whatsapp.simulator.__main__ import main
+from resilience_whatsapp.simulator import Fault, Limits, SimTemplate, Simulator, SimulatorThread
+from resilience_whatsapp.simulator.__main__ import add_arguments, main, run
 
 TEXT = {"messaging_product": "whatsapp", "to": "+33612345678", "type": "text", "text": {"body": "secret words"}}
 
@@ -171,6 +172,7 @@ def test_an_ipv6_address_is_written_as_one() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "resilience_whatsapp.simulator", "--port", "0", "--token", "t", "--waba-id", "77"]
+    command += ["--scenario", "unpaid"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -194,3 +196,66 @@ def test_the_module_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("resilience_whatsapp.simulator", run_name="__main__")
     assert ended.value.code == 1
+
+
+def test_the_command_takes_all_that_the_simulator_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    told = [
+        "--speed",
+        "60",
+        "--seed",
+        "7",
+        "--limits",
+        "real",
+        "--limit",
+        "throughput=1000",
+        "--limit",
+        "messaging=none",
+    ]
+    told += ["--limit", "usage_from=12.5", "--limit", "enforced=false", "--numbers", "2", "--accounts", "2"]
+    told += ["--service-window", "--scenario", "unpaid", "--app-secret", "s", "--webhook", "http://127.0.0.1:1/"]
+    stopped: list[str] = []
+
+    async def serve(simulator: Simulator, scenarios: list[str]) -> None:
+        async with simulator:
+            stopped.extend(scenarios)
+            assert simulator.limits == Limits.real(throughput=1000, messaging=None, usage_from=12.5, enforced=False)
+            assert (simulator.clock.speed, simulator.service_window) == (60.0, True)
+            assert len(simulator.world.numbers) == 4
+            assert len(simulator.webhooks.receivers) == 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resilience_whatsapp.simulator.__main__._serve", serve)
+        assert run(parser.parse_args(told)) == 0
+    assert stopped == ["unpaid"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--limit", "typo=1"], "is no limit; known are throughput"),
+        (["--limit", "pair_burst=x"], "is no number"),
+        (["--numbers", "0"], "must be 1 or more"),
+        (["--scenario", "x"], "invalid choice"),
+    ],
+)
+def test_the_command_refuses_options_that_cannot_be(
+    options: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(options)
+    assert ended.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_the_command_says_which_value_it_cannot_take(capsys: pytest.CaptureFixture[str]) -> None:
+    for options, text in (
+        (["--speed", "0"], "speed must be"),
+        (["--limit", "messaging=0"], "limits.messaging must be"),
+        (["--webhook", "nowhere"], "url must begin with http"),
+    ):
+        assert main(options) == 2
+        assert text in capsys.readouterr().err
+    assert main(["--webhook", "http://127.0.0.1:1/", "--verify-token", "x"]) == 1
+    assert "did not answer the handshake" in capsys.readouterr().err

@@ -72,6 +72,7 @@ BODY = body(TEXT, TEXT)
         (message(text=None), 400, 131008),
         (message(text={}), 400, 131008),
         (message(text=[]), 400, 131008),
+        (message(text={"body": ""}), 400, 131008),
         (message(text={"body": "x" * 4096}), 200, None),
         (message(text={"body": "x" * 4097}), 400, 131009),
         (message(text={"body": 5}), 400, 131009),

@@ -24,6 +24,14 @@ from resilience_whatsapp.messages._content import (
     Text,
     Video,
 )
+from resilience_whatsapp.messages._definition import (
+    BodyDefinition,
+    ButtonDefinition,
+    ButtonsDefinition,
+    FooterDefinition,
+    HeaderDefinition,
+    TemplateDefinition,
+)
 from resilience_whatsapp.messages._interactive import (
     CallToAction,
     CatalogMessage,
@@ -66,6 +74,9 @@ from resilience_whatsapp.messages._template import (
 __all__ = [
     "ActionParameter",
     "Audio",
+    "BodyDefinition",
+    "ButtonDefinition",
+    "ButtonsDefinition",
     "CallToAction",
     "CatalogMessage",
     "Contact",
@@ -81,7 +92,9 @@ __all__ = [
     "DateTimeParameter",
     "Document",
     "FlowMessage",
+    "FooterDefinition",
     "GroupId",
+    "HeaderDefinition",
     "Image",
     "Interactive",
     "InvalidMessageError",
@@ -114,6 +127,7 @@ __all__ = [
     "TemplateButton",
     "TemplateCard",
     "TemplateCarousel",
+    "TemplateDefinition",
     "TemplateHeader",
     "TemplateMessage",
     "TemplateOffer",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 from attrs import NOTHING, Attribute, fields, frozen
@@ -28,7 +29,13 @@ class Part:
 
     def content(self) -> Any:
         """The API's JSON for it."""
-        return {attribute.name: plain(value) for attribute, value in _given(self)}
+        found = {}
+        kind: Any = type(self)
+        for name in _names(kind):
+            value = getattr(self, name)
+            if value is not None and value != ():
+                found[name] = plain(value)
+        return found
 
     @classmethod
     def read(cls: type[P], value: Any) -> P:
@@ -51,20 +58,20 @@ def _fields(part: type[Any]) -> tuple[Attribute[Any], ...]:
     return fields(part)  # type: ignore[no-any-return]
 
 
+@cache  # asked for each part of each message
+def _names(part: type[Any]) -> tuple[str, ...]:
+    return tuple(attribute.name for attribute in _fields(part))
+
+
 def _check_of(attribute: Attribute[Any]) -> Check:
     assert isinstance(attribute.validator, Check), "each field of a part that is read has one"
     return attribute.validator
 
 
-def _given(part: Part) -> Iterable[tuple[Attribute[Any], Any]]:
-    for attribute in _fields(type(part)):
-        value = getattr(part, attribute.name)
-        if value is not None and value != ():
-            yield attribute, value
-
-
 def plain(value: Any) -> Any:
     """A value of a field as JSON."""
+    if type(value) is str:
+        return value
     if isinstance(value, Part):
         return value.content()
     return [plain(each) for each in value] if isinstance(value, tuple) else value
@@ -84,6 +91,8 @@ def taken(value: Any, where: str, *names: str) -> dict[str, Any]:
 
 def as_tuple(values: Any) -> tuple[Any, ...]:
     """For fields with several values; one that is not iterable is left to the validator."""
+    if type(values) is list or type(values) is tuple:  # nearly always; to ask for `Iterable` takes longer
+        return tuple(values)
     return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
 
 
@@ -213,8 +222,9 @@ class Many(Check):
 
     def trouble(self, value: Any) -> str | None:
         """See `Check`."""
-        if not all(isinstance(each, self.kinds) for each in value):
-            return f"must hold only {' or '.join(kind.__name__ for kind in self.kinds)}"
+        for each in value:
+            if not isinstance(each, self.kinds):
+                return f"must hold only {' or '.join(kind.__name__ for kind in self.kinds)}"
         if not self.least <= len(value) <= self.most:
             return f"must hold {self.least} to {self.most}, not {len(value)}"
         return None

@@ -412,6 +412,8 @@ class TemplateMessage(Message):
     )
 
     def __attrs_post_init__(self) -> None:
+        if len(self.components) < 2:
+            return  # nothing can be there twice
         once = [part.kind for part in self.components if not isinstance(part, (TemplateButton, RawComponent))]
         all_different(self, "components", once, "component but buttons")
         buttons = (part.index for part in self.components if isinstance(part, TemplateButton))

@@ -1,23 +1,52 @@
-"""The admin routes, with which other processes script faults and read the book.
+"""The steering routes, with which other processes script faults, write as users, and read the book and the report.
 
-POST /_sim/faults   DELETE /_sim/faults   GET /_sim/book   POST /_sim/reset
+| route | what it does |
+|---|---|
+| `POST /_sim/faults` | scripts a fault, or a list of them, all or none; `DELETE` clears them |
+| `GET /_sim/book` | all that was accepted |
+| `GET /_sim/report` | the report; `POST` with `{"records": {"<opaque id>": "<state>"}}` compares the sender's records |
+| `POST /_sim/webhooks` | subscribes a receiver; `DELETE ?url=` unsubscribes it, or all |
+| `POST /_sim/inbound` | a user writes: `{"from", "text"}` and the other arguments of `Simulator.inbound` |
+| `POST /_sim/block` | blocks a number or an account: `{"code", "phone_number_id"?, "waba_id"?, "seconds"?}` |
+| `DELETE /_sim/block` | ends it: `?phone_number_id=` or `?waba_id=` |
+| `POST /_sim/upgrade` | raises a number's throughput: `{"phone_number_id"?}` |
+| `POST /_sim/limits` | other limits: `{"base": "none" or "real"}` and any field of `Limits` |
+| `POST /_sim/reset` | forgets book, faults, and what was used of the limits |
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from aiohttp import web
+from attrs import fields
 
 from resilience_whatsapp.simulator import wire
-from resilience_whatsapp.simulator.book import Book
-from resilience_whatsapp.simulator.faults import Fault, FaultError, Script
+from resilience_whatsapp.simulator.faults import Fault, FaultError
+from resilience_whatsapp.simulator.limits import Limits, LimitsError
+from resilience_whatsapp.simulator.receivers import Receiver, WebhookError
+from resilience_whatsapp.simulator.report import RecordsError
+
+if TYPE_CHECKING:
+    from resilience_whatsapp.simulator.server import Simulator
+
+_MAX_RECORDS = 64 * 1024 * 1024
+"""Bytes of a body: 20,000 records take 1 or 2 MB, aiohttp's own limit is 1 MB."""
+
+_UNKNOWN = "phone_number_id and waba_id must be those of a number and an account"
+
+
+def application() -> web.Application:
+    """With room for many records in one body."""
+    return web.Application(client_max_size=_MAX_RECORDS)
 
 
 class Admin:
-    """Handlers over a book and a script."""
+    """Handlers over a simulator."""
 
-    def __init__(self, book: Book, script: Script) -> None:
-        self._book = book
-        self._script = script
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
 
     def routes(self) -> list[web.RouteDef]:
         """What it answers to."""
@@ -25,6 +54,15 @@ class Admin:
             web.post("/_sim/faults", self._add),
             web.delete("/_sim/faults", self._clear),
             web.get("/_sim/book", self._show),
+            web.get("/_sim/report", self._report),
+            web.post("/_sim/report", self._report),
+            web.post("/_sim/webhooks", self._subscribe),
+            web.delete("/_sim/webhooks", self._unsubscribe),
+            web.post("/_sim/inbound", self._inbound),
+            web.post("/_sim/block", self._block),
+            web.delete("/_sim/block", self._unblock),
+            web.post("/_sim/upgrade", self._upgrade),
+            web.post("/_sim/limits", self._limits),
             web.post("/_sim/reset", self._reset),
         ]
 
@@ -34,18 +72,105 @@ class Admin:
             # All or nothing: a list with one bad row scripts none of them.
             faults = [Fault.from_json(row) for row in (content if isinstance(content, list) else [content])]
         except FaultError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        self._script.add(faults)
-        return web.json_response({"pending": len(self._script)})
+            return _refused(str(error))
+        self._simulator.script(*faults)
+        return web.json_response({"pending": len(self._simulator.faults)})
 
     async def _clear(self, request: web.Request) -> web.Response:
-        self._script.clear()
+        self._simulator.clear_faults()
         return web.json_response({"pending": 0})
 
     async def _show(self, request: web.Request) -> web.Response:
-        return web.json_response(self._book.as_json())
+        return web.json_response(self._simulator.book.as_json())
+
+    async def _report(self, request: web.Request) -> web.Response:
+        records: Any = None
+        if request.method == "POST":
+            content = await wire.json_of(request)
+            records = content.get("records") if isinstance(content, dict) else None
+            if not isinstance(records, dict):
+                return _refused("records must be an object of opaque ids and states")
+        try:
+            report = self._simulator.report(records)
+        except RecordsError as error:
+            return _refused(str(error))
+        return web.json_response(report.as_json())
+
+    async def _subscribe(self, request: web.Request) -> web.Response:
+        try:
+            await self._simulator.subscribe(Receiver.from_json(await wire.json_of(request)))
+        except WebhookError as error:
+            return _refused(str(error))
+        return web.json_response({"receivers": len(self._simulator.webhooks.receivers)})
+
+    async def _unsubscribe(self, request: web.Request) -> web.Response:
+        self._simulator.webhooks.unsubscribe(request.query.get("url"))
+        return web.json_response({"receivers": len(self._simulator.webhooks.receivers)})
+
+    async def _inbound(self, request: web.Request) -> web.Response:
+        content = await wire.json_of(request)
+        known = {"from", "text", "phone_number_id", "kind", "content", "name"}
+        if not isinstance(content, dict) or not content.keys() <= known or not content.get("from"):
+            return _refused(f"a message must be an object with from and any of {', '.join(sorted(known))}")
+        message = {key: value for key, value in content.items() if key != "content"}
+        if not all(isinstance(value, str) for value in message.values()):
+            return _refused(f"{', '.join(sorted(known - {'content'}))} must be texts")
+        if not isinstance(content.get("content"), Mapping | None):
+            return _refused("content must be an object")
+        if not self._knows(content):
+            return _refused(_UNKNOWN)
+        wamid = self._simulator.inbound(content.pop("from"), **content)
+        return web.json_response({"id": wamid})
+
+    async def _block(self, request: web.Request) -> web.Response:
+        content = await wire.json_of(request)
+        known = {"code", "seconds", "phone_number_id", "waba_id"}
+        if not isinstance(content, dict) or not content.keys() <= known or not isinstance(content.get("code"), int):
+            return _refused(f"a block must be an object with code and any of {', '.join(sorted(known))}")
+        if not isinstance(content.get("seconds"), int | float | None):
+            return _refused("seconds must be a number")
+        if not self._knows(content):
+            return _refused(_UNKNOWN)
+        self._simulator.block(**content)
+        return web.json_response({"success": True})
+
+    async def _unblock(self, request: web.Request) -> web.Response:
+        if not request.query.keys() <= {"phone_number_id", "waba_id"} or not self._knows(request.query):
+            return _refused(_UNKNOWN)
+        self._simulator.unblock(**request.query)
+        return web.json_response({"success": True})
+
+    async def _upgrade(self, request: web.Request) -> web.Response:
+        content = await wire.json_of(request) or {}
+        if not isinstance(content, dict) or not self._knows(content):
+            return _refused(_UNKNOWN)
+        self._simulator.upgrade(phone_number_id=content.get("phone_number_id"))
+        return web.json_response({"success": True})
+
+    async def _limits(self, request: web.Request) -> web.Response:
+        content = await wire.json_of(request)
+        known = {"base", *(attribute.name for attribute in fields(Limits))}
+        if not isinstance(content, dict) or not content.keys() <= known:
+            return _refused(f"limits must be an object with any of {', '.join(sorted(known))}")
+        base = content.pop("base", "none")
+        if base not in ("none", "real"):
+            return _refused("base must be none or real")
+        try:
+            self._simulator.limits = Limits.real(**content) if base == "real" else Limits.none(**content)
+        except LimitsError as error:
+            return _refused(str(error))
+        return web.json_response({"success": True})
 
     async def _reset(self, request: web.Request) -> web.Response:
-        self._book.clear()
-        self._script.clear()
+        self._simulator.reset()
         return web.json_response({"success": True})
+
+    def _knows(self, content: Mapping[str, Any]) -> bool:
+        """Whether the number and the account that are named, if any is, exist."""
+        world = self._simulator.world
+        named = ((content.get("phone_number_id"), world.numbers), (content.get("waba_id"), world.accounts))
+        return all(id is None or (isinstance(id, str) and id in known) for id, known in named)
+
+
+def _refused(text: str) -> web.Response:
+    return web.json_response({"error": text}, status=400)

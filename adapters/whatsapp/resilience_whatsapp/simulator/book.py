@@ -7,10 +7,32 @@ given twice, not even after `clear()`.
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
 
 from attrs import asdict, define, field
+
+BusinessKey: TypeAlias = "Callable[[dict[str, Any]], str | None]"
+"""What a message stands for in the business, told from its payload; None when it stands for nothing of its own."""
+
+
+RecipientType: TypeAlias = Literal["number", "user_id", "group"]
+
+
+def recipient_type_of(payload: dict[str, Any]) -> RecipientType:
+    """To whom a message goes that was not refused."""
+    if not payload.get("to"):
+        return "user_id"
+    return "group" if payload.get("recipient_type") == "group" else "number"
+
+
+def content_key(payload: dict[str, Any]) -> str:
+    """A digest of recipient and content: two messages with the same one say the same to the same user."""
+    content = {key: value for key, value in payload.items() if key != "biz_opaque_callback_data"}
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 @define
@@ -27,6 +49,19 @@ class Entry:
     """Number of the HTTP request that brought it, from 1, in the order of arrival."""
     answered: bool = False
     """Whether an answer with the wamid was given to a client that was still there."""
+    phone_number_id: str = ""
+    at: float = 0.0
+    """The API's time of acceptance."""
+    key: str | None = None
+    """What it stands for in the business."""
+    failed: int | None = None
+    """The code with which it fails by webhook."""
+    end: str | None = None
+    """The last status that it gets."""
+    category: str | None = None
+    """Of its template."""
+    recipient_type: RecipientType = "number"
+    """What `recipient` is: the number of a user, a business-scoped user id, or a group."""
 
 
 @define
@@ -35,25 +70,38 @@ class Book:
 
     entries: list[Entry] = field(factory=list)
     requests: Counter[str] = field(factory=Counter)
+    business_key: BusinessKey = content_key
     _issued: int = 0
+    _arrived: int = 0
 
     def arrive(self, route: str) -> int:
         """Count a request, whatever becomes of it; gives its number."""
         self.requests[route] += 1
-        return self.requests.total()
+        self._arrived += 1
+        return self._arrived
 
-    def accept(self, payload: dict[str, Any], request: int) -> Entry:
-        """Book the message that `request` brought."""
+    def wamid(self) -> str:
+        """A new one."""
         self._issued += 1
-        wamid = "wamid." + base64.b64encode(f"\x1d\x05\x02\x11sim{self._issued:010d}".encode()).decode()
+        return "wamid." + base64.b64encode(f"\x1d\x05\x02\x11sim{self._issued:010d}".encode()).decode()
+
+    def accept(
+        self, payload: dict[str, Any], request: int, phone_number_id: str, at: float, category: str | None = None
+    ) -> Entry:
+        """Book the message that `request` brought."""
         template = payload.get("template")
         entry = Entry(
-            wamid=wamid,
+            wamid=self.wamid(),
             recipient=payload.get("to") or payload["recipient"],
             type=payload.get("type", "text"),
             template=template["name"] if isinstance(template, dict) else None,
             opaque=payload.get("biz_opaque_callback_data"),
             request=request,
+            phone_number_id=phone_number_id,
+            at=at,
+            key=self.business_key(payload),
+            category=category,
+            recipient_type=recipient_type_of(payload),
         )
         self.entries.append(entry)
         return entry
@@ -82,3 +130,4 @@ class Book:
         """Forget everything."""
         self.entries.clear()
         self.requests.clear()
+        self._arrived = 0

@@ -30,6 +30,8 @@ class Refusal:
     is_transient: bool | None = None
     type: str = "OAuthException"
     message: str | None = None
+    user_title: str | None = None
+    """For people: errors of new and edited templates have it; there `error_data` is a text."""
 
     def as_json(self) -> dict[str, Any]:
         """The envelope."""
@@ -43,7 +45,9 @@ class Refusal:
         if subcode is not None:
             error["error_subcode"] = subcode
         details = title(self.code) if self.details is None and self.code >= _FIRST_CLOUD_API_CODE else self.details
-        if details is not None:
+        if details is not None and self.user_title is not None:
+            error |= {"error_data": details, "error_user_title": self.user_title, "error_user_msg": details}
+        elif details is not None:
             error["error_data"] = {"messaging_product": "whatsapp", "details": details}
         error["fbtrace_id"] = f"Asim{next(_traces):018d}"
         return {"error": error}
@@ -55,6 +59,7 @@ class Refusal:
 
 
 NO_TOKEN = Refusal(190, message="Invalid OAuth access token - Cannot parse access token")
+EXPIRED_TOKEN = Refusal(190, subcode=463, message="Error validating access token: Session has expired")
 
 
 def unknown_object(method: str, object_id: str) -> Refusal:
@@ -69,6 +74,13 @@ def unknown_object(method: str, object_id: str) -> Refusal:
 def required(name: str) -> Refusal:
     """A field of the message's outer shape is missing; within its content it is 131008."""
     return Refusal(100, message=f"(#100) The parameter {name} is required.")
+
+
+def without_code() -> dict[str, Any]:
+    """An envelope that lacks what everybody decides by."""
+    envelope = Refusal(131000).as_json()
+    del envelope["error"]["code"]
+    return envelope
 
 
 def html(status: int, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -1,45 +1,107 @@
-"""The scriptable faults: a list, consumed in order by the requests that match.
+"""The scriptable faults: a list, met in order by the requests that match.
+
+What the client sees instead of the proper answer:
 
 | kind | what the client sees | booked |
 |---|---|---|
 | `error` | `status` and an envelope with `code` (and `subcode`, `is_transient`, `details`) | no |
 | `json` | `status` (400) and `body`, whatever it is: an error without code, an odd success | if `accepted` |
+| `string_error` | `status` (500) and `{"error": "..."}` | no |
+| `no_code` | `status` (500) and an envelope without `code` | if `accepted` |
+| `html` | an HTML page with `status` (502) | if `accepted` |
+| `empty` | `status` (500) and no body | if `accepted` |
+| `gzip_bomb` | `status` (500) and a few KB that unpack to `size` bytes | if `accepted` |
+| `huge` | `status` (500) and `size` bytes of JSON | if `accepted` |
+| `malformed` | 200 and half of the JSON | yes |
+| `no_messages` | 200 and `{}` | yes |
 | `delay` | the proper answer, `seconds` later | yes, even if the client has gone by then |
+| `trickle` | the proper answer, byte by byte over `seconds` | yes |
+| `usage` | the proper answer, with usage headers that say `percent`, and `seconds` to wait in minutes | yes |
 | `reset_before_read` | the connection is reset before the request is handled | no |
 | `reset_after_accept` | the connection is reset instead of an answer | yes |
 | `hang_after_accept` | nothing for `seconds`, then the connection is reset | yes |
-| `html` | an HTML page with `status` (502) | if `accepted` |
-| `malformed` | 200 and half of the JSON | yes |
-| `no_messages` | 200 and `{}` | yes |
-| `string_error` | `status` (500) and `{"error": "..."}` | no |
-| `empty` | `status` (500) and no body | if `accepted` |
+| `cut_after_accept` | `size` bytes of the answer, nothing for `seconds`, then the connection is reset | yes |
+
+What becomes of a message after a proper answer, and of the webhooks that tell it:
+
+| kind | what happens |
+|---|---|
+| `fail_later` | the message is accepted, and fails with `code` by webhook |
+| `webhook_early` | the first status arrives before the answer of the send |
+| `webhook_late` | the status is told `seconds` later |
+| `webhook_duplicate` | the status is delivered twice |
+| `webhook_reorder` | the status changes places with the next one of its message |
+| `webhook_rebatch` | the status is delivered again later, in one body with others |
+| `webhook_signature` | the signature is wrong at the first delivery |
+| `webhook_dead` | the first delivery reaches nobody |
+| `webhook_lost` | the status is never told |
+
+And `dead`: for `lasts` seconds from `at` on nothing listens; who waits is dropped.
 
 `status` left out is the usual one of the kind, for `error` that of the code. `headers` go with every answer that a
-fault makes up. What is refused (validation) is never booked. A dead server is `Simulator.stop_listening()`.
+fault makes up. What is refused (validation, limits) is never booked. `times` requests meet a fault, or all of them
+while it lasts when `times` is None. `share` of the requests meet it, by the simulator's seed: a brown-out. It begins
+`at` seconds after it was scripted, and ends `lasts` seconds later. All seconds are the API's: `speed` shortens them.
 """
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
-from attrs import evolve, field, fields, frozen
+from attrs import define, field, fields, frozen
 
-KINDS = (
+from resilience_whatsapp.simulator.clock import SimClock
+
+ANSWERS = (
     "error",
     "json",
     "delay",
     "reset_before_read",
     "reset_after_accept",
     "hang_after_accept",
+    "cut_after_accept",
     "html",
     "malformed",
     "no_messages",
     "string_error",
+    "no_code",
     "empty",
+    "trickle",
+    "usage",
+    "gzip_bomb",
+    "huge",
 )
-ROUTES = ("messages", "message_templates", "phone_number", "*")
+OUTCOMES = ("fail_later",)
+WEBHOOKS = (
+    "webhook_early",
+    "webhook_late",
+    "webhook_duplicate",
+    "webhook_reorder",
+    "webhook_rebatch",
+    "webhook_signature",
+    "webhook_dead",
+    "webhook_lost",
+)
+KINDS = (*ANSWERS, *OUTCOMES, *WEBHOOKS, "dead")
+ROUTES = (
+    "messages",
+    "marketing_messages",
+    "message_templates",
+    "template",
+    "phone_number",
+    "phone_numbers",
+    "register",
+    "account",
+    "media",
+    "media_download",
+    "*",
+)
+MAX_SECONDS = 30 * 86_400
+MAX_SIZE = 1 << 30
+Stage = Literal["answer", "outcome", "webhook"]
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
@@ -50,7 +112,10 @@ class FaultError(ValueError):
 
 @frozen
 class Fault:
-    """One fault; `times` matching requests meet it, or all of them until cleared when `times` is None."""
+    """One fault; `times` matching requests meet it, or all of them until cleared when `times` is None.
+
+    Raises `FaultError`, which names the field.
+    """
 
     kind: str
     route: str = "messages"
@@ -64,6 +129,20 @@ class Fault:
     headers: Mapping[str, str] = field(factory=dict)
     details: str | None = None
     body: Any = None
+    share: float = 1.0
+    """The part of the matching requests, by the seed."""
+    at: float = 0.0
+    """Seconds after it was scripted from which on it is met."""
+    lasts: float | None = None
+    """Seconds for which it is met; None is without end."""
+    size: int = 10_000_000
+    """Bytes, of `huge`, `gzip_bomb` and `cut_after_accept`."""
+    percent: int = 80
+    """Of `usage`."""
+    to: str | None = None
+    """Digits or user id of the only recipient whose messages meet it: of `fail_later` and webhooks."""
+    object_id: str | None = None
+    """Of the only number, account or other object whose requests meet it."""
 
     def __attrs_post_init__(self) -> None:
         _require("kind", self.kind in KINDS, f"one of {', '.join(KINDS)}")
@@ -75,9 +154,20 @@ class Fault:
         _require(
             "is_transient", self.is_transient is None or isinstance(self.is_transient, bool), "true, false or null"
         )
-        _require("seconds", _is_duration(self.seconds), "a number from 0 to 3600")
+        _require("seconds", _is_duration(self.seconds), f"a number from 0 to {MAX_SECONDS}")
         _require("accepted", isinstance(self.accepted, bool), "true or false")
         _require("headers", _are_headers(self.headers), "a mapping of header names to texts of one line")
+        _require("share", _is_number(self.share) and 0 < self.share <= 1, "a number above 0, at most 1")
+        _require("at", _is_duration(self.at), f"a number from 0 to {MAX_SECONDS}")
+        _require(
+            "lasts",
+            _is_duration(self.lasts) or (self.lasts is None and self.kind != "dead"),
+            f"a number from 0 to {MAX_SECONDS}, or null but for `dead`",
+        )
+        _require("size", _is_int(self.size) and 0 < self.size <= MAX_SIZE, f"a number from 1 to {MAX_SIZE}")
+        _require("percent", _is_int(self.percent) and 0 < self.percent <= 1000, "a number from 1 to 1000")
+        _require("to", self.to is None or isinstance(self.to, str), "a text or null")
+        _require("object_id", self.object_id is None or isinstance(self.object_id, str), "a text or null")
         _require("details", self.details is None or isinstance(self.details, str), "a text or null")
 
     @classmethod
@@ -100,8 +190,12 @@ def _is_status(value: int) -> bool:
     return _is_int(value) and 200 <= value <= 599
 
 
-def _is_duration(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 3600
+def _is_duration(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= MAX_SECONDS
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _are_headers(value: object) -> bool:
@@ -120,30 +214,77 @@ def _require(name: str, holds: bool, expected: str) -> None:
         raise FaultError(f"fault.{name} must be {expected}")
 
 
-class Script:
-    """The faults still to come. It counts on copies: the same `Fault` may be scripted again and again."""
+@define(eq=False)
+class _Pending:
+    fault: Fault
+    begins: float
+    ends: float | None
+    left: int | None
 
-    def __init__(self) -> None:
-        self._faults: list[Fault] = []
+
+class Script:
+    """The faults still to come. It counts on its own: the same `Fault` may be scripted again and again."""
+
+    def __init__(self, clock: SimClock, draws: random.Random) -> None:
+        self._clock = clock
+        self._random = draws
+        self._pending: dict[Stage, list[_Pending]] = {"answer": [], "outcome": [], "webhook": []}
 
     def add(self, faults: Iterable[Fault]) -> None:
         """Append to the list."""
-        self._faults += faults
+        now = self._clock.now()
+        for fault in faults:
+            if fault.kind == "dead":
+                raise FaultError("fault.kind must be one that a request meets: the server dies by itself")
+            begins = now + fault.at
+            ends = None if fault.lasts is None else begins + fault.lasts
+            self._pending[stage_of(fault)].append(_Pending(fault, begins, ends, fault.times))
 
     def clear(self) -> None:
         """From now on all is well."""
-        self._faults.clear()
+        for faults in self._pending.values():
+            faults.clear()
 
-    def next(self, route: str) -> Fault | None:
-        """The fault that the next request on `route` meets, if any."""
-        for index, fault in enumerate(self._faults):
-            if fault.route in ("*", route):
-                if fault.times == 1:
-                    del self._faults[index]
-                elif fault.times is not None:
-                    self._faults[index] = evolve(fault, times=fault.times - 1)
-                return fault
+    def next(
+        self, route: str, stage: Stage = "answer", recipient: str | None = None, object_id: str | None = None
+    ) -> Fault | None:
+        """The fault that the next request on `route` meets, if any; `object_id` is that of its path."""
+        pending = self._pending[stage]
+        if not pending:
+            return None
+        now = self._clock.now()
+        self._forget(pending, now)
+        for row in pending:
+            fault = row.fault
+            if (
+                now < row.begins
+                or fault.route not in ("*", route)
+                or (fault.object_id is not None and fault.object_id != object_id)
+                or (fault.to is not None and fault.to != recipient)
+                or (fault.share < 1.0 and self._random.random() >= fault.share)
+            ):
+                continue
+            if row.left is not None:
+                row.left -= 1
+                if row.left == 0:
+                    pending.remove(row)
+            return fault
         return None
 
     def __len__(self) -> int:
-        return len(self._faults)
+        now = self._clock.now()
+        for pending in self._pending.values():
+            self._forget(pending, now)
+        return sum(map(len, self._pending.values()))
+
+    @staticmethod
+    def _forget(pending: list[_Pending], now: float) -> None:
+        if any(row.ends is not None and row.ends <= now for row in pending):
+            pending[:] = [row for row in pending if row.ends is None or row.ends > now]
+
+
+def stage_of(fault: Fault) -> Stage:
+    """When a fault is met: while answering, for what becomes of a message, or for a webhook."""
+    if fault.kind in OUTCOMES:
+        return "outcome"
+    return "webhook" if fault.kind in WEBHOOKS else "answer"

@@ -6,16 +6,20 @@ While it is dead nothing is carried out: connections are refused, open ones are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
+from typing import Any, Unpack
 
 from aiohttp import web
 
 from resilience_whatsapp.simulator import wire
-from resilience_whatsapp.simulator.admin import Admin
-from resilience_whatsapp.simulator.api import OWN_NUMBER, PHONE_NUMBER_ID, TOKEN, WABA_ID, GraphApi
+from resilience_whatsapp.simulator.admin import Admin, application
+from resilience_whatsapp.simulator.api import GraphApi, Options
+from resilience_whatsapp.simulator.clock import Timer
 from resilience_whatsapp.simulator.faults import Fault
-from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, SimTemplate
+from resilience_whatsapp.simulator.receivers import Receiver
+from resilience_whatsapp.simulator.webhooks import Delivered
 
 
 class Simulator(GraphApi):
@@ -23,12 +27,25 @@ class Simulator(GraphApi):
 
     Args:
         host, port: where to listen; port 0 takes a free one.
-        token: the only token that is accepted.
-        phone_number_id, waba_id: the only objects that exist.
-        own_number: digits of the sender; it cannot write to itself.
-        templates: of the business account.
+        token: the default token, which reaches every account.
+        phone_number_id, waba_id: the default objects; `world` has the methods to add others.
+        own_number: digits of the default number; it cannot write to itself.
+        templates: of the default account.
         allowed_recipients: digits of the only numbers that may be written to, as for a test number; default all.
         missing_template_status: 404 as documented, or 400 as also seen, with error 132001.
+        numbers, accounts: how many numbers each account has, and how many accounts there are, each of a portfolio of
+            its own; the ids of the others count up from the first.
+        clock: what times everything; `ManualClock()` stands still until a test advances it.
+        speed: seconds of the API in a second of real time, when no clock is given.
+        seed: of all that happens by chance: the same seed and the same requests in the same order make the same story.
+        limits: `Limits.none()` by default, so that nothing surprises; `Limits.real()` has those of the API.
+        service_window: whether free-form messages to users who did not write within 24 h are refused (131047).
+        webhooks: who is told: addresses, or `Receiver`s with a handshake, a version or accounts of their own.
+        webhook_batch: at most so many statuses and messages in one body.
+        app_secret: signs the webhooks.
+        statuses: when the statuses of a message are told.
+        business_key: what a message stands for, told from its payload; default recipient and content. The report
+            counts those that were accepted more than once.
     """
 
     def __init__(
@@ -36,25 +53,14 @@ class Simulator(GraphApi):
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        token: str = TOKEN,
-        phone_number_id: str = PHONE_NUMBER_ID,
-        waba_id: str = WABA_ID,
-        own_number: str = OWN_NUMBER,
-        templates: Sequence[SimTemplate] = DEFAULT_TEMPLATES,
-        allowed_recipients: Iterable[str] | None = None,
-        missing_template_status: int = 404,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            token=token,
-            phone_number_id=phone_number_id,
-            waba_id=waba_id,
-            own_number=own_number,
-            templates=templates,
-            allowed_recipients=allowed_recipients,
-            missing_template_status=missing_template_status,
-        )
+        super().__init__(**options)
         self.host = host
         self.port = port
+        self._deaths: list[Fault] = []
+        self._timers: list[Timer] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
 
@@ -64,22 +70,66 @@ class Simulator(GraphApi):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
+    @property
+    def client_options(self) -> dict[str, str]:
+        """The default token, number and account, and the address: `GraphClient(**simulator.client_options)`."""
+        return {
+            "token": self.token,
+            "phone_number_id": self.phone_number_id,
+            "waba_id": self.waba_id,
+            "base_url": self.base_url,
+        }
+
     def script(self, *faults: Fault) -> None:
-        """Append faults; each is met by the next matching requests, in order."""
-        self._script.add(faults)
+        """Append faults; each is met by the next matching requests, in order. A fault `dead` is for the server."""
+        self.faults.add(fault for fault in faults if fault.kind != "dead")
+        self._deaths += [fault for fault in faults if fault.kind == "dead"]
+        if self._runner is not None:
+            self._plan_deaths()
 
     def clear_faults(self) -> None:
         """From now on all is well; who waits already waits on."""
-        self._script.clear()
+        self.faults.clear()
+        self._deaths.clear()
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def reset(self) -> None:
+        """Forget the book, the faults, what was used of the limits, and how many webhooks were told."""
+        self.book.clear()
+        self.clear_faults()
+        self.limiter.clear()
+        self.webhooks.delivered = Delivered()
+
+    async def subscribe(self, receiver: str | Receiver) -> None:
+        """Tell `receiver` by webhook from now on; raises `WebhookError` when it does not pass its handshake."""
+        await self.webhooks.subscribe(receiver if isinstance(receiver, Receiver) else Receiver(receiver))
+
+    def _plan_deaths(self) -> None:
+        for fault in self._deaths:
+            self._timers.append(self.clock.call_later(fault.at, partial(self._spawn, self.stop_listening)))
+            back = fault.at + (fault.lasts or 0.0)
+            self._timers.append(self.clock.call_later(back, partial(self._spawn, self.start_listening)))
+        self._deaths.clear()
+
+    def _spawn(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.get_running_loop().create_task(step())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def start(self) -> None:
         """Begin to listen; raises `OSError` when the port is taken, and then nothing is left behind."""
-        app = web.Application()
-        app.add_routes([*Admin(self.book, self._script).routes(), *self.routes()])
+        app = application()
+        app.add_routes([*Admin(self).routes(), *self.routes()])
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
         try:
             await self.start_listening()
+            self.webhooks.open()
+            self._plan_deaths()
+            for receiver in self._first_receivers:
+                await self.subscribe(receiver)
         except BaseException:
             await self.stop()
             raise
@@ -115,6 +165,10 @@ class Simulator(GraphApi):
         """End; it may be started again."""
         if self._runner is not None:
             self._died.set()
+            for timer in self._timers:
+                timer.cancel()
+            self._timers.clear()
+            await self.webhooks.close()
             await self._runner.cleanup()
             self._runner = self._site = None
 

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from resilience_whatsapp.simulator.book import Book
+from resilience_whatsapp.simulator.clock import ManualClock
 from resilience_whatsapp.simulator.faults import Fault
+from resilience_whatsapp.simulator.receivers import Receiver
+from resilience_whatsapp.simulator.report import Report
 from resilience_whatsapp.simulator.server import Simulator
+
+T = TypeVar("T")
 
 
 class SimulatorThread:
@@ -32,25 +37,49 @@ class SimulatorThread:
         return self.simulator.base_url
 
     @property
+    def client_options(self) -> dict[str, str]:
+        """What a client must know; see `Simulator.client_options`."""
+        return self.simulator.client_options
+
+    @property
     def book(self) -> Book:
         """What it accepted."""
         return self.simulator.book
 
     def script(self, *faults: Fault) -> None:
         """Append faults."""
-
-        async def add() -> None:
-            self.simulator.script(*faults)
-
-        self._run(add())
+        self.do(lambda simulator: simulator.script(*faults))
 
     def clear_faults(self) -> None:
         """From now on all is well."""
+        self.do(lambda simulator: simulator.clear_faults())
 
-        async def clear() -> None:
-            self.simulator.clear_faults()
+    def inbound(self, sender: str, text: str = "Hello", **options: Any) -> str:
+        """A user writes; see `Simulator.inbound`."""
+        return self.do(lambda simulator: simulator.inbound(sender, text, **options))
 
-        self._run(clear())
+    def report(self, records: Mapping[str, Any] | None = None) -> Report:
+        """What it knows, and what `records` are worth."""
+        return self.do(lambda simulator: simulator.report(records))
+
+    def subscribe(self, receiver: str | Receiver) -> None:
+        """Tell `receiver` by webhook from now on."""
+        self._run(self.simulator.subscribe(receiver))
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, with `clock=ManualClock()`; raises `TypeError` with another clock."""
+        clock = self.simulator.clock
+        if not isinstance(clock, ManualClock):
+            raise TypeError("advance() needs SimulatorThread(clock=ManualClock())")
+        self._run(clock.advance(seconds))
+
+    def do(self, step: Callable[[Simulator], T]) -> T:
+        """What `step` gives for the simulator, in its own thread: for all that has no method here."""
+
+        async def done() -> T:
+            return step(self.simulator)
+
+        return self._run(done())
 
     def stop_listening(self) -> None:
         """Be dead: connections are refused."""
@@ -60,11 +89,11 @@ class SimulatorThread:
         """Accept connections again."""
         self._run(self.simulator.start_listening())
 
-    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if self._loop is None:
             coroutine.close()
             raise RuntimeError("use SimulatorThread as a context manager")
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def _serve(self, started: Future[None]) -> None:
         try:

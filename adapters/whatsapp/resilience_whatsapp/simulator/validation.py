@@ -6,11 +6,12 @@ A refusal is total: whatever JSON arrives, it is either taken or answered with a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 
+from resilience_whatsapp.simulator import template_check
 from resilience_whatsapp.simulator.envelopes import Refusal, required
 from resilience_whatsapp.simulator.templates import SimTemplate
 
@@ -27,6 +28,7 @@ TYPES = (
     "reaction",
     "interactive",
 )
+FILES = ("image", "video", "audio", "document", "sticker")
 MAX_TEXT = 4096
 MAX_OPAQUE = 512
 _NUMBER = re.compile(r"\+?[0-9][0-9 ().-]*")
@@ -37,16 +39,19 @@ _UNUSABLE = {"PAUSED": 132015, "DISABLED": 132016}
 class Rules:
     """What messages are checked against."""
 
-    templates: Collection[SimTemplate]
+    templates: Sequence[SimTemplate]
     own_number: str
     allowed_recipients: Collection[str] | None = None
     """Digits of the only numbers that may be written to, as for a test number."""
     missing_template_status: int = 404
-    by_name: Mapping[tuple[str, str], SimTemplate] = field(init=False)
+    version: tuple[int, int] = (26, 0)
+    """Of the API, as the path has it."""
+    media: Callable[[str, dict[str, Any]], Refusal | None] = lambda kind, content: None
+    """Why a file, of which the kind and its `id` or `link` are given, is refused."""
 
-    def __attrs_post_init__(self) -> None:
-        by_name = {(template.name, template.language): template for template in self.templates}
-        object.__setattr__(self, "by_name", by_name)
+    def template(self, name: str, language: str) -> SimTemplate | None:
+        """The one of that name and language; looked for at each send, because the list may change at any time."""
+        return next((each for each in self.templates if each.name == name and each.language == language), None)
 
 
 def digits_of(number: str) -> str:
@@ -107,7 +112,23 @@ def _content(payload: dict[str, Any], rules: Rules) -> Refusal | None:
         return _missing(kind)
     if kind == "text":
         return _text(content)
-    return _template(content, rules) if kind == "template" else None
+    if kind == "template":
+        return _template(content, rules, by_user_id=not payload.get("to"))
+    if kind in FILES and not any(isinstance(content.get(name), str) and content[name] for name in ("id", "link")):
+        return Refusal(131008, f"The parameter {kind}['id'] or {kind}['link'] is required.")
+    file = content.get("header") if kind == "interactive" else {"type": kind, kind: content}
+    return _files([file], rules)
+
+
+def _files(holders: Iterable[Any], rules: Rules) -> Refusal | None:
+    """Why one of the files is refused, each in an object with its kind as `type`."""
+    for holder in holders:
+        kind = holder.get("type") if isinstance(holder, dict) else None
+        if kind in FILES and isinstance(holder.get(kind), dict):
+            refused = rules.media(kind, holder[kind])
+            if refused is not None:
+                return refused
+    return None
 
 
 def _missing(kind: str) -> Refusal:
@@ -123,45 +144,21 @@ def _text(content: dict[str, Any]) -> Refusal | None:
     return None
 
 
-def _template(content: dict[str, Any], rules: Rules) -> Refusal | None:
+def _template(content: dict[str, Any], rules: Rules, by_user_id: bool) -> Refusal | None:
     name, language = content.get("name"), content.get("language")
     code = language.get("code") if isinstance(language, dict) else None
     if not isinstance(name, str) or not isinstance(code, str):
         return Refusal(131008, "The parameters template['name'] and template['language']['code'] are required.")
-    found = rules.by_name.get((name, code))
+    found = rules.template(name, code)
     if found is not None and found.status in _UNUSABLE:
         return Refusal(_UNUSABLE[found.status])
     if found is None or found.status != "APPROVED":
         details = f"template name ({name}) does not exist in {code}"
         return Refusal(132001, details, status=rules.missing_template_status)
+    if found.category == "AUTHENTICATION" and by_user_id:
+        return Refusal(131062)
     components = content.get("components") or []
     if not isinstance(components, list) or not all(isinstance(component, dict) for component in components):
         return Refusal(131009, "Param template['components'] must be a list of components")
-    return _parameters(components, "header", found.header_parameters) or _parameters(
-        components, "body", found.parameters
-    )
-
-
-def _parameters(components: list[dict[str, Any]], kind: str, expected: int) -> Refusal | None:
-    given: list[Any] = []
-    for component in components:
-        if str(component.get("type", "")).lower() == kind:
-            parameters = component.get("parameters") or []
-            if not isinstance(parameters, list):
-                return Refusal(131009, f"{kind}: parameters must be a list")
-            given += parameters
-    if len(given) != expected:
-        details = f"{kind}: number of localizable_params ({len(given)}) does not match the expected number of params "
-        return Refusal(132000, f"{details}({expected})")
-    return next((refusal for refusal in (_parameter(kind, each) for each in given) if refusal is not None), None)
-
-
-def _parameter(kind: str, parameter: Any) -> Refusal | None:
-    if not isinstance(parameter, dict) or not isinstance(parameter.get("type"), str):
-        return Refusal(131008, f"{kind}: a parameter requires a type")
-    value = parameter.get(parameter["type"])
-    if not value:
-        return Refusal(131008, f"{kind}: a parameter of type {parameter['type']} requires a value")
-    if parameter["type"] == "text" and not isinstance(value, str):
-        return Refusal(131009, f"{kind}: a parameter of type text must be a text")
-    return None
+    refused = template_check.refusal_of(components, found, rules.version)
+    return refused or _files((value for each in components for value in template_check.values_of(each)), rules)

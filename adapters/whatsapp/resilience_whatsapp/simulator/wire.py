@@ -32,6 +32,20 @@ def reset_transport(transport: asyncio.BaseTransport) -> None:
         transport.abort()
 
 
+async def write(stream: web.StreamResponse, data: bytes) -> bool:
+    """Write, if anybody is still there; whether somebody was."""
+    try:
+        await stream.write(data)
+    except ConnectionError:
+        return False
+    return True
+
+
+def bytes_of(response: web.Response) -> bytes:
+    """Its body."""
+    return response.body if isinstance(response.body, bytes) else b""
+
+
 async def json_of(request: web.Request) -> Any:
     """The body; None when it is no JSON (unknown charset and absurd nesting included)."""
     try:

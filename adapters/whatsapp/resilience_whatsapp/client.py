@@ -278,6 +278,7 @@ class ResilientWhatsAppClient:
             sending.failed(error)
             _annotate_error(error)
             raise
+        sending.accepted()
         annotate({"http.response.status_code": 200})  # there is no other one with a receipt
         annotate({"messaging.message.id": receipt.wamid, "http.response.status_code": 200}, call=True)
         return receipt

@@ -50,7 +50,9 @@ from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
 
 if TYPE_CHECKING:
     from resilience_core.fleet import BaseFleet
+    from resilience_whatsapp.alarms import Alarms
     from resilience_whatsapp.blocking import BlockingWhatsAppService
+    from resilience_whatsapp.history import History
 
 TEMPLATES_FRESH_FOR = 3600.0
 TEMPLATES_SERVED_FOR = 24 * 3600.0
@@ -87,6 +89,8 @@ class WhatsAppService:
         validate_templates: compare the parameters of a template message, before it is sent, with what the list of
             templates says, if one is kept that is younger than 24 h; it is never asked for because of this.
         media_file: where the ids of uploaded files are kept so that they outlive the process; one for each number.
+        history: is told how each send ended, and of its attempts: `resilience_whatsapp.history`.
+        alarms: is told the errors of sends, and calls somebody for those that need it: `resilience_whatsapp.alarms`.
     """
 
     def __init__(
@@ -101,8 +105,12 @@ class WhatsAppService:
         template_quarantine: Mapping[int, float] = TEMPLATE_QUARANTINE,
         validate_templates: bool = True,
         media_file: str | os.PathLike[str] | None = None,
+        history: History | None = None,
+        alarms: Alarms | None = None,
     ) -> None:
         self.client = client
+        self.history = history
+        self.alarms = alarms
         self._calls = Calls()
         self._media = MediaIds(client, media_file)
         self.delivery: Delivery = _checked(delivery)
@@ -150,7 +158,7 @@ class WhatsAppService:
             message: what is sent.
             reply_to: the id of a message of the recipient, which is quoted.
             delivery: overrides the service's choice for this message.
-            opaque_data: your own data, which webhooks about the message bring back (`WebhookItem.opaque_data`), beside
+            opaque_data: your own data, which webhooks about the message bring back (`StatusUpdate.opaque_data`), beside
                 the record's id; 1 to 479 characters.
 
         Raises:
@@ -579,8 +587,18 @@ class WhatsAppService:
                 self._log_down(ended)
             if key is not None and isinstance(error, GraphTemplateError):
                 self._learn(key, error, era)
+            self._tell(ended, sending, error)
             raise
-        return _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
+        accepted = _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
+        self._tell(accepted, sending)
+        return accepted
+
+    def _tell(self, record: MessageRecord, sending: Sending, error: BaseException | None = None) -> None:
+        if self.history is not None:
+            self.history.add(record, error, attempts=sending.told)
+        if self.alarms is not None and error is not None:
+            number = getattr(self.client.http_client, "phone_number_id", None)
+            self.alarms.on_error(error, phone_number_id=number)
 
     def _check_fit(self, message: TemplateMessage, payload: Mapping[str, Any]) -> None:
         entry = self._cache.entry()

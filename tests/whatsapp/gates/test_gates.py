@@ -42,6 +42,7 @@ from resilience_whatsapp import (
 from resilience_whatsapp.errors import graph_error
 from resilience_whatsapp.gates._switch import PROBE_TIMEOUT
 from resilience_whatsapp.messages import FlowMessage, GroupId, TemplateMessage, UserId
+from resilience_whatsapp.webhooks import AccountError, InboundMessage, StatusUpdate, WebhookUpdate, gating
 from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub
 
 ANN, BOB, CARL = RECIPIENT, "+33687654321", "+4915112345678"
@@ -883,6 +884,45 @@ def test_two_numbers_of_one_account_share_its_gate_and_have_their_own_pacers() -
             assert caught.value.scope == "account"
         assert await gates.allowed(Row(ANN, lane="9")) == pytest.approx(60.0)
         assert await gates.allowed(Row(ANN, lane="unknown")) is None
+
+    run(story)
+
+
+def test_webhooks_reach_the_gates_by_their_listener() -> None:
+    async def story() -> None:
+        stage = Stage()
+        listen = gating(stage.gates)
+        ours: Any = {"topic": "messages", "waba_id": "2", "phone_number_id": "1"}
+
+        async def hear(update: WebhookUpdate) -> None:
+            answer = listen(update)
+            if answer is not None:
+                await answer
+
+        failed = StatusUpdate(**ours, wamid="w", status="failed", recipient=ANN[1:], errors=(told(131026),))
+        await hear(failed)
+        assert (await stage.refused()).code == 131026
+        await hear(InboundMessage(**ours, wamid="w", kind="text", sender=ANN[1:]))
+        assert await stage.send() == "accepted"
+        await hear(AccountError(topic="messages", waba_id="2", phone_number_id="8", errors=(told(131042),)))
+        assert (await stage.refused()).code == 131042  # another number of the same account
+
+    run(story)
+
+
+@pytest.mark.parametrize(("waba", "reached"), [("2", True), ("7", False), (None, True)])
+def test_news_of_an_account_reach_its_clients_and_those_that_do_not_know_theirs(
+    waba: str | None, reached: bool
+) -> None:
+    async def story() -> None:
+        api = Api()
+        api.waba_id = waba
+        stage = Stage(api=api)
+        stage.gates.observe_restriction(waba_id="2")
+        if reached:
+            assert (await stage.refused()).scope == "account"
+        else:
+            assert await stage.send() == "accepted"
 
     run(story)
 

@@ -70,7 +70,8 @@ class Door:
         self._clock = gates.clock
         self._http = http_client
         self.number: str = str(getattr(http_client, "phone_number_id", ""))
-        self.waba: str = str(getattr(http_client, "waba_id", None) or self.number)
+        self.account: str | None = getattr(http_client, "waba_id", None)
+        self.waba: str = self.account or self.number
         self.category_of: Callable[[str, str], str | None] = lambda name, language: None
         self.quarantine: Quarantine | None = None
         self._slowdown = Slowdown()
@@ -80,7 +81,7 @@ class Door:
         self._bulkheads: Mapping[str, Bulkhead] = gates.bulkheads
         probe = self._probe_number if callable(getattr(http_client, "get_number_status", None)) else None
         account = probe
-        if callable(getattr(http_client, "get_account_health", None)) and getattr(http_client, "waba_id", None):
+        if callable(getattr(http_client, "get_account_health", None)) and self.account is not None:
             account = self._probe_account
         self._switches: dict[tuple[Scope, Kind | None], Switch] = {
             (Scope.PERMISSION, "messages"): gates.switch(Scope.PERMISSION, f"{self.number}.messages", shared=False),
@@ -302,7 +303,7 @@ class Door:
             switch.shut(code, seconds)
 
     def _hear_headers(self, headers: Mapping[str, str]) -> None:
-        usage = read_usage(headers, getattr(self._http, "waba_id", None))
+        usage = read_usage(headers, self.account)
         if usage is not None:
             self._slowdown.told(usage, self._clock.now())
 

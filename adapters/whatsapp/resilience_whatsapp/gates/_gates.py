@@ -13,7 +13,7 @@ from resilience_whatsapp.gates._door import Door
 from resilience_whatsapp.gates._marks import RECIPIENT_WAITS
 from resilience_whatsapp.gates._pairs import BURST, Pairs
 from resilience_whatsapp.gates._recipients import Recipients, TemplateKey, key_of
-from resilience_whatsapp.gates._routes import Scope
+from resilience_whatsapp.gates._routes import Scope, scope_of
 from resilience_whatsapp.gates._switch import READ_LEASE, REQUEST_LEASE, Probe, Switch, breaker_of
 from resilience_whatsapp.gates._throughput import LEVELS, Throughput
 
@@ -212,8 +212,11 @@ class Gates:
             recipient: to whom the message was: a number, with or without `+`, or an id.
             template: its name and language.
         """
+        error = graph_error(code, None, False, None)
+        if waba_id is not None and scope_of(error) in _OF_ACCOUNTS:
+            phone_number_id = None  # another number of it has the same trouble
         for door in self._doors_of(phone_number_id, waba_id):
-            door.observe(graph_error(code, None, False, None), recipient or "", template)
+            door.observe(error, recipient or "", template)
 
     def observe_restriction(self, *, waba_id: str | None = None, until: float | None = None) -> None:
         """The account is restricted (`account_update`): no message is sent until a probe says otherwise.
@@ -306,10 +309,11 @@ class Gates:
             door
             for door in self._doors
             if (number is None or door.number == number)
-            and (waba is None or door.waba == waba or door.number == number)
+            and (waba is None or door.account in (None, waba))  # a client that knows no account may be of it
         ]
 
 
+_OF_ACCOUNTS = (Scope.ACCOUNT, Scope.TEMPLATES, Scope.MARKETING)
 _NOT_SWITCHED = (Scope.THROUGHPUT, Scope.PAIR, Scope.RECIPIENT, Scope.TEMPLATE)
 
 

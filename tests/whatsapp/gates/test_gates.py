@@ -34,6 +34,7 @@ from resilience_whatsapp import (
     Health,
     MessageStatus,
     NumberStatus,
+    Outgoing,
     ResilientWhatsAppClient,
     Template,
     TemplatePage,
@@ -41,7 +42,7 @@ from resilience_whatsapp import (
 )
 from resilience_whatsapp.errors import graph_error
 from resilience_whatsapp.gates._switch import PROBE_TIMEOUT
-from resilience_whatsapp.messages import FlowMessage, GroupId, TemplateMessage, UserId
+from resilience_whatsapp.messages import FlowMessage, GroupId, TemplateMessage, Text, UserId
 from resilience_whatsapp.webhooks import AccountError, InboundMessage, StatusUpdate, WebhookUpdate, gating
 from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub
 
@@ -923,6 +924,37 @@ def test_news_of_an_account_reach_its_clients_and_those_that_do_not_know_theirs(
             assert (await stage.refused()).scope == "account"
         else:
             assert await stage.send() == "accepted"
+
+    run(story)
+
+
+def test_of_many_messages_one_that_a_gate_keeps_back_holds_up_no_other() -> None:
+    async def story() -> None:
+        stage = Stage()
+        stage.gates.observe_webhook_error(131026, recipient=ANN)
+        stage.gates.observe_webhook_error(131064)
+        rows = [Outgoing("user", ANN, Text("1")), Outgoing("user", BOB, TemplateMessage("t", "fr"))]
+        rows.append(Outgoing("user", BOB, Text("2")))
+        ended = {result.index: result async for result in stage.service.send_many(rows)}
+        assert [ended[index].status for index in range(3)] == ["rejected", "rejected", "accepted"]
+        assert stage.clock.time == 1000.0
+
+    run(story)
+
+
+def test_many_messages_wait_for_a_limit_of_all_and_stop_for_what_must_be_repaired() -> None:
+    async def story() -> None:
+        stage = Stage(throughput=2.0, throughput_share=1.0)
+        rows = [Outgoing("user", f"+3361234567{number}", Text("hello")) for number in range(6)]
+        ended = [result async for result in stage.service.send_many(rows)]
+        assert [result.status for result in ended] == ["accepted"] * 6
+        assert len(stage.api.payloads) == 6
+        for code in (131042, 10):
+            stage = Stage()
+            await stage.fails(told(code))
+            with pytest.raises(GateClosedError):
+                async for result in stage.service.send_many(rows):
+                    assert result.status == "rejected"
 
     run(story)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from resilience_core import CircuitBreaker, Retry
+from resilience_core import CircuitBreaker, Clock, Retry
 from resilience_whatsapp import (
     GateClosedError,
     Gates,
@@ -18,7 +18,7 @@ from resilience_whatsapp import (
     ResilientWhatsAppClient,
     WhatsAppService,
 )
-from resilience_whatsapp.simulator import Fault, Simulator
+from resilience_whatsapp.simulator import Fault, Limits, ManualClock, Simulator
 from tests.whatsapp.fakes import RECIPIENT, FakeClock
 
 
@@ -85,5 +85,70 @@ def test_many_at_once_that_meet_one_limit_count_as_one_hit() -> None:
             assert caught.value.retry_after is not None
             assert caught.value.retry_after <= 1.0  # 4 ** 0, not 4 ** 4
             assert (await service.send_text("user", "+33687654321", "another")).status == "accepted"
+
+    asyncio.run(story())
+
+
+class Load:
+    """Messages that are sent as soon as the gates let them through, in the simulator's time."""
+
+    def __init__(self, api: Simulator, clock: ManualClock, service: WhatsAppService) -> None:
+        self.api, self.clock, self.service = api, clock, service
+        self.kept_back = 0
+
+    async def send(self, recipients: list[str]) -> None:
+        waiting = recipients
+        while waiting:
+            ended = await asyncio.gather(*map(self._send, waiting))
+            self.kept_back += sum(wait is not None for wait in ended)
+            soonest = min((wait for wait in ended if wait is not None), default=0.0)
+            waiting = [who for who, wait in zip(waiting, ended, strict=True) if wait is not None]
+            await self.clock.advance(soonest + 0.001)
+
+    async def _send(self, recipient: str) -> float | None:
+        try:
+            await self.service.send_text("user", recipient, "hello")
+        except (GateClosedError, GraphThrottledError) as error:
+            return 1.0 if error.retry_after is None else error.retry_after
+        return None
+
+
+def gated(api: Simulator, http: GraphClient, clock: ManualClock, **options: Any) -> WhatsAppService:
+    began = clock.now()
+    times = Clock(now=lambda: clock.now() - began, wall=clock.now)
+    client = ResilientWhatsAppClient(
+        http, CircuitBreaker("gated"), Retry(max_attempts=1), gates=Gates(clock=times, **options)
+    )
+    return WhatsAppService(client)
+
+
+def test_a_load_over_all_limits_is_sent_without_one_refusal() -> None:
+    async def story() -> None:
+        clock = ManualClock()
+        limits = Limits(throughput=80.0, pair_seconds=6.0)
+        async with Simulator(clock=clock, limits=limits) as api, http_of(api) as http:
+            load = Load(api, clock, gated(api, http, clock))
+            began = clock.now()
+            await load.send([f"+3361234567{number % 3}" for number in range(150)])
+            assert api.book.requests["messages"] == len(api.book.entries) == 150
+            assert api.report().as_json()["limits"] == {}
+            assert load.kept_back > 0
+            assert clock.now() - began == pytest.approx(6 * (50 - 44), abs=2.0)  # and no longer than it must take
+
+    asyncio.run(story())
+
+
+def test_limits_that_are_lower_than_believed_are_respected_after_their_first_warnings() -> None:
+    async def story() -> None:
+        clock = ManualClock()
+        limits = Limits(throughput=20.0, pair_seconds=6.0, pair_burst=10)
+        async with Simulator(clock=clock, limits=limits) as api, http_of(api) as http:
+            load = Load(api, clock, gated(api, http, clock))
+            await load.send([f"+336123{number % 50:05d}" for number in range(300)])
+            refused = api.report().as_json()["limits"]["throughput"]["refused"]
+            assert refused <= 0.35 * 300  # the first burst, which nobody could know of, is most of it
+            before = api.book.requests["messages"]
+            await load.send([f"+336987{number:05d}" for number in range(100)])
+            assert api.book.requests["messages"] - before <= 110
 
     asyncio.run(story())

@@ -21,7 +21,7 @@ class Growth:
 
     def hit(self, began: float, now: float) -> float:
         """A request that began at `began` was refused; the seconds to wait from now, 0 if the last refusal says it."""
-        if self.hits and began < self._last:
+        if self.hits and began <= self._last:
             return 0.0
         self.hits += 1
         self._last = now
@@ -34,7 +34,7 @@ class Growth:
 
     def succeeded(self, began: float) -> bool:
         """A request that began at `began` got through: whether that ends the series."""
-        if began < self._last:
+        if began <= self._last:
             return False
         self.hits = 0
         return True

@@ -45,7 +45,7 @@ class LearnedRate:
 
     def hit(self, began: float, now: float) -> bool:
         """A request that began at `began` was over the limit: whether that lowers the rate."""
-        if began < self._cut_at:
+        if began <= self._cut_at:
             return False
         self._cut_rate, self._cut_at = CUT * self.rate(now), now
         self._started = float("-inf")  # what was learnt is lower than any slow start

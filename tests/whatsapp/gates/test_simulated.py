@@ -103,7 +103,7 @@ class Load:
             self.kept_back += sum(wait is not None for wait in ended)
             soonest = min((wait for wait in ended if wait is not None), default=0.0)
             waiting = [who for who, wait in zip(waiting, ended, strict=True) if wait is not None]
-            await self.clock.advance(soonest + 0.001)
+            await self.clock.advance(max(soonest, 0.5))  # not each for itself: it would take long
 
     async def _send(self, recipient: str) -> float | None:
         try:

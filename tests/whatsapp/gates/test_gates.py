@@ -43,6 +43,7 @@ from resilience_whatsapp import (
 from resilience_whatsapp.errors import graph_error
 from resilience_whatsapp.gates._switch import PROBE_TIMEOUT
 from resilience_whatsapp.messages import FlowMessage, GroupId, TemplateMessage, Text, UserId
+from resilience_whatsapp.outbox import MemoryStore, Outbox
 from resilience_whatsapp.webhooks import AccountError, InboundMessage, StatusUpdate, WebhookUpdate, gating
 from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub
 
@@ -1077,3 +1078,18 @@ class Row:
     template: str | None = None
     language: str | None = "fr"
     lane: str = "1"
+
+
+def test_an_outbox_queues_a_message_that_a_gate_keeps_back() -> None:
+    async def story() -> None:
+        gates, api = Gates(), Api()
+        outbox = Outbox(MemoryStore(), gate=gates, when_down="queue", poll=0.02, hold_for=0.02)
+        service = WhatsAppService(ResilientWhatsAppClient(api, gates=gates), outbox=outbox)
+        async with outbox.running():
+            assert (await service.send_text("user", ANN, "hello")).status == "accepted"
+            gates.observe_webhook_error(131042)
+            queued = await service.send_text("user", ANN, "hello?")
+            assert queued.status == "queued"
+            assert len(api.payloads) == 1
+
+    run(story)

@@ -8,9 +8,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 
 from resilience_whatsapp.cli import _outbox, main
 from resilience_whatsapp.history import History
-from resilience_whatsapp.outbox import OutboxRow, OutboxStore, RedisStore, SQLiteStore
+from resilience_whatsapp.outbox import Outbox, OutboxRow, OutboxStore, OutboxStoreError, RedisStore, SQLiteStore
 from resilience_whatsapp.records import MessageStatus
 from resilience_whatsapp.simulator import Fault, SimulatorThread
 from tests._cost import unmeasured
@@ -88,10 +89,21 @@ def document(capsys: Capture) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-DEAD = {"state": MessageStatus.DEAD, "due": None, "reason": "expired"}
-REFUSED = {"state": MessageStatus.DEAD, "due": None, "reason": "refused for good", "error": "GraphRequestError(131009)"}
-UNKNOWN = {"state": MessageStatus.UNKNOWN, "unknown": 1, "attempts": 1, "due": None, "reason": "no echo"}
-ACCEPTED = {"state": MessageStatus.ACCEPTED, "due": None, "wamid": "wamid.1", "attempts": 1}
+DEAD: dict[str, Any] = {"state": MessageStatus.DEAD, "due": None, "reason": "expired"}
+REFUSED: dict[str, Any] = {
+    "state": MessageStatus.DEAD,
+    "due": None,
+    "reason": "refused for good",
+    "error": "GraphRequestError(131009)",
+}
+UNKNOWN: dict[str, Any] = {
+    "state": MessageStatus.UNKNOWN,
+    "unknown": 1,
+    "attempts": 1,
+    "due": None,
+    "reason": "no echo",
+}
+ACCEPTED: dict[str, Any] = {"state": MessageStatus.ACCEPTED, "due": None, "wamid": "wamid.1", "attempts": 1}
 
 
 # --- list and show ---------------------------------------------------------------------------------------------------
@@ -254,7 +266,7 @@ def test_a_dead_letter_that_somebody_else_was_quicker_with_is_told(
     async def nothing(*_: Any, **__: Any) -> None:
         return None
 
-    monkeypatch.setattr(_outbox.Outbox, "retry", nothing)
+    monkeypatch.setattr(Outbox, "retry", nothing)
     assert main(["outbox", "dead", "--retry"]) == 1
     assert capsys.readouterr().out == "0 queued, 1 not\n"
 
@@ -401,7 +413,12 @@ def test_an_unknown_message_is_never_taken_for_lost_by_a_drain_which_does_not_kn
     path: Path, simulator: SimulatorThread
 ) -> None:
     long_ago = time.time() - 900
-    unknown = {"state": MessageStatus.UNKNOWN, "unknown": 1, "unknown_since": long_ago, "delivery": "at_least_once"}
+    unknown: dict[str, Any] = {
+        "state": MessageStatus.UNKNOWN,
+        "unknown": 1,
+        "unknown_since": long_ago,
+        "delivery": "at_least_once",
+    }
     fill(SQLiteStore(path), kept(id="1" * 32, **{**unknown, "due": long_ago}), kept(id="2" * 32))
     assert main(["outbox", "drain"]) == 0
     row = row_in(path, "1" * 32)
@@ -415,10 +432,7 @@ def test_a_drain_needs_a_lease_that_works(path: Path, simulator: SimulatorThread
     assert main(["outbox", "drain", "--phone-number-id", "x"]) == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_drain_that_somebody_ends_finishes_its_send_and_leaves_the_rest_queued(
-    path: Path, number: signal.Signals, code: int
-) -> None:
+def test_a_drain_that_somebody_ends_finishes_its_send_and_leaves_the_rest_queued(path: Path) -> None:
     with SimulatorThread() as simulator:
         rows = [kept(id=f"{each:032x}") for each in range(3)]
         fill(SQLiteStore(path), *rows)
@@ -427,13 +441,49 @@ def test_a_drain_that_somebody_ends_finishes_its_send_and_leaves_the_rest_queued
         command = [sys.executable, "-m", "resilience_whatsapp", "outbox", "drain", "--rate", "0.01", "--json"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env) as process:
             wait_until(lambda: row_in(path, rows[0].id).state != "queued")
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
             out, _ = process.communicate()
-        assert process.returncode == code
+        assert process.returncode == 143
         told = json.loads(out)
         assert (told["ended"], told["empty"]) == ({"accepted": 1}, False)
         assert (told["counts"]["queued"], told["counts"]["in_flight"]) == (2, 0)
         assert len(simulator.book.entries) == 1
+
+
+def test_ctrl_c_ends_a_drain_with_130(path: Path, simulator: SimulatorThread, capsys: Capture) -> None:
+    fill(SQLiteStore(path), kept(id="1" * 32, due=time.time() + 3000), kept(id="2" * 32))
+
+    def interrupt() -> None:
+        wait_until(lambda: bool(simulator.book.entries))
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with at_the_same_time(interrupt):
+        assert main(["outbox", "drain"]) == 130
+    assert capsys.readouterr().out.endswith("; messages are still queued\n")
+
+
+def test_an_outbox_that_goes_away_during_a_drain_is_told(
+    path: Path, simulator: SimulatorThread, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    fill(SQLiteStore(path), kept(id="1" * 32, due=time.time() + 3000))
+
+    async def away(*_: Any) -> float:
+        raise OutboxStoreError("the outbox cannot be used")
+
+    monkeypatch.setattr(SQLiteStore, "next_due", away)
+    assert main(["outbox", "drain"]) == 3
+    assert "the outbox cannot be used" in capsys.readouterr().err
+
+
+@contextmanager
+def at_the_same_time(work: Callable[[], None]) -> Iterator[None]:
+    """Done by another thread."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def wait_until(met: Callable[[], bool]) -> None:

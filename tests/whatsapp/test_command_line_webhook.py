@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -40,7 +41,16 @@ from resilience_whatsapp.webhooks import (
 )
 from tests._cost import unmeasured
 from tests.whatsapp.test_command_line import ROOT
-from tests.whatsapp.test_command_line_outbox import UNKNOWN, Capture, document, fill, kept, row_in, wait_until
+from tests.whatsapp.test_command_line_outbox import (
+    UNKNOWN,
+    Capture,
+    at_the_same_time,
+    document,
+    fill,
+    kept,
+    row_in,
+    wait_until,
+)
 
 SECRET, TOKEN = "the secret of the app", "the verify token"
 NAMES = ("INBOX", "OUTBOX", "HISTORY", "APP_SECRET", "APP_SECRET_FILE", "VERIFY_TOKEN", "VERIFY_TOKEN_FILE")
@@ -225,6 +235,42 @@ def test_what_a_receiver_needs_is_named(tmp_path: Path, capsys: Capture, monkeyp
     monkeypatch.setenv("WHATSAPP_VERIFY_TOKEN", TOKEN)
     assert main(["webhook", "serve", "--inbox", str(tmp_path)]) == 2
     assert main(["webhook", "serve", *inbox, "--outbox", str(tmp_path / "none.db")]) == 2
+
+
+def test_ctrl_c_ends_a_receiver_with_0(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    monkeypatch.setenv("WHATSAPP_APP_SECRET", "the secret of the app")
+    monkeypatch.setenv("WHATSAPP_VERIFY_TOKEN_FILE", str(tmp_path / "secret"))
+    outbox, history = tmp_path / "outbox.db", tmp_path / "history.db"
+    fill(SQLiteStore(outbox), kept(id="a" * 32, **UNKNOWN))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # `app-secret` is one with blanks: a line is a secret.
+    body = webhook("a" * 32, "read")
+
+    def platform() -> None:
+        def taken() -> bool:
+            try:
+                return post(f"http://127.0.0.1:{port}/", body) == 200
+            except urllib.error.URLError:
+                return False
+
+        wait_until(taken)
+        wait_until(lambda: row_in(outbox, "a" * 32).state == "read")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    files = ["--inbox", str(tmp_path / "inbox.db"), "--outbox", str(outbox), "--history", str(history)]
+    with at_the_same_time(platform):
+        assert main(["webhook", "serve", "--port", str(port), *files]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.endswith(f" listening url=http://127.0.0.1:{port}/")
+    assert " ended taken=1 repeated=0 handled=" in last
+
+
+def test_a_file_that_is_no_inbox_is_told(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "none.db").write_bytes(b"no database, however long it may be" * 100)
+    assert main(["webhook", "check", "--inbox", str(tmp_path / "none.db")]) == 2
+    assert "cannot be read (DatabaseError)" in capsys.readouterr().err
 
 
 def test_an_address_that_is_taken_is_told(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

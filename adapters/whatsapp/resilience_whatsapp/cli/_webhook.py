@@ -119,7 +119,8 @@ def run(options: Namespace, screen: Screen, env: Mapping[str, str]) -> int:
 
 
 async def _served(options: Namespace, screen: Screen, env: Mapping[str, str], path: str) -> int:
-    secrets = secret_of(options.app_secret_file, env, APP_SECRET, "--app-secret-file", "the app's secret").split()
+    lines = secret_of(options.app_secret_file, env, APP_SECRET, "--app-secret-file", "the app's secret").splitlines()
+    secrets = [line.strip() for line in lines if line.strip()]
     token = secret_of(options.verify_token_file, env, VERIFY_TOKEN, "--verify-token-file", "the verify token")
     with ending() as (stop, _):
         async with AsyncExitStack() as stack:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from resilience_whatsapp.cli import _outbox, main
+from resilience_whatsapp.cli import _drain, _outbox, main
 from resilience_whatsapp.history import History
 from resilience_whatsapp.outbox import Outbox, OutboxRow, OutboxStore, OutboxStoreError, RedisStore, SQLiteStore
 from resilience_whatsapp.records import MessageStatus
@@ -319,6 +319,17 @@ def test_a_file_that_is_no_outbox_is_neither_used_nor_made(path: Path, capsys: C
     assert main(["outbox", "list", *good]) == 0
 
 
+def test_a_file_that_is_locked_or_full_is_told(path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(SQLiteStore(path))
+
+    def busy(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr("resilience_whatsapp.cli._files.SQLiteStore", busy)
+    assert main(["outbox", "list"]) == 3
+    assert "the file of the outbox cannot be used (OperationalError)" in capsys.readouterr().err
+
+
 def test_a_missing_name_and_words_that_are_none_are_told(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.delenv("WHATSAPP_OUTBOX", raising=False)
     for words in (
@@ -395,14 +406,15 @@ def test_a_message_that_may_arrive_twice_is_told(path: Path, simulator: Simulato
 
 
 def test_a_drain_whose_time_is_over_says_what_is_left_and_why(
-    path: Path, simulator: SimulatorThread, capsys: Capture
+    path: Path, simulator: SimulatorThread, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_drain, "_EVERY", 0.2)
     fill(SQLiteStore(path), kept(id="1" * 32), kept(id="2" * 32, due=time.time() + 3000))
     simulator.script(Fault("error", code=190))  # the token has expired: all wait
-    assert main(["outbox", "drain", "--for", "3"]) == 1
+    assert main(["outbox", "drain", "--for", "2"]) == 1
     out, err = capsys.readouterr()
     assert out == "1 put off; messages are still queued\n(the last error: GraphAuthError(190))\n"
-    assert err.startswith("1 put off; the next one in ")
+    assert "\n1 put off; the next one in " in f"\n{err}"
     assert main(["outbox", "drain", "--for", "0.1", "--json"]) == 1
     told = document(capsys)
     assert (told["empty"], told["counts"]["queued"]) == (False, 2)

@@ -210,6 +210,14 @@ def test_what_somebody_should_know_is_a_line_without_anything_personal() -> None
     ]
 
 
+def test_with_json_each_line_is_an_object() -> None:
+    out = StringIO()
+    Told(Screen(out=out, env={}, as_json=True)).line("ended", taken=0, url=None, missing=())
+    told = json.loads(out.getvalue())
+    assert abs(told.pop("at") - time.time()) < 60
+    assert told == {"what": "ended", "taken": 0}
+
+
 def test_lines_that_nobody_reads_any_more_stop_no_webhook() -> None:
     class Gone(StringIO):
         def write(self, text: str) -> int:

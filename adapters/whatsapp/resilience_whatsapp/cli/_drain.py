@@ -13,8 +13,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from resilience_core import ConfigurationError
-from resilience_core.cli import Failure, Screen, lasting
+from resilience_core.cli import Screen, lasting
 from resilience_whatsapp._delivery import AttemptTold
 from resilience_whatsapp.cli._connection import add_policies, client_of, guarded, token_of
 from resilience_whatsapp.cli._files import duration, history_of, opened_outbox
@@ -141,20 +140,17 @@ def _outbox(options: Namespace, store: OutboxStore) -> Outbox:
     It forgets no rows, and it never takes the missing echo of a webhook for a proof: when the receiver was down is
     known to the application only.
     """
-    try:
-        return Outbox(
-            store,
-            rate=options.rate,
-            first_rate=min(1.0, options.rate),
-            lease=options.lease,
-            send_timeout=min(120.0, options.lease * 2 / 3),
-            keep_for=_KEPT,
-            keep_dead_for=_KEPT,
-            downtime=lambda: [(0.0, None)],
-            poll=0.5,
-        )
-    except ConfigurationError as error:
-        raise Failure(2, str(error), "see --help") from None
+    return Outbox(
+        store,
+        rate=options.rate,
+        first_rate=min(1.0, options.rate),
+        lease=options.lease,
+        send_timeout=min(120.0, options.lease * 2 / 3),
+        keep_for=_KEPT,
+        keep_dead_for=_KEPT,
+        downtime=lambda: [(0.0, None)],
+        poll=0.5,
+    )
 
 
 async def _until_empty(

@@ -26,7 +26,7 @@ from resilience_whatsapp.cli._files import (
     opened_outbox,
     say_counts,
 )
-from resilience_whatsapp.history import MessageStory
+from resilience_whatsapp.cli._history import said, say_steps, steps_of
 from resilience_whatsapp.outbox import Outbox, OutboxRow, OutboxStore
 from resilience_whatsapp.records import MessageStatus, mask_recipient
 
@@ -225,36 +225,14 @@ async def _show(options: Namespace, screen: Screen, env: Mapping[str, str], stor
         await history.aclose()
     told = row_as_json(row, in_full=options.show_recipients)
     if screen.as_json:
-        screen.document({**told, "steps": None if history is None else _steps(story)})
+        screen.document({**told, "steps": None if history is None else steps_of(story)})
         return 0
     for name, value in told.items():
-        if name in ("not_after", "due", "created_at", "changed_at", "told_at") and value is not None:
-            value = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(value))
-        screen.say(f"{name.replace('_', ' '):<18} {printable('-' if value is None else value)}")
+        screen.say(f"{name.replace('_', ' '):<18} {printable('-' if value is None else said(name, value))}")
     if history is not None:
         screen.say()
-        head = ("TIME", "STATUS", "TOLD BY", "LASTED", "ERROR")
-        screen.table(head, [_step_line(step) for step in _steps(story)])
+        say_steps(screen, story)
     return 0
-
-
-def _steps(story: MessageStory | None) -> list[dict[str, Any]]:
-    return [
-        {
-            "at": step.at,
-            "status": step.status.value,
-            "source": step.source,
-            "duration": step.duration,
-            "error": None if step.trouble is None else step.trouble.name,
-        }
-        for step in (() if story is None else story.steps)
-    ]
-
-
-def _step_line(step: Mapping[str, Any]) -> tuple[Any, ...]:
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(step["at"]))
-    lasted = None if step["duration"] is None else lasting(step["duration"])
-    return at, step["status"], step["source"], lasted, step["error"]
 
 
 def _no_row() -> Failure:

@@ -438,7 +438,7 @@ def test_an_unknown_message_is_never_taken_for_lost_by_a_drain_which_does_not_kn
     assert row.due is not None
 
 
-def test_a_drain_needs_a_lease_that_works(path: Path, simulator: SimulatorThread, capsys: Capture) -> None:
+def test_the_lease_of_a_drain_can_be_the_applications(path: Path, simulator: SimulatorThread, capsys: Capture) -> None:
     fill(SQLiteStore(path), kept(id="1" * 32))
     assert main(["outbox", "drain", "--lease", "9m", "--for", "1h"]) == 0
     assert main(["outbox", "drain", "--phone-number-id", "x"]) == 2

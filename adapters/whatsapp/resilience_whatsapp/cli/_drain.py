@@ -10,7 +10,7 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import Counter
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from resilience_core.cli import Screen, lasting
@@ -65,6 +65,7 @@ class Tally(History):
 
     def __init__(self, told: History | None) -> None:
         super().__init__()
+        self.close()  # nothing is kept here
         self._told = told
         self.ended: Counter[MessageStatus] = Counter()
         self.duplicates = 0
@@ -119,18 +120,20 @@ def ending() -> Generator[tuple[asyncio.Event, list[int]]]:
 
 
 async def _drained(options: Namespace, screen: Screen, env: Mapping[str, str], http: GraphClient) -> int:
-    history = history_of(options, env)
-    tally = Tally(history)
-    with ending() as (stop, came):
-        async with opened_outbox(options, env) as store, http:
-            outbox = _outbox(options, store)
-            WhatsAppService(guarded(options, env, http), outbox=outbox, history=tally)
-            async with outbox.running():
-                emptied = await _until_empty(options, store, outbox, http.phone_number_id, tally, stop)
-            left = await store.counts()
-            due = await store.next_due(http.phone_number_id)
-    if history is not None:
-        await history.aclose()
+    async with AsyncExitStack() as stack:
+        stop, came = stack.enter_context(ending())
+        history = history_of(options, env)
+        if history is not None:
+            stack.push_async_callback(history.aclose)
+        tally = Tally(history)
+        store = await stack.enter_async_context(opened_outbox(options, env))
+        await stack.enter_async_context(http)
+        outbox = _outbox(options, store)
+        WhatsAppService(guarded(options, env, http), outbox=outbox, history=tally)
+        async with outbox.running():
+            emptied = await _until_empty(options, store, outbox, http.phone_number_id, tally, stop)
+        left = await store.counts()
+        due = await store.next_due(http.phone_number_id)
     return _told(screen, tally, left, due, came, emptied=emptied and due is None)
 
 

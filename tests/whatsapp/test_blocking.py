@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import io
 import os
@@ -33,6 +34,7 @@ from resilience_whatsapp.simulator import Fault, SimulatorThread
 from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, service_over
 from tests.whatsapp.test_bulk import Api, down_until, number_of, rows
 
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 OTHER_NAMES = {"aclose": "close"}
 SAME = {"blocking"}  # makes the twin
 
@@ -154,12 +156,12 @@ def test_a_drain_that_cannot_work_closes_nothing() -> None:
 
 def test_an_error_of_the_loop_that_is_not_closing_is_not_called_so() -> None:
     service = over(Stub(OK))
-    service._stack.close()
+    service._loop.end()
     with pytest.raises(RuntimeError, match="portal"):
         service.send_text("u", RECIPIENT, "hi")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs_fork
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_process_is_told_to_make_its_own() -> None:
     with over(Stub(OK)) as service:
@@ -329,3 +331,45 @@ def test_many_messages_to_the_simulator() -> None:
 def test_what_is_not_iterable_is_refused() -> None:
     with over(Stub(OK)) as service, pytest.raises(ConfigurationError, match="messages must be an iterable"):
         service.send_many(5)  # type: ignore[arg-type]
+
+
+FORGETFUL = """
+import os, sys
+from resilience_whatsapp import ResilientWhatsAppClient, SendReceipt, WhatsAppService
+
+class Client:
+    async def send_message(self, payload):
+        return SendReceipt("wamid.1")
+
+    async def get_templates_page(self, after):
+        raise AssertionError
+
+    async def aclose(self):
+        print("closed", flush=True)
+
+service = WhatsAppService.blocking(ResilientWhatsAppClient(Client()))
+service.send_text("u", "+33612345678", "hi")
+if "fork" in sys.argv:
+    child = os.fork()
+    if not child:
+        sys.exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["no close", pytest.param("fork", marks=needs_fork)])
+def test_a_program_and_its_forks_end_although_nobody_closed_the_service(how: str) -> None:
+    code = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORGETFUL, how]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "7\nclosed\n" if how == "fork" else "closed\n", "")
+
+
+def test_the_loop_of_a_service_that_is_forgotten_ends() -> None:
+    before = set(threading.enumerate())
+    service = over(Stub(OK))
+    service.send_text("u", RECIPIENT, "hi")
+    (thread,) = set(threading.enumerate()) - before
+    del service
+    gc.collect()
+    thread.join(30)
+    assert not thread.is_alive()

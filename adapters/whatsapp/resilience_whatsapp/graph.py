@@ -102,8 +102,14 @@ def _check(field_name: str, good: bool, expected: str) -> None:
         raise ConfigurationError(f"GraphClient: {field_name} must be {expected}")
 
 
-def _good_token(token: object) -> bool:
-    return callable(token) or (isinstance(token, str) and re.fullmatch(r"[!-~]+", token) is not None)
+async def _answered(token: Any) -> Any:
+    return await token if inspect.isawaitable(token) else token
+
+
+def _bearer(token: object) -> str:
+    """The header's value; empty for what is no token."""
+    good = isinstance(token, str) and re.fullmatch(r"[!-~]+", token) is not None
+    return _Unseen(f"Bearer {token}" if good else "")
 
 
 @define(eq=False, kw_only=True)
@@ -132,7 +138,8 @@ class GraphClient:
     _own: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        _check("token", _good_token(self.token), "a non-empty string of visible ASCII characters, or a function")
+        good_token = callable(self.token) or _bearer(self.token) != ""
+        _check("token", good_token, "a non-empty string of visible ASCII characters, or a function")
         for name in ("phone_number_id", "waba_id"):
             value = getattr(self, name)
             fits = (value is None and name == "waba_id") or (isinstance(value, str) and re.fullmatch(r"[0-9]+", value))
@@ -249,8 +256,9 @@ class GraphClient:
 
     async def _authorization(self) -> str:
         """In a frame of its own, which is gone before anything can fail: error collectors show the locals of frames."""
-        token = self.token if isinstance(self.token, str) else self.token()
-        return _Unseen(f"Bearer {await token if inspect.isawaitable(token) else token}")
+        header = _bearer(self.token if isinstance(self.token, str) else await _answered(self.token()))
+        _check("token", header != "", "a function that answers a non-empty string of visible ASCII characters")
+        return header
 
     # --- media and the management of templates ------------------------------------------------------------------
 

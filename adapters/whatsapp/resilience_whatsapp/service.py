@@ -412,11 +412,16 @@ class WhatsAppService:
         says so, as it does of an older one. Who asks while somebody else's request is under way waits for that one;
         with a fleet also for that of another member, for at most 15 s.
         Never raises for an API that fails: `source` and `age` of the result say what it is worth.
+
+        Raises:
+            ConfigurationError: the HTTP client was made without `waba_id`, and no list is kept.
         """
         await self._store.wait_for_others(self._has_fresh_list, self._now)
         before, asked = self._cache.entry(), self._now()
         try:
             listing: Listing = await self._templates()
+        except ConfigurationError:
+            raise  # nobody was asked, and nobody ever will be
         except Exception as error:
             self._log_templates("default", error)
             return TemplateList(DEFAULT_TEMPLATES, "default", None)
@@ -580,7 +585,7 @@ class WhatsAppService:
             receipt = await self.client.send(payload, record.delivery, sending)
         except BaseException as error:
             ended = _ended(record, sending, started, sending.status(), error=name_of_error(error))
-            error.record = ended  # type: ignore[attr-defined]
+            object.__setattr__(error, "record", ended)  # also where the error's class lets nobody set anything
             if isinstance(error, CircuitOpenError):
                 self._log_down(ended)
             if key is not None and isinstance(error, GraphTemplateError):

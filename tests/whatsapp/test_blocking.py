@@ -29,8 +29,10 @@ from resilience_whatsapp import (
     ServiceClosedError,
     WhatsAppService,
 )
+from resilience_whatsapp.blocking import _let_go
 from resilience_whatsapp.messages import BodyDefinition, TemplateDefinition, Text
 from resilience_whatsapp.simulator import Fault, SimulatorThread
+from tests._cost import unmeasured
 from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, service_over
 from tests.whatsapp.test_bulk import Api, down_until, number_of, rows
 
@@ -360,7 +362,7 @@ if "fork" in sys.argv:
 @pytest.mark.parametrize("how", ["no close", pytest.param("fork", marks=needs_fork)])
 def test_a_program_and_its_forks_end_although_nobody_closed_the_service(how: str) -> None:
     code = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORGETFUL, how]
-    done = subprocess.run(code, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(code, capture_output=True, text=True, timeout=50, check=False, env=unmeasured())
     assert (done.returncode, done.stdout, done.stderr) == (0, "7\nclosed\n" if how == "fork" else "closed\n", "")
 
 
@@ -373,3 +375,9 @@ def test_the_loop_of_a_service_that_is_forgotten_ends() -> None:
     gc.collect()
     thread.join(30)
     assert not thread.is_alive()
+
+
+def test_another_process_does_not_end_the_loop_of_its_parent() -> None:
+    with over(Stub(OK)) as service:
+        _let_go(service._portal, os.getpid() + 1)
+        assert service.send_text("u", RECIPIENT, "hi").status == "accepted"

@@ -151,7 +151,7 @@ class WhatsAppService:
         """Send any message of `resilience_whatsapp.messages`.
 
         Args:
-            user: on whose behalf: any object with `.id`, or an id.
+            user: on whose behalf: any object with `.id`, a mapping with `"id"`, or an id. Logs show that.
             recipient: a phone number with `+` and country code, a `PhoneNumber`, a `UserId` or a `GroupId`.
             message: what is sent.
             reply_to: the id of a message of the recipient, which is quoted.
@@ -558,7 +558,7 @@ class WhatsAppService:
         template = request.message if isinstance(request.message, TemplateMessage) else None
         return MessageRecord(
             id=os.urandom(16).hex(),
-            user_id=str(getattr(user, "id", user)),
+            user_id=_user_id(user),
             recipient=request.recipient.key,
             kind=request.message.kind,
             template=None if template is None else template.name,
@@ -652,6 +652,14 @@ def _ended(
         duration=time.monotonic() - started,
         error=error,
     )
+
+
+def _user_id(user: Any) -> str:
+    if not isinstance(user, Mapping):
+        return str(getattr(user, "id", user))
+    if "id" not in user:  # all of it must not get into logs
+        raise InvalidMessageError('user must be an id, or an object or mapping with an "id"')
+    return str(user["id"])
 
 
 def _checked(delivery: str) -> Delivery:

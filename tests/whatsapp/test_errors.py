@@ -158,8 +158,10 @@ def test_each_sample_of_a_listing_parses(sample: Sample) -> None:
 
 KEYS = ["error", "code", "error_subcode", "is_transient", "fbtrace_id", "message", "messages", "contacts", "id", "data"]
 OTHERS = [read_success, read_created, read_upload, read_media, read_number_status, read_health]
-MORE = ["success", "url", "sha256", "file_size", "health_status", "entities", "entity_type", "errors", "throughput"]
-MORE += ["paging", "next", "cursors", "after", "name", "language", "status", "components", "error_data", "wa_id", "é"]
+MORE = [
+    *("paging", "next", "cursors", "after", "name", "language", "status", "components", "error_data", "wa_id", "é"),
+    *("success", "url", "sha256", "file_size", "health_status", "entities", "entity_type", "errors", "throughput"),
+]
 VALUES: list[Any] = [
     None,
     True,

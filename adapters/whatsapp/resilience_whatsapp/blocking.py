@@ -9,11 +9,11 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -26,6 +26,7 @@ from resilience_whatsapp.graph import TemplateReceipt
 from resilience_whatsapp.media import DownloadedMedia, MediaInfo, MediaSource, MediaTarget, UploadedMedia
 from resilience_whatsapp.messages import Message, Recipient, TemplateDefinition
 from resilience_whatsapp.messages._template import Component
+from resilience_whatsapp.outbox._options import OutboxOptions
 from resilience_whatsapp.records import Delivery, MessageRecord
 from resilience_whatsapp.service import WhatsAppService
 from resilience_whatsapp.status import Health, NumberStatus
@@ -39,7 +40,8 @@ class BlockingWhatsAppService:
 
     Built by `WhatsAppService.blocking(client, ...)`; use it as a context manager, or `close()` it: else the end of the
     program does, without waiting for calls under way. A call that is interrupted (Ctrl-C) is cut short. A process that
-    was forked needs a new one: the thread of its loop stayed with the parent.
+    was forked needs a new one: the thread of its loop stayed with the parent. With an outbox it also sends what is
+    queued, until it is closed.
     """
 
     def __init__(self, client: ResilientWhatsAppClient, **options: Any) -> None:
@@ -49,6 +51,10 @@ class BlockingWhatsAppService:
         self._closing = threading.Lock()
         self._loop = _Loop()
         self._portal = self._loop.portal
+        self._stack = ExitStack()
+        if self.service.outbox is not None:
+            self._stack.callback(self._portal.call, self.service.outbox.aclose)
+            self._stack.enter_context(self._portal.wrap_async_context_manager(self.service.outbox.running()))
         _open.add(self)
         weakref.finalize(self, _let_go, self._portal, self._process).atexit = False
 
@@ -78,9 +84,10 @@ class BlockingWhatsAppService:
         reply_to: str | None = None,
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
+        **keeping: Unpack[OutboxOptions],
     ) -> MessageRecord:
         """As `WhatsAppService.send`."""
-        options: dict[str, Any] = {"reply_to": reply_to, "delivery": delivery, "opaque_data": opaque_data}
+        options: dict[str, Any] = {"reply_to": reply_to, "delivery": delivery, "opaque_data": opaque_data, **keeping}
         return self._call(self.service.send, user, recipient, message, **options)
 
     def send_template_message(
@@ -93,9 +100,15 @@ class BlockingWhatsAppService:
         components: Sequence[Mapping[str, Any] | Component] = (),
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
+        **keeping: Unpack[OutboxOptions],
     ) -> MessageRecord:
         """As `WhatsAppService.send_template_message`."""
-        options: dict[str, Any] = {"components": components, "delivery": delivery, "opaque_data": opaque_data}
+        options: dict[str, Any] = {
+            "components": components,
+            "delivery": delivery,
+            "opaque_data": opaque_data,
+            **keeping,
+        }
         return self._call(self.service.send_template_message, user, recipient, template_name, language_code, **options)
 
     def send_text(
@@ -107,9 +120,15 @@ class BlockingWhatsAppService:
         preview_url: bool = False,
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
+        **keeping: Unpack[OutboxOptions],
     ) -> MessageRecord:
         """As `WhatsAppService.send_text`."""
-        options: dict[str, Any] = {"preview_url": preview_url, "delivery": delivery, "opaque_data": opaque_data}
+        options: dict[str, Any] = {
+            "preview_url": preview_url,
+            "delivery": delivery,
+            "opaque_data": opaque_data,
+            **keeping,
+        }
         return self._call(self.service.send_text, user, recipient, body, **options)
 
     def send_many(
@@ -197,6 +216,7 @@ class BlockingWhatsAppService:
             if not self._closed:
                 self._call(self.service.aclose, drain)
                 self._closed = True
+                self._stack.close()
                 self._loop.end()
                 _open.discard(self)
 

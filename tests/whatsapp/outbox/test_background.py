@@ -14,8 +14,8 @@ import pytest
 from resilience_core import CircuitBreaker, Retry
 from resilience_whatsapp import (
     AmbiguousOutcomeError,
-    GraphRequestError,
     GraphClient,
+    GraphRequestError,
     GraphThrottledError,
     GraphTransientError,
     MessageStatus,

@@ -6,6 +6,7 @@ the machine when it was cut short.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import re
@@ -124,7 +125,8 @@ class GraphClient:
         api_version: such as `v25.0`.
         connect_timeout: seconds to connect, waiting for a free connection included.
         read_timeout: seconds without a byte from the server.
-        session: a session to use, which stays yours to close; default one of our own, made at the first request.
+        session: a session to use, which stays yours to close; default one of our own for each event loop, made at its
+            first request.
     """
 
     token: Token = field(repr=False)
@@ -135,7 +137,7 @@ class GraphClient:
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
     session: aiohttp.ClientSession | None = field(default=None, repr=False)
-    _own: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
+    _sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = field(factory=dict, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         good_token = callable(self.token) or _bearer(self.token) != ""
@@ -240,7 +242,7 @@ class GraphClient:
         wire: Wire | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
         headers = {"Authorization": await self._authorization(), "Accept-Encoding": "identity"}  # no compressed bombs
-        async with self._session().request(
+        async with (await self._session()).request(
             method,
             self._url(path),
             data=None if json_body is None else _Body(json.dumps(json_body).encode(), wire),
@@ -362,7 +364,7 @@ class GraphClient:
     async def _answer(self, method: str, url: str, *, data: Any = None) -> AsyncGenerator[aiohttp.ClientResponse]:
         """An answer whose body is still to be read: it may be large."""
         headers = {"Authorization": await self._authorization(), "Accept-Encoding": "identity"}
-        async with self._session().request(
+        async with (await self._session()).request(
             method,
             url,
             data=data,
@@ -375,17 +377,29 @@ class GraphClient:
 
     # --- the session -----------------------------------------------------------------------------------------------
 
-    def _session(self) -> aiohttp.ClientSession:
-        session = self.session or self._own
-        if session is None or (session is self._own and session.closed):
-            session = self._own = aiohttp.ClientSession()
+    async def _session(self) -> aiohttp.ClientSession:
+        """The session for this event loop: the connections of another one, which may have ended, are of no use here."""
+        if self.session is not None:
+            return self.session
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None or session.closed:
+            session = self._sessions[loop] = aiohttp.ClientSession()
+            await self._close_ended()
         return session
 
+    async def _close_ended(self) -> None:
+        for loop in list(self._sessions):
+            session = self._sessions.pop(loop, None) if loop.is_closed() else None
+            if session is not None:
+                await session.close()
+
     async def aclose(self) -> None:
-        """Close the session that was made here; a session that was given stays open."""
-        if self._own is not None:
-            await self._own.close()
-            self._own = None
+        """Close the session that was made here for this event loop; a session that was given stays open."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
+        await self._close_ended()
 
     async def __aenter__(self) -> GraphClient:
         return self

@@ -381,3 +381,40 @@ def test_another_process_does_not_end_the_loop_of_its_parent() -> None:
     with over(Stub(OK)) as service:
         _let_go(service._portal, os.getpid() + 1)
         assert service.send_text("u", RECIPIENT, "hi").status == "accepted"
+
+
+def test_rows_that_were_read_when_the_next_one_was_interrupted_are_told_as_not_sent() -> None:
+    def given() -> Iterator[Outgoing]:
+        yield from rows(6)
+        raise KeyboardInterrupt
+
+    with over(Api()) as service:
+        bulk = service.send_many(given(), concurrency=4)
+        told: list[Any] = []
+        with pytest.raises(KeyboardInterrupt):
+            told.extend(iter(bulk))
+        told.extend(bulk.leftover)
+        assert sorted(result.index for result in told) == list(range(6))
+        assert bulk.progress.done == bulk.progress.begun == 6
+        accepted = sum(result.status == "accepted" for result in told)
+        assert accepted == sum(service.service.client.http_client.accepted.values())  # type: ignore[attr-defined]
+        with pytest.raises(StopIteration):
+            next(bulk)
+
+
+def test_rows_whose_hand_over_was_interrupted_are_told_as_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with over(Api()) as service:
+        bulk = service.send_many(rows(6), concurrency=4)
+        first = next(bulk)
+        really = bulk._call
+
+        def interrupted(call: Any, *args: Any) -> Any:
+            monkeypatch.setattr(bulk, "_call", really)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(bulk, "_call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(bulk)
+        told = [first, *bulk.leftover]
+        assert sorted(result.index for result in told) == list(range(bulk.progress.begun))
+        assert bulk.progress.begun == 6 - len(list(bulk._rows))

@@ -7,6 +7,7 @@ import atexit
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -305,6 +306,7 @@ class BlockingBulkSend:
         self._bulk = bulk
         self._rows = iter(rows)
         self._call = call
+        self._read: deque[Outgoing] = deque()  # and not yet taken by the other thread
         self._room = 0
         self._over = False
         self._trouble: BaseException | None = None
@@ -337,21 +339,21 @@ class BlockingBulkSend:
             raise trouble
         raise StopIteration
 
-    def _taken(self) -> list[Outgoing]:
+    def _taken(self) -> deque[Outgoing]:
         """As many rows as there is room for."""
-        rows: list[Outgoing] = []
         try:
-            rows.extend(islice(self._rows, self._room))
+            self._read.extend(islice(self._rows, self._room))
         except Exception as error:  # those before it are sent
             self._trouble, self._over = error, True
-        self._over = self._over or len(rows) < self._room
+        self._over = self._over or len(self._read) < self._room
         self._room = 0
-        return rows
+        return self._read
 
     def close(self) -> None:
         """As `BulkSend.aclose`."""
         self._over = True
-        self._call(self._bulk.aclose)
+        rows, self._read = self._read, deque()
+        self._call(self._bulk.aclose, rows)
 
     def __enter__(self) -> BlockingBulkSend:
         return self

@@ -86,7 +86,8 @@ class WhatsAppService:
             asked for anew, and the old one is served only while that fails, until it is 24 h old.
         template_file: where the list, and which templates are set aside, are kept so that they outlive the process.
         fleet: a `RedisFleet`: the list and what is set aside are those of all its members that send for the same
-            business account. One member fetches, the others use its list; what one forgets all forget.
+            business account: `http_client.waba_id`. One member fetches, the others use its list; what one forgets all
+            forget.
         template_quarantine: seconds, by error code, for which a template is set aside after a send of it failed with
             that `GraphTemplateError`: further sends of it in its language fail at once with the same error, marked
             `local`, without a request. Codes that are not in it, or have 0, set nothing aside; `{}` switches it off.
@@ -124,6 +125,11 @@ class WhatsAppService:
         self._mask_recipients = mask_recipients
         self._logger = client.logger
         account = getattr(client.http_client, "waba_id", None)
+        if fleet is not None and not isinstance(account, str):
+            raise ConfigurationError(
+                "WhatsAppService: with a fleet the http_client must have a waba_id: templates are shared between those "
+                "that send for one business account; give it one, or leave fleet out"
+            )
         self._store = TemplateStore(template_file, fleet, account, self._forgotten_by_others)
         self._cache = StaleCache(
             "whatsapp_templates",

@@ -138,6 +138,8 @@ class GraphClient:
     read_timeout: float = 30.0
     session: aiohttp.ClientSession | None = field(default=None, repr=False)
     _sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = field(factory=dict, init=False, repr=False)
+    header_listeners: list[Callable[[Mapping[str, str]], None]] = field(factory=list, init=False, repr=False)
+    """Called with the headers of every answer, before it is judged: they tell how much of the limits is used."""
 
     def __attrs_post_init__(self) -> None:
         good_token = callable(self.token) or _bearer(self.token) != ""
@@ -252,6 +254,8 @@ class GraphClient:
             timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_timeout, sock_read=self.read_timeout),
             auto_decompress=False,  # aiohttp would unpack a bomb before anybody could count its bytes
         ) as response:
+            for listener in self.header_listeners:
+                listener(response.headers)
             cap = limit if response.status == 200 else _SEND_LIMIT
             body = await _read(response, cap)
             return response.status, response.headers, body

@@ -29,7 +29,7 @@ from resilience_whatsapp import (
     ServiceClosedError,
     WhatsAppService,
 )
-from resilience_whatsapp.blocking import _let_go
+from resilience_whatsapp.blocking import _close_all, _let_go
 from resilience_whatsapp.messages import BodyDefinition, TemplateDefinition, Text
 from resilience_whatsapp.simulator import Fault, SimulatorThread
 from tests._cost import unmeasured
@@ -418,3 +418,11 @@ def test_rows_whose_hand_over_was_interrupted_are_told_as_not_sent(monkeypatch: 
         told = [first, *bulk.leftover]
         assert sorted(result.index for result in told) == list(range(bulk.progress.begun))
         assert bulk.progress.begun == 6 - len(list(bulk._rows))
+
+
+def test_at_the_end_all_that_is_open_is_closed_whatever_one_of_them_raises() -> None:
+    services = [over(Stub(OK)) for _ in range(2)]
+    services[0]._loop.end()  # cannot be closed any more
+    _close_all()
+    with pytest.raises(ServiceClosedError):
+        services[1].send_text("u", RECIPIENT, "hi")

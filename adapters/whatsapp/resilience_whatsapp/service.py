@@ -86,7 +86,8 @@ class WhatsAppService:
             asked for anew, and the old one is served only while that fails, until it is 24 h old.
         template_file: where the list, and which templates are set aside, are kept so that they outlive the process.
         fleet: a `RedisFleet`: the list and what is set aside are those of all its members that send for the same
-            business account. One member fetches, the others use its list; what one forgets all forget.
+            business account: `http_client.waba_id`. One member fetches, the others use its list; what one forgets all
+            forget.
         template_quarantine: seconds, by error code, for which a template is set aside after a send of it failed with
             that `GraphTemplateError`: further sends of it in its language fail at once with the same error, marked
             `local`, without a request. Codes that are not in it, or have 0, set nothing aside; `{}` switches it off.
@@ -124,6 +125,11 @@ class WhatsAppService:
         self._mask_recipients = mask_recipients
         self._logger = client.logger
         account = getattr(client.http_client, "waba_id", None)
+        if fleet is not None and not isinstance(account, str):
+            raise ConfigurationError(
+                "WhatsAppService: with a fleet the http_client must have a waba_id: templates are shared between those "
+                "that send for one business account; give it one, or leave fleet out"
+            )
         self._store = TemplateStore(template_file, fleet, account, self._forgotten_by_others)
         self._cache = StaleCache(
             "whatsapp_templates",
@@ -164,7 +170,7 @@ class WhatsAppService:
         """Send any message of `resilience_whatsapp.messages`.
 
         Args:
-            user: on whose behalf: any object with `.id`, or an id.
+            user: on whose behalf: any object with `.id`, a mapping with `"id"`, or an id. Logs show that.
             recipient: a phone number with `+` and country code, a `PhoneNumber`, a `UserId` or a `GroupId`.
             message: what is sent.
             reply_to: the id of a message of the recipient, which is quoted.
@@ -439,11 +445,16 @@ class WhatsAppService:
         says so, as it does of an older one. Who asks while somebody else's request is under way waits for that one;
         with a fleet also for that of another member, for at most 15 s.
         Never raises for an API that fails: `source` and `age` of the result say what it is worth.
+
+        Raises:
+            ConfigurationError: the HTTP client was made without `waba_id`, and no list is kept.
         """
         await self._store.wait_for_others(self._has_fresh_list, self._now)
         before, asked = self._cache.entry(), self._now()
         try:
             listing: Listing = await self._templates()
+        except ConfigurationError:
+            raise  # nobody was asked, and nobody ever will be
         except Exception as error:
             self._log_templates("default", error)
             return TemplateList(DEFAULT_TEMPLATES, "default", None)
@@ -584,7 +595,7 @@ class WhatsAppService:
         template = request.message if isinstance(request.message, TemplateMessage) else None
         return MessageRecord(
             id=os.urandom(16).hex(),
-            user_id=str(getattr(user, "id", user)),
+            user_id=_user_id(user),
             recipient=request.recipient.key,
             kind=request.message.kind,
             template=None if template is None else template.name,
@@ -619,7 +630,7 @@ class WhatsAppService:
             receipt = await self.client.send(payload, record.delivery, sending, retries=retries)
         except BaseException as error:
             ended = _ended(record, sending, started, sending.status(), error=name_of_error(error))
-            error.record = ended  # type: ignore[attr-defined]
+            object.__setattr__(error, "record", ended)  # also where the error's class lets nobody set anything
             if isinstance(error, CircuitOpenError):
                 self._log_down(ended)
             if key is not None and isinstance(error, GraphTemplateError):
@@ -697,6 +708,14 @@ def _ended(
         duration=time.monotonic() - started,
         error=error,
     )
+
+
+def _user_id(user: Any) -> str:
+    if not isinstance(user, Mapping):
+        return str(getattr(user, "id", user))
+    if "id" not in user:  # all of it must not get into logs
+        raise InvalidMessageError('user must be an id, or an object or mapping with an "id"')
+    return str(user["id"])
 
 
 def _checked(delivery: str) -> Delivery:

@@ -153,10 +153,13 @@ def test_a_token_function_that_answers_no_token_makes_no_request(token: Any) -> 
     assert (record.status, record.attempts) == (MessageStatus.FAILED, 1)
 
 
-def test_a_client_that_cannot_list_templates_says_so_instead_of_the_built_in_ones() -> None:
+def test_that_a_client_cannot_list_templates_is_an_error_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     service = WhatsAppService(ResilientWhatsAppClient(GraphClient(token="t", phone_number_id="1")))
-    with pytest.raises(ConfigurationError, match="waba_id must be given to list templates"):
-        asyncio.run(service.get_approved_templates())
+    templates = asyncio.run(service.get_approved_templates())
+    assert (templates.source, ("welcome_message", "fr") in templates) == ("default", True)
+    (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert told.getMessage() == "Templates cannot be listed"
+    assert "waba_id must be given to list templates" in told.__dict__["error"]
 
 
 def test_a_retry_policy_does_not_keep_the_clients_that_used_it() -> None:

@@ -444,18 +444,16 @@ class WhatsAppService:
         A list that is younger than `templates_fresh_for` is served without asking; while the circuit is open the log
         says so, as it does of an older one. Who asks while somebody else's request is under way waits for that one;
         with a fleet also for that of another member, for at most 15 s.
-        Never raises for an API that fails: `source` and `age` of the result say what it is worth.
-
-        Raises:
-            ConfigurationError: the HTTP client was made without `waba_id`, and no list is kept.
+        Never raises: `source` and `age` of the result say what it is worth. That the HTTP client was made without
+        `waba_id`, so that nobody is asked, is logged as an error each time.
         """
         await self._store.wait_for_others(self._has_fresh_list, self._now)
         before, asked = self._cache.entry(), self._now()
         try:
             listing: Listing = await self._templates()
-        except ConfigurationError:
-            raise  # nobody was asked, and nobody ever will be
         except Exception as error:
+            if isinstance(error, ConfigurationError):
+                self._logger.error("Templates cannot be listed", extra={"error": str(error)})
             self._log_templates("default", error)
             return TemplateList(DEFAULT_TEMPLATES, "default", None)
         if before is not None and before.value is listing:

@@ -452,8 +452,6 @@ class WhatsAppService:
         try:
             listing: Listing = await self._templates()
         except Exception as error:
-            if isinstance(error, ConfigurationError):
-                self._logger.error("Templates cannot be listed", extra={"error": str(error)})
             self._log_templates("default", error)
             return TemplateList(DEFAULT_TEMPLATES, "default", None)
         if before is not None and before.value is listing:
@@ -582,6 +580,8 @@ class WhatsAppService:
 
     def _log_templates(self, which: str, error: BaseException | None) -> None:
         """Tell which templates are used; without an error because the circuit is open anyway."""
+        if isinstance(error, ConfigurationError):
+            self._logger.error("Templates cannot be listed", extra={"error": str(error)})
         circuit_open = error is None or isinstance(error, CircuitOpenError)
         reason = "due to circuit breaker open" if circuit_open else "because fetching them failed"
         told = None if error is None else name_of_error(error)

@@ -109,7 +109,7 @@ def status_event(entry: Entry, number: Number, status: str, at: float) -> Event:
         told["pricing"] = {"billable": kind == "regular", "pricing_model": "PMP", "category": category, "type": kind}
     conversation: dict[str, Any] | None = None
     if status in ("sent", "delivered", "read"):
-        conversation = {"id": hashlib.md5(party.key.encode(), usedforsecurity=False).hexdigest()}
+        conversation = {"id": hashlib.md5(party.key.encode(errors="replace"), usedforsecurity=False).hexdigest()}
         if status == "sent":
             conversation["expiration_timestamp"] = str(int(at) + _DAY)
         conversation["origin"] = {"type": category}

@@ -18,6 +18,7 @@ documentation, and guesses, marked below, for those that it does not tell.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from attrs import evolve, fields, frozen
@@ -71,9 +72,12 @@ class Limits:
                     raise LimitsError(f"limits.{attribute.name} must be true or false")
             elif value is None and attribute.default is None:
                 continue
-            elif not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+            elif attribute.name == "status" and not (_is_whole(value) and 200 <= value <= 599):
+                raise LimitsError("limits.status must be an HTTP status or None")
+            elif not (_is_whole(value) if "int" in str(attribute.type) else _is_number(value)) or value <= 0:
+                kind = "whole number" if _is_number(value) and value > 0 else "number"
                 optional = ", or None for no limit" if attribute.default is None else ""
-                raise LimitsError(f"limits.{attribute.name} must be a number above 0{optional}")
+                raise LimitsError(f"limits.{attribute.name} must be a {kind} above 0{optional}")
 
     @classmethod
     def none(cls, **changes: Any) -> Limits:
@@ -97,3 +101,11 @@ class Limits:
             flow=10,
         )
         return evolve(documented, **changes)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))

@@ -82,6 +82,8 @@ class Media:
 
 def kind_of(mime_type: str) -> str | None:
     """The kind of a MIME type, whatever its parameters; None for one that is not taken."""
+    if not mime_type.isprintable():  # it becomes a header of the download
+        return None
     return _KINDS.get(mime_type.partition(";")[0].strip().lower())
 
 

@@ -110,31 +110,38 @@ class Server:
     async def _begun(
         self, request: web.Request, status: int, headers: Mapping[str, str], length: int
     ) -> web.StreamResponse:
-        stream = web.StreamResponse(status=status, headers={"Content-Type": "application/json", **headers})
+        stream = web.StreamResponse(status=status, headers={"Content-Type": "application/json"})
+        stream.headers.update(headers)
         stream.content_length = length
         await stream.prepare(request)
         return stream
 
 
 def _made_up(fault: Fault, body: bytes) -> web.Response | None:
-    """What is answered instead; None is nothing at all."""
+    """What is answered instead, with the headers of the fault; None is nothing at all."""
+    response = _instead(fault, body)
+    if response is not None:
+        response.headers.update(fault.headers)
+    return response
+
+
+def _instead(fault: Fault, body: bytes) -> web.Response | None:
     if fault.kind == "error":
-        refusal = Refusal(fault.code, fault.details, fault.status, fault.subcode, fault.is_transient)
-        return refusal.response(fault.headers)
+        return Refusal(fault.code, fault.details, fault.status, fault.subcode, fault.is_transient).response()
     if fault.kind == "string_error":
         return web.json_response({"error": "Something went wrong"}, status=fault.status or 500)
     if fault.kind == "no_code":
-        return web.json_response(without_code(), status=fault.status or 500, headers=fault.headers)
+        return web.json_response(without_code(), status=fault.status or 500)
     if fault.kind == "html":
-        return html(fault.status or 502, fault.headers)
+        return html(fault.status or 502)
     if fault.kind == "json":
-        return web.json_response(fault.body, status=fault.status or 400, headers=fault.headers)
+        return web.json_response(fault.body, status=fault.status or 400)
     if fault.kind == "empty":
-        return web.Response(status=fault.status or 500, headers=fault.headers)
+        return web.Response(status=fault.status or 500)
     if fault.kind == "no_messages":
-        return web.json_response({}, headers=fault.headers)
+        return web.json_response({})
     if fault.kind == "malformed":
-        return web.Response(body=body[: len(body) // 2], content_type="application/json", headers=fault.headers)
+        return web.Response(body=body[: len(body) // 2], content_type="application/json")
     return None
 
 

@@ -63,7 +63,7 @@ class _Sending:
         refused = refusal_of(call.body, rules)
         if refused is not None:
             return refused
-        template = _template(call.body, rules)
+        template = None if call.body.get("status") == "read" else _template(call.body, rules)
         if template is None or template.category != "MARKETING":
             return Refusal(134100)
         if not number.account.standing.marketing_api:

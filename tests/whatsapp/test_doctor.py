@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -168,40 +166,25 @@ def test_an_api_that_goes_away(simulator: SimulatorThread, capsys: pytest.Captur
     assert told["version"]["verdict"] == "ok"
 
 
-class Canned(BaseHTTPRequestHandler):
-    """The API as its documentation has it, with the nodes that the simulator does not have."""
-
-    answers: ClassVar[dict[str, Any]] = {
-        "/106540352242922": NUMBER,
-        "/me/permissions": {"data": [{"permission": name, "status": "granted"} for name in checks.PERMISSIONS]},
-        "/102290129340398": {"health_status": HEALTH, "id": "102290129340398"},
-        "/102290129340398/message_templates": {"data": [{"name": "x", "language": "fr", "status": "APPROVED"}]},
-        "/102290129340398/subscribed_apps": {"data": [{"whatsapp_business_api_data": {"name": "Ours"}}]},
-    }
-
-    def do_GET(self) -> None:
-        """Answer."""
-        body = json.dumps(self.answers[self.path.partition("?")[0].removeprefix("/v26.0")]).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
-
-
-@pytest.mark.usefixtures("simulator")
-def test_permissions_and_webhooks_are_looked_at_where_the_api_tells_them(capsys: pytest.CaptureFixture[str]) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Canned) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        code, told = found(capsys, "--base-url", f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-        thread.join()
-    assert (code, wrong(told)) == (0, {})
+def test_permissions_and_webhooks_are_looked_at(simulator: SimulatorThread, capsys: pytest.CaptureFixture[str]) -> None:
+    _, told = found(capsys)
     assert told["permissions"]["text"] == "whatsapp_business_messaging, whatsapp_business_management"
     assert told["webhooks"]["text"] == "1 app subscribed to the account"
+    simulator.do(lambda api: api.change.token(permissions=["whatsapp_business_management"]))
+    simulator.do(lambda api: api.account.apps.clear())
+    code, told = found(capsys)
+    assert (code, wrong(told)) == (1, {"permissions": "error", "webhooks": "warning"})
+    assert told["permissions"]["text"] == "missing: whatsapp_business_messaging: without it nothing can be sent"
+
+
+def test_what_the_api_need_not_tell_is_no_finding(
+    simulator: SimulatorThread, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulator.script(Fault("error", "permissions", code=100), Fault("html", "subscribed_apps"))
+    code, told = found(capsys)
+    assert (code, wrong(told)) == (0, {})
+    assert told["permissions"]["text"].startswith("not told by the API")
+    assert told["webhooks"]["text"] == "not told by the API"
 
 
 # --- single checks ---------------------------------------------------------------------------------------------------

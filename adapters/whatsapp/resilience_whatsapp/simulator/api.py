@@ -115,7 +115,7 @@ class GraphApi:
         self.limiter = Limiter(limits or Limits.none())
         # A stream of its own for each purpose: more webhooks do not change which requests meet a fault.
         self.faults = Script(self.clock, f"{seed}/faults")
-        self.webhooks = Webhooks(self.clock, app_secret, webhook_batch, webhook_backlog)
+        self.webhooks = Webhooks(self.clock, app_secret, webhook_batch, webhook_backlog, self.world.accounts)
         self.stories = Stories(
             statuses or Statuses(), self.clock, random.Random(f"{seed}/stories"), self.faults, self.webhooks
         )

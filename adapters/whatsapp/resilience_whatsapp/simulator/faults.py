@@ -98,6 +98,8 @@ ROUTES = (
     "account",
     "media",
     "media_download",
+    "subscribed_apps",
+    "permissions",
     "*",
 )
 MAX_SECONDS = 30 * 86_400

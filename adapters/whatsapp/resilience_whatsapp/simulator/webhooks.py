@@ -68,13 +68,16 @@ class _Batch:
 class Webhooks:
     """The receivers, and what they are still to be told."""
 
-    def __init__(self, clock: SimClock, app_secret: str, batch: int, backlog: int) -> None:
+    def __init__(
+        self, clock: SimClock, app_secret: str, batch: int, backlog: int, accounts: Mapping[str, Account]
+    ) -> None:
         self.receivers: list[Receiver] = []
         self.app_secret = app_secret
         self.delivered = Delivered()
         self._clock = clock
         self._batch = batch
         self._backlog = backlog
+        self._accounts = accounts
         self._ready: deque[Event] = deque()
         self._again: deque[_Batch] = deque()  # due to be sent again
         self._held: dict[_Batch, object] = {}  # not taken yet, oldest first, with their waits; `_again` is of these
@@ -142,13 +145,17 @@ class Webhooks:
         """Whether anybody listens."""
         return self._session is not None and bool(self.receivers)
 
+    def _wants(self, event: Event) -> bool:
+        """Whether anybody listens, and an app is subscribed to the account."""
+        return self.wanted and bool(self._accounts[event.account_id].apps)
+
     def tell(self, account: Account, topic: str, value: Mapping[str, Any]) -> None:
         """News of an account: `account_update`, `phone_number_quality_update`, `message_template_status_update` ..."""
         self.add(Event(account.id, topic, value))
 
     def add(self, event: Event) -> None:
         """Tell it as soon as can be."""
-        if self.wanted:
+        if self._wants(event):
             self.delivered.told += 1
             self._queue(event)
 
@@ -164,13 +171,14 @@ class Webhooks:
 
     def repeat(self, event: Event) -> None:
         """Tell again what was told: it does not count as told once more."""
-        if self.wanted:
+        if self._wants(event):
             self._queue(event)
 
     async def tell_first(self, event: Event) -> None:
         """Tell it now, and wait until each receiver had it once."""
-        self.delivered.told += 1
-        await self._attempt(_Batch([event], self._clock.now()))
+        if self._wants(event):
+            self.delivered.told += 1
+            await self._attempt(_Batch([event], self._clock.now()))
 
     def _queue(self, event: Event) -> None:
         self._ready.append(event)

@@ -47,6 +47,8 @@ class Account:
     numbers: list[Number] = field(factory=list, repr=False)
     block: Block | None = None
     standing: AccountStanding = field(factory=AccountStanding)
+    apps: set[str] = field(factory=lambda: {APP_ID})
+    """Ids of the apps that are subscribed to its webhooks; without any, nobody is told of it."""
 
     @property
     def account(self) -> Account:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from resilience_whatsapp.simulator.resources import (
     accounts,
+    apps,
     media,
     messages,
     numbers,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi
     from resilience_whatsapp.simulator.routing import Route
 
-MODULES: tuple[ModuleType, ...] = (messages, template_lists, numbers, accounts, media, templates, steering)
+MODULES: tuple[ModuleType, ...] = (messages, template_lists, numbers, accounts, apps, media, templates, steering)
 """In the order in which they are asked whether they know an id."""
 
 

@@ -17,8 +17,8 @@ from resilience_whatsapp.cli import _checks as checks
 from resilience_whatsapp.cli import main
 from resilience_whatsapp.cli._templates import TemplateState
 from resilience_whatsapp.simulator import Fault, SimulatorThread
-from resilience_whatsapp.simulator.templates import SimTemplate
-from resilience_whatsapp.simulator.world import Block
+from resilience_whatsapp.simulator.state.world import Block
+from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 from resilience_whatsapp.status import NumberStatus, health_of
 from tests.whatsapp.test_command_line import variables
 

@@ -16,24 +16,24 @@ from aiohttp import web
 
 from resilience_whatsapp.simulator import resources, versions, wire
 from resilience_whatsapp.simulator.book import Book, BusinessKey, content_key
-from resilience_whatsapp.simulator.changes import Changes
 from resilience_whatsapp.simulator.clock import SimClock
 from resilience_whatsapp.simulator.envelopes import EXPIRED_TOKEN, NO_TOKEN, Refusal, unknown_object
-from resilience_whatsapp.simulator.faults import Script
-from resilience_whatsapp.simulator.inbox import Inbox
-from resilience_whatsapp.simulator.limiter import Limiter
-from resilience_whatsapp.simulator.limits import Limits
-from resilience_whatsapp.simulator.media import MediaStore
-from resilience_whatsapp.simulator.receivers import Receiver
+from resilience_whatsapp.simulator.faults.answers import Server
+from resilience_whatsapp.simulator.faults.script import Script
+from resilience_whatsapp.simulator.limits.limiter import Limiter
+from resilience_whatsapp.simulator.limits.settings import Limits
 from resilience_whatsapp.simulator.report import Report, report_of
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route
-from resilience_whatsapp.simulator.serving import Server
-from resilience_whatsapp.simulator.standing import LOCKED, news_of_ban, news_of_block, revoked
-from resilience_whatsapp.simulator.stories import Statuses, Stories
-from resilience_whatsapp.simulator.template_life import TemplateLife
-from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, SimTemplate
-from resilience_whatsapp.simulator.webhooks import APP_SECRET, Webhooks
-from resilience_whatsapp.simulator.world import Account, Block, Number, Token, World
+from resilience_whatsapp.simulator.state.changes import Changes
+from resilience_whatsapp.simulator.state.inbox import Inbox
+from resilience_whatsapp.simulator.state.media import MediaStore
+from resilience_whatsapp.simulator.state.standing import LOCKED, news_of_ban, news_of_block, revoked
+from resilience_whatsapp.simulator.state.world import Account, Block, Number, Token, World
+from resilience_whatsapp.simulator.templates.definitions import DEFAULT_TEMPLATES, SimTemplate
+from resilience_whatsapp.simulator.templates.life import TemplateLife
+from resilience_whatsapp.simulator.webhooks.delivery import APP_SECRET, Webhooks
+from resilience_whatsapp.simulator.webhooks.receivers import Receiver
+from resilience_whatsapp.simulator.webhooks.statuses import Statuses, Stories
 
 TOKEN = "simulator-token"
 PHONE_NUMBER_ID = "106540352242922"

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 from attrs import asdict, field, frozen
 
 from resilience_whatsapp.simulator.book import Book, Entry
-from resilience_whatsapp.simulator.limiter import Scope, Tally
-from resilience_whatsapp.simulator.webhooks import Delivered
+from resilience_whatsapp.simulator.limits.limiter import Scope, Tally
+from resilience_whatsapp.simulator.webhooks.delivery import Delivered
 
 TAKEN = frozenset({"accepted", "sent", "delivered", "read", "played"})
 PENDING = frozenset({"queued", "in_flight"})

@@ -8,17 +8,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, TypedDict, Unpack
 
 from aiohttp import web
 
-from resilience_whatsapp.simulator import wire
-from resilience_whatsapp.simulator.admin import Admin, application
+from resilience_whatsapp.simulator import steering, wire
 from resilience_whatsapp.simulator.api import GraphApi, Options
 from resilience_whatsapp.simulator.clock import Timer
-from resilience_whatsapp.simulator.faults import Fault
-from resilience_whatsapp.simulator.receivers import Receiver
-from resilience_whatsapp.simulator.webhooks import Delivered
+from resilience_whatsapp.simulator.faults.script import Fault
+from resilience_whatsapp.simulator.webhooks.delivery import Delivered
+from resilience_whatsapp.simulator.webhooks.receivers import Receiver
+
+_MAX_BODY = 64 * 1024 * 1024
+"""Bytes of a body: 20,000 records for the report take 1 or 2 MB, aiohttp's own limit is 1 MB."""
+
+
+class ClientOptions(TypedDict):
+    """What a client must know."""
+
+    token: str
+    phone_number_id: str
+    waba_id: str
+    base_url: str
 
 
 class Simulator(GraphApi):
@@ -73,7 +84,7 @@ class Simulator(GraphApi):
         return f"http://{host}:{self.port}"
 
     @property
-    def client_options(self) -> dict[str, str]:
+    def client_options(self) -> ClientOptions:
         """The default token, number and account, and the address: `GraphClient(**simulator.client_options)`."""
         return {
             "token": self.token,
@@ -135,8 +146,8 @@ class Simulator(GraphApi):
 
     async def start(self) -> None:
         """Begin to listen; raises `OSError` when the port is taken, and then nothing is left behind."""
-        app = application()
-        app.add_routes([*Admin(self).routes(), *self.routes()])
+        app = web.Application(client_max_size=_MAX_BODY)
+        app.add_routes([*steering.routes(self), *self.routes()])
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
         try:

@@ -12,7 +12,6 @@ from resilience_whatsapp.simulator.resources import (
     media,
     messages,
     numbers,
-    steering,
     template_lists,
     templates,
 )
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi
     from resilience_whatsapp.simulator.routing import Route
 
-MODULES: tuple[ModuleType, ...] = (messages, template_lists, numbers, accounts, apps, media, templates, steering)
+MODULES: tuple[ModuleType, ...] = (messages, template_lists, numbers, accounts, apps, media, templates)
 """In the order in which they are asked whether they know an id."""
 
 

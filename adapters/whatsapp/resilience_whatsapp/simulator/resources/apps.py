@@ -12,7 +12,7 @@ from aiohttp import web
 from resilience_whatsapp.simulator import versions
 from resilience_whatsapp.simulator.envelopes import Refusal
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route
-from resilience_whatsapp.simulator.world import Account
+from resilience_whatsapp.simulator.state.world import Account
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi

@@ -14,10 +14,10 @@ from attrs import frozen
 
 from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.envelopes import Refusal, required, unknown_object
-from resilience_whatsapp.simulator.media import LARGEST, Media, MediaStore
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route
-from resilience_whatsapp.simulator.standing import MESSAGING
-from resilience_whatsapp.simulator.world import Number
+from resilience_whatsapp.simulator.state.media import LARGEST, Media, MediaStore
+from resilience_whatsapp.simulator.state.standing import MESSAGING
+from resilience_whatsapp.simulator.state.world import Number
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from resilience_whatsapp.simulator.book import recipient_type_of
 from resilience_whatsapp.simulator.envelopes import Refusal
-from resilience_whatsapp.simulator.events import Party
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route, Taken
-from resilience_whatsapp.simulator.standing import MESSAGING
-from resilience_whatsapp.simulator.templates import SimTemplate
+from resilience_whatsapp.simulator.state.standing import MESSAGING
+from resilience_whatsapp.simulator.state.world import Number
+from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 from resilience_whatsapp.simulator.validation import Rules, refusal_of
-from resilience_whatsapp.simulator.world import Number
+from resilience_whatsapp.simulator.webhooks.events import Party
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi

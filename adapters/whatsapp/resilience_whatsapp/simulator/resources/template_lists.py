@@ -11,8 +11,8 @@ from aiohttp import web
 from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.envelopes import Refusal
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route
-from resilience_whatsapp.simulator.templates import BadQueryError, listing
-from resilience_whatsapp.simulator.world import Account
+from resilience_whatsapp.simulator.state.world import Account
+from resilience_whatsapp.simulator.templates.definitions import BadQueryError, listing
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi

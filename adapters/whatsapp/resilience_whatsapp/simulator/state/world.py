@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from attrs import define, field
 
 from resilience_whatsapp.simulator.envelopes import Refusal
-from resilience_whatsapp.simulator.standing import AccountStanding, NumberStanding, Rights
-from resilience_whatsapp.simulator.templates import SimTemplate
+from resilience_whatsapp.simulator.state.standing import AccountStanding, NumberStanding, Rights
+from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 
 APP_ID = "634974688087057"
 PORTFOLIO_ID = "506914307656634"

@@ -43,7 +43,7 @@ class Limits:
     pair_seconds: float | None = None
     pair_burst: int = 45
     pair_strict: bool = False
-    """Whether all that a burst borrowed must be paid back before the next message (`meters.Pairs`)."""
+    """Whether all that a burst borrowed must be paid back before the next message (`limits.meters.Pairs`)."""
     messaging: int | None = None
     messaging_code: int = 131048
     """The documentation names no code."""

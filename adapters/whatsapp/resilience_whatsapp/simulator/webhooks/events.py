@@ -16,8 +16,8 @@ from attrs import define, frozen
 
 from resilience_whatsapp.simulator.book import Entry, RecipientType
 from resilience_whatsapp.simulator.codes import title
+from resilience_whatsapp.simulator.state.world import Number
 from resilience_whatsapp.simulator.validation import digits_of
-from resilience_whatsapp.simulator.world import Number
 
 _LAST_WITH_CONVERSATION = (23, 0)
 _DAY = 86_400

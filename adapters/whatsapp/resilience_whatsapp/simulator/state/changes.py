@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from resilience_whatsapp.simulator import wire
-from resilience_whatsapp.simulator.standing import MANAGEMENT, MESSAGING, REVOKED
-from resilience_whatsapp.simulator.template_life import TemplateChange, TemplateError
-from resilience_whatsapp.simulator.world import Account, Token
+from resilience_whatsapp.simulator.state.standing import MANAGEMENT, MESSAGING, REVOKED
+from resilience_whatsapp.simulator.state.world import Account, Token
+from resilience_whatsapp.simulator.templates.life import TemplateChange, TemplateError
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi

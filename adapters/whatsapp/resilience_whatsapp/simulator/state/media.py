@@ -18,7 +18,7 @@ from typing import Any
 from attrs import define, field
 
 from resilience_whatsapp.simulator.envelopes import Refusal
-from resilience_whatsapp.simulator.world import Account, Number
+from resilience_whatsapp.simulator.state.world import Account, Number
 
 UPLOAD_LIFE = 30 * 86_400.0
 INBOUND_LIFE = 7 * 86_400.0

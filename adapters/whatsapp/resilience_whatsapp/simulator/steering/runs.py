@@ -1,4 +1,4 @@
-"""The steering routes, with which other processes script faults, write as users, and read the book and the report.
+"""The routes that steer a run: they script faults, write as users, set limits, and read the book and the report.
 
 | route | what it does |
 |---|---|
@@ -26,16 +26,13 @@ from aiohttp import web
 from attrs import asdict, fields
 
 from resilience_whatsapp.simulator import wire
-from resilience_whatsapp.simulator.faults import Fault, FaultError
-from resilience_whatsapp.simulator.limits import Limits, LimitsError
-from resilience_whatsapp.simulator.receivers import Receiver, WebhookError
+from resilience_whatsapp.simulator.faults.script import Fault, FaultError
+from resilience_whatsapp.simulator.limits.settings import Limits, LimitsError
 from resilience_whatsapp.simulator.report import RecordsError
+from resilience_whatsapp.simulator.webhooks.receivers import Receiver, WebhookError
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.server import Simulator
-
-_MAX_RECORDS = 64 * 1024 * 1024
-"""Bytes of a body: 20,000 records take 1 or 2 MB, aiohttp's own limit is 1 MB."""
 
 _NO_KINDS = ("", "from", "from_user_id", "id", "timestamp", "type")
 """What a message has besides the content that is named like its kind."""
@@ -43,19 +40,16 @@ _NO_KINDS = ("", "from", "from_user_id", "id", "timestamp", "type")
 _UNKNOWN = "phone_number_id and waba_id must be those of a number and an account"
 
 
-def application() -> web.Application:
-    """With room for many records in one body."""
-    return web.Application(client_max_size=_MAX_RECORDS)
+def routes(simulator: Simulator) -> list[web.RouteDef]:
+    """All of them."""
+    return _Runs(simulator).routes()
 
 
-class Admin:
-    """Handlers over a simulator."""
-
+class _Runs:
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
 
     def routes(self) -> list[web.RouteDef]:
-        """What it answers to."""
         return [
             web.post("/_sim/faults", self._add),
             web.delete("/_sim/faults", self._clear),

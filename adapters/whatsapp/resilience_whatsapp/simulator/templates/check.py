@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resilience_whatsapp.simulator.envelopes import Refusal
-from resilience_whatsapp.simulator.templates import SimTemplate
+from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 
 MAX_BODY = 1024
 MAX_HEADER = 60

@@ -20,9 +20,9 @@ import aiohttp
 from attrs import define, evolve
 
 from resilience_whatsapp.simulator.clock import SimClock, Timer
-from resilience_whatsapp.simulator.events import Event, body_of, signature
-from resilience_whatsapp.simulator.receivers import Receiver, WebhookError
-from resilience_whatsapp.simulator.world import Account
+from resilience_whatsapp.simulator.state.world import Account
+from resilience_whatsapp.simulator.webhooks.events import Event, body_of, signature
+from resilience_whatsapp.simulator.webhooks.receivers import Receiver, WebhookError
 
 APP_SECRET = "simulator-app-secret"
 POSTS = 8

@@ -14,9 +14,9 @@ from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.book import Entry
 from resilience_whatsapp.simulator.clock import SimClock
 from resilience_whatsapp.simulator.envelopes import Refusal, html, without_code
-from resilience_whatsapp.simulator.faults import Fault
+from resilience_whatsapp.simulator.faults.script import Fault
+from resilience_whatsapp.simulator.limits.headers import usage, usage_headers
 from resilience_whatsapp.simulator.routing import Outcome, Taken
-from resilience_whatsapp.simulator.usage import usage, usage_headers
 
 _UNBOOKED = {"error", "string_error", "html", "json", "empty", "no_code", "gzip_bomb", "huge"}
 """Kinds that book the message only when the fault says `accepted`."""

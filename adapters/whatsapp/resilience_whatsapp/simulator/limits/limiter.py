@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from attrs import define, field, frozen
 
 from resilience_whatsapp.simulator.envelopes import Refusal
-from resilience_whatsapp.simulator.limits import HOUR, Limits
-from resilience_whatsapp.simulator.meters import Bucket, Pairs, PerUser, Rolling, Users
-from resilience_whatsapp.simulator.usage import usage, usage_headers
-from resilience_whatsapp.simulator.world import Account, Block, Number, Token
+from resilience_whatsapp.simulator.limits.headers import usage, usage_headers
+from resilience_whatsapp.simulator.limits.meters import Bucket, Pairs, PerUser, Rolling, Users
+from resilience_whatsapp.simulator.limits.settings import HOUR, Limits
+from resilience_whatsapp.simulator.state.world import Account, Block, Number, Token
 
 DAY = 86_400.0
 GRACE = 2.0

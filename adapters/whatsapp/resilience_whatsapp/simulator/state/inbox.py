@@ -7,11 +7,11 @@ from typing import Any
 
 from resilience_whatsapp.simulator.book import Book
 from resilience_whatsapp.simulator.clock import SimClock
-from resilience_whatsapp.simulator.events import Party, message_event
-from resilience_whatsapp.simulator.limiter import Limiter
-from resilience_whatsapp.simulator.meters import Kept
-from resilience_whatsapp.simulator.webhooks import Webhooks
-from resilience_whatsapp.simulator.world import Number
+from resilience_whatsapp.simulator.limits.limiter import Limiter
+from resilience_whatsapp.simulator.limits.meters import Kept
+from resilience_whatsapp.simulator.state.world import Number
+from resilience_whatsapp.simulator.webhooks.delivery import Webhooks
+from resilience_whatsapp.simulator.webhooks.events import Party, message_event
 
 WINDOW = 86_400.0
 """Seconds after a user's last message in which free-form messages are taken."""

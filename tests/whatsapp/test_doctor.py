@@ -223,7 +223,9 @@ def test_the_clock(off: int, verdict: str) -> None:
     assert checks.clock_check(header.replace("GMT", "-0000"), now).verdict == verdict
 
 
-@pytest.mark.parametrize("header", [None, "", "yesterday", "Fri, 99 Nov 2026 12:00:00 GMT"])
+@pytest.mark.parametrize(
+    "header", [None, "", "yesterday", "Fri, 99 Nov 2026 12:00:00 GMT", "Fri, 27 Nov 2026 12:00:00 +99999999999999"]
+)
 def test_a_date_that_is_none_is_no_hint(header: str | None) -> None:
     assert "not told" in checks.clock_check(header, datetime(2026, 11, 27, tzinfo=UTC)).text
 
@@ -234,8 +236,8 @@ def test_permissions() -> None:
     declined = checks.permission_check({"data": [rows[1], {**rows[0], "status": "declined"}, 5]})
     assert declined.verdict == "error"
     assert "without it nothing can be sent" in declined.text
-    silent: list[Any] = [None, {}, {"data": []}]
-    assert [checks.permission_check(each).verdict for each in silent] == ["ok"] * 3
+    silent: list[Any] = [None, {}, {"data": []}, {"data": 5}, {"data": [{"permission": [], "status": []}]}]
+    assert [checks.permission_check(each).verdict for each in silent] == ["ok"] * 5
 
 
 @pytest.mark.parametrize(
@@ -310,6 +312,7 @@ def test_an_account_without_templates_is_told() -> None:
         ({"X-Business-Use-Case-Usage": '{"1": [{"call_count": 80, "type": "x"}, 5]}'}, "warning"),
         ({"X-Business-Use-Case-Usage": "no JSON"}, "ok"),
         ({"X-App-Usage": '{"call_count": true}'}, "ok"),
+        ({"X-App-Usage": '{"call_count": NaN, "total_time": 100}'}, "error"),
     ],
 )
 def test_quotas(headers: dict[str, str], verdict: str) -> None:

@@ -66,18 +66,12 @@ class Limits:
 
     def __attrs_post_init__(self) -> None:
         for attribute in fields(Limits):
-            value = getattr(self, attribute.name)
+            value: Any = getattr(self, attribute.name)
             if isinstance(attribute.default, bool):
                 if not isinstance(value, bool):
                     raise LimitsError(f"limits.{attribute.name} must be true or false")
-            elif value is None and attribute.default is None:
-                continue
-            elif attribute.name == "status" and not (_is_whole(value) and 200 <= value <= 599):
-                raise LimitsError("limits.status must be an HTTP status or None")
-            elif not (_is_whole(value) if "int" in str(attribute.type) else _is_number(value)) or value <= 0:
-                kind = "whole number" if _is_number(value) and value > 0 else "number"
-                optional = ", or None for no limit" if attribute.default is None else ""
-                raise LimitsError(f"limits.{attribute.name} must be a {kind} above 0{optional}")
+            elif value is not None or attribute.default is not None:
+                _require_limit(attribute.name, value, whole="int" in str(attribute.type))
 
     @classmethod
     def none(cls, **changes: Any) -> Limits:
@@ -103,9 +97,15 @@ class Limits:
         return evolve(documented, **changes)
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _require_limit(name: str, value: Any, *, whole: bool) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    if not number:
+        raise LimitsError(f"limits.{name} must be a number above 0{'' if name in _GIVEN else ', or None for no limit'}")
+    if whole and not isinstance(value, int):
+        raise LimitsError(f"limits.{name} must be a whole number")
+    if name == "status" and not 200 <= value <= 599:
+        raise LimitsError("limits.status must be an HTTP status or None")
 
 
-def _is_number(value: object) -> bool:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+_GIVEN = frozenset(attribute.name for attribute in fields(Limits) if attribute.default is not None)
+"""Those that are never without limit."""

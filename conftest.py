@@ -27,6 +27,7 @@ LONGEST = (
     "tests/fleet/test_deployments.py",
     "tests/fleet/test_outages.py",
     "tests/cli/test_processes.py",
+    "tests/whatsapp/outbox/test_kill.py",
     "tests/whatsapp/test_demo.py",
     "tests/fleet/test_limits.py",
     "tests/test_redis_fixture.py",

@@ -7,9 +7,15 @@ what lets `resilience_core.testing.virtual_time` switch policies that were decor
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable
-from random import random as system_random
+from random import Random
+
+# Not the numbers of the `random` module: a program that seeds it to repeat its results would have them disturbed, by
+# a fleet's thread at any moment, and all processes of a fleet that seed it alike would wait alike.
+_own = Random()
+os.register_at_fork(after_in_child=_own.seed)
 
 
 async def _sleep_in_any_world(seconds: float) -> None:
@@ -41,11 +47,11 @@ class Chance:
 
     __slots__ = ("random",)
 
-    def __init__(self, source: Callable[[], float] = system_random) -> None:
+    def __init__(self, source: Callable[[], float] = _own.random) -> None:
         self.random: Callable[[], float] = source
 
 
 SYSTEM = Clock()
 """The clock of every policy that is not given one."""
 CHANCE = Chance()
-"""The randomness of every policy that is not given one; the `random` module reseeds itself after a fork."""
+"""The randomness of every policy that is not given one."""

@@ -539,9 +539,12 @@ class SharedCircuit(Item):
         if record.state is _CLOSED and record.reason == "created" and circuit.state is _OPEN:
             # The record was lost, and somebody began anew. What it said stays true here, and is said again.
             self.own_opening = self.own_opening or now - self._synced_at < self._fleet.ttl
-        # Good probes of the fleet say more than an opening of before, which whoever was stopped had no time to tell.
-        tested = record.reason == "probe_succeeded" and clock.latest(circuit.opened_at - ahead) < record.since
-        if record.state is _CLOSED and self.own_opening and record.reason != "manual" and not tested:
+        # Good probes of the fleet, and a person, say more than an opening of before, which whoever was stopped had no
+        # time to tell. Where it cannot be known which was first, the probes may have been, and the person was not.
+        opened = circuit.opened_at - ahead
+        tested = record.reason == "probe_succeeded" and clock.latest(opened) < record.since
+        reset = record.reason == "manual" and clock.earliest(opened) < record.since
+        if record.state is _CLOSED and self.own_opening and not tested and not reset:
             if circuit.state is _OPEN and (record.epoch != known or first):  # it is still true: said again
                 self._vote("lost", max(0.0, circuit.open_until - now - ahead))
         elif record.state is not circuit.state or not _alike(forced, circuit.forced):

@@ -64,10 +64,13 @@ from resilience_core.testing import run_virtual, virtual_time
 from resilience_http import ResilientSession, classify_exception
 from resilience_whatsapp import (
     DEVELOPMENT,
+    ErrorClass,
     GraphClient,
     ResilientWhatsAppClient,
     WhatsAppService,
 )
+from resilience_whatsapp.alarms import Alarms, Condition
+from resilience_whatsapp.history import History
 from resilience_whatsapp.messages import (
     Image,
     MessageRequest,
@@ -79,7 +82,15 @@ from resilience_whatsapp.messages import (
     UserId,
 )
 from resilience_whatsapp.simulator import Fault, Simulator
-from resilience_whatsapp.webhooks import read_webhook
+from resilience_whatsapp.webhooks import (
+    SIGNATURE_HEADER,
+    AsideUpdate,
+    MemoryInbox,
+    StatusUpdate,
+    WebhookReceiver,
+    read_webhook,
+    sign,
+)
 from tests.canary.secrets import APP_SECRET, PHONE, SENTENCE, TEXT, TOKEN
 
 EVIDENCE: list[tuple[str, str]] = []
@@ -461,8 +472,46 @@ async def drive_messages(service: WhatsAppService) -> None:
     status = {"id": "wamid.1", "status": "failed", "recipient_id": PHONE, "biz_opaque_callback_data": TEXT}
     failed = {**status, "errors": [{"code": 131026, "title": SENTENCE, "error_data": {"details": SENTENCE}}]}
     change = {"field": "messages", "value": {"statuses": [failed]}}
-    (item,) = read_webhook(json.dumps({"entry": [{"id": "1", "changes": [change]}]}).encode())
-    keep("repr webhook", (repr(item), str(item.errors[0]), repr(item.errors[0])))
+    inbound = {"id": "m", "from": PHONE, "type": "text", "text": {"body": TEXT}, "timestamp": "1700000000"}
+    value = {"statuses": [failed], "messages": [inbound], "contacts": [{"wa_id": PHONE, "profile": {"name": TEXT}}]}
+    changes = [change, {"field": "messages", "value": value}, {"field": "x", "value": {"text": TEXT}}]
+    body = json.dumps({"entry": [{"id": "1", "changes": changes}]}).encode()
+    update = read_webhook(body)[0]
+    assert isinstance(update, StatusUpdate)
+    keep("repr webhook", (repr(read_webhook(body)), str(update.errors[0]), repr(update.errors[0])))
+    await drive_webhooks(body)
+
+
+async def drive_webhooks(body: bytes) -> None:
+    """A receiver, a history and a pager whose listeners, disks and callbacks fail."""
+    history, aside = History(), asyncio.Event()
+
+    async def listener(_: Any) -> None:
+        raise TheirError
+
+    def told(update: AsideUpdate) -> None:
+        keep("repr set aside", repr(update))
+        aside.set()
+        raise TheirError
+
+    def pager(condition: Condition) -> None:
+        keep("repr condition", repr(condition))
+        raise TheirError
+
+    alarms = Alarms(pager, classes=list(ErrorClass))
+    listeners: dict[str, Any] = {"history": history.on_update, "alarms": alarms.on_update, "listener": listener}
+    options: dict[str, Any] = {"app_secrets": APP_SECRET, "verify_token": TOKEN, "max_tries": 1}
+    receiver = WebhookReceiver(MemoryInbox(), listeners, on_set_aside=told, **options)
+    async with receiver:
+        for signature in (sign(body, APP_SECRET), APP_SECRET):
+            keep("repr answer", repr(await receiver.answer("POST", {}, {SIGNATURE_HEADER: signature}, body)))
+        await aside.wait()
+        keep("repr receiver", (repr(receiver), repr(await receiver.status()), repr(await receiver.set_aside())))
+    keep("repr history", (repr(await history.find()), repr(await history.get_by_wamid("wamid.1"))))
+    try:
+        WebhookReceiver(MemoryInbox(), {}, app_secrets=[APP_SECRET, ""], verify_token=TOKEN)
+    except ConfigurationError as error:
+        keep_error(error, frames=False)
 
 
 async def drive_whatsapp(fleet: RedisFleet, directory: Path) -> None:

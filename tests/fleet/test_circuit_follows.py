@@ -248,6 +248,29 @@ def test_an_opening_of_before_the_fleet_s_good_probes_is_no_vote() -> None:
     assert late.state is CircuitState.CLOSED
 
 
+@pytest.mark.parametrize("resets_after", [False, True])
+def test_a_reset_by_hand_undoes_the_openings_of_before_it_and_no_later_one(resets_after: bool) -> None:
+    """The store answers late: a member has opened its circuit when it hears of a reset of before that."""
+    store = Store()
+    person, late = member(store, "person"), member(store, "late")
+    store.settle(person)
+    if not resets_after:
+        opened(store, person)
+        person.reset()
+        store.settle(person)
+        assert store.record(person).reason == "manual"
+    with pytest.raises(Broken):
+        late(broken)()
+    if resets_after:
+        person.reset()
+        store.settle(person)
+    closed: list[Any] = []
+    late.subscribe(lambda event: closed.append(event) if event.state == "closed" else None)
+    store.settle(late)
+    assert late.state is (CircuitState.CLOSED if resets_after else CircuitState.OPEN)
+    assert bool(closed) is resets_after, "not for a moment"
+
+
 def test_an_unreadable_message_is_no_reason_to_write_at_once() -> None:
     """Members of two versions would answer each other without a pause: 600 rounds a second were measured."""
     store = Store()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextvars import ContextVar
 from typing import Any
 
@@ -14,6 +15,19 @@ from resilience_whatsapp.records import MessageStatus
 
 
 @define
+class AttemptTold:
+    """One request of a send, for its history."""
+
+    at: float
+    """Seconds since the epoch."""
+    began: float
+    """Monotonic seconds."""
+    duration: float | None = None
+    """Seconds; None while it is under way."""
+    error: BaseException | None = None
+
+
+@define
 class Sending:
     """The state of one send."""
 
@@ -22,20 +36,31 @@ class Sending:
     """Attempts that left and whose fate nobody told."""
     possible_duplicate: bool = False
     wire: Wire | None = field(default=None)
+    told: list[AttemptTold] = field(factory=list)
 
     def begin(self, wire: Wire | None) -> None:
         """One more request."""
         self.attempts += 1
         self.wire = wire
+        self.told.append(AttemptTold(time.time(), time.monotonic()))
         if self.unknown:
             self.possible_duplicate = True
 
+    def accepted(self) -> None:
+        """The API took the message."""
+        self._end(None)
+
     def failed(self, error: BaseException) -> None:
         """The request ended by `error`. Where the wire cannot tell, what may have left counts as left."""
+        self._end(error)
         if isinstance(error, Exception) and classify_graph(error).verdict is not Verdict.UNKNOWN:
             return
         if self.wire is None or self.wire.left:
             self.unknown += 1
+
+    def _end(self, error: BaseException | None) -> None:
+        last = self.told[-1]
+        last.duration, last.error = time.monotonic() - last.began, error
 
     def status(self) -> MessageStatus:
         """What it means for the message that the send ended in an error."""

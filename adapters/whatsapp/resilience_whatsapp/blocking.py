@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from anyio.from_thread import start_blocking_portal
 
@@ -23,6 +23,7 @@ from resilience_whatsapp.graph import TemplateReceipt
 from resilience_whatsapp.media import DownloadedMedia, MediaInfo, MediaSource, MediaTarget, UploadedMedia
 from resilience_whatsapp.messages import Message, Recipient, TemplateDefinition
 from resilience_whatsapp.messages._template import Component
+from resilience_whatsapp.outbox._options import OutboxOptions
 from resilience_whatsapp.records import Delivery, MessageRecord
 from resilience_whatsapp.service import WhatsAppService
 from resilience_whatsapp.status import Health, NumberStatus
@@ -35,7 +36,8 @@ class BlockingWhatsAppService:
     """`WhatsAppService` without `await`. Safe to use from many threads at once; `close()` ends its loop.
 
     Built by `WhatsAppService.blocking(client, ...)`; use it as a context manager. A call that is interrupted (Ctrl-C)
-    is cut short. A process that was forked needs a new one: the thread of its loop stayed with the parent.
+    is cut short. A process that was forked needs a new one: the thread of its loop stayed with the parent. With an
+    outbox it also sends what is queued, until it is closed.
     """
 
     def __init__(self, client: ResilientWhatsAppClient, **options: Any) -> None:
@@ -45,6 +47,9 @@ class BlockingWhatsAppService:
         self._closing = threading.Lock()
         self._stack = ExitStack()
         self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
+        if self.service.outbox is not None:
+            self._stack.callback(self._portal.call, self.service.outbox.aclose)
+            self._stack.enter_context(self._portal.wrap_async_context_manager(self.service.outbox.running()))
 
     def _call(self, call: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options: Any) -> T:
         if os.getpid() != self._process:
@@ -72,9 +77,10 @@ class BlockingWhatsAppService:
         reply_to: str | None = None,
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
+        **keeping: Unpack[OutboxOptions],
     ) -> MessageRecord:
         """As `WhatsAppService.send`."""
-        options: dict[str, Any] = {"reply_to": reply_to, "delivery": delivery, "opaque_data": opaque_data}
+        options: dict[str, Any] = {"reply_to": reply_to, "delivery": delivery, "opaque_data": opaque_data, **keeping}
         return self._call(self.service.send, user, recipient, message, **options)
 
     def send_template_message(
@@ -87,9 +93,15 @@ class BlockingWhatsAppService:
         components: Sequence[Mapping[str, Any] | Component] = (),
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
+        **keeping: Unpack[OutboxOptions],
     ) -> MessageRecord:
         """As `WhatsAppService.send_template_message`."""
-        options: dict[str, Any] = {"components": components, "delivery": delivery, "opaque_data": opaque_data}
+        options: dict[str, Any] = {
+            "components": components,
+            "delivery": delivery,
+            "opaque_data": opaque_data,
+            **keeping,
+        }
         return self._call(self.service.send_template_message, user, recipient, template_name, language_code, **options)
 
     def send_text(
@@ -101,9 +113,15 @@ class BlockingWhatsAppService:
         preview_url: bool = False,
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
+        **keeping: Unpack[OutboxOptions],
     ) -> MessageRecord:
         """As `WhatsAppService.send_text`."""
-        options: dict[str, Any] = {"preview_url": preview_url, "delivery": delivery, "opaque_data": opaque_data}
+        options: dict[str, Any] = {
+            "preview_url": preview_url,
+            "delivery": delivery,
+            "opaque_data": opaque_data,
+            **keeping,
+        }
         return self._call(self.service.send_text, user, recipient, body, **options)
 
     def send_many(

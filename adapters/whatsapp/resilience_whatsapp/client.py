@@ -112,7 +112,7 @@ class ResilientWhatsAppClient:
             False: () if total_timeout is None else (Timeout(total_timeout, name="whatsapp_total"),),
             True: () if media_timeout is None else (Timeout(media_timeout, name="whatsapp_media_total"),),
         }
-        self._pipelines: dict[tuple[CircuitBreaker | None, bool], Pipeline] = {}
+        self._pipelines: dict[tuple[CircuitBreaker | None, bool, bool], Pipeline] = {}
         self._repeatable = self._pipeline("messages", idempotent=True)
         self._once = self._pipeline("messages", idempotent=False)
         self._sends: dict[bool, Callable[..., Awaitable[SendReceipt]]] = {
@@ -123,6 +123,7 @@ class ResilientWhatsAppClient:
             self._list_once
         )
         self._calls: dict[str, Callable[..., Awaitable[Any]]] = {}
+        self._single: Callable[..., Awaitable[SendReceipt]] | None = None
         self._told = {
             "messaging.system": "whatsapp",
             "messaging.operation.type": "send",
@@ -131,9 +132,18 @@ class ResilientWhatsAppClient:
         }
         self.retry_policy.subscribe(self._log_retry)
 
-    async def send(self, payload: Mapping[str, Any], delivery: Delivery, sending: Sending) -> SendReceipt:
-        """Send one message; `sending` learns of every attempt, also when this raises or is cancelled."""
-        return await self._guarded(self._sends[delivery == "at_least_once"], payload, sending)
+    async def send(
+        self, payload: Mapping[str, Any], delivery: Delivery, sending: Sending, *, retries: bool = True
+    ) -> SendReceipt:
+        """Send one message; `sending` learns of every attempt, also when this raises or is cancelled.
+
+        Without `retries` there is one attempt at most.
+        """
+        if retries:
+            return await self._guarded(self._sends[delivery == "at_least_once"], payload, sending)
+        if self._single is None:
+            self._single = self._pipeline("messages", idempotent=False, retries=False)(self._send_once)
+        return await self._guarded(self._single, payload, sending)
 
     async def get_templates_page(self, after: str | None) -> TemplatePage:
         """One page of approved templates."""
@@ -198,23 +208,23 @@ class ResilientWhatsAppClient:
         calls = [call for pipeline in self._pipelines.values() for call in pipeline.explain()]
         return sorted(calls, key=lambda call: call.decisions[-1].at or 0.0)
 
-    def _pipeline(self, kind: Kind, *, idempotent: bool) -> Pipeline:
+    def _pipeline(self, kind: Kind, *, idempotent: bool, retries: bool = True) -> Pipeline:
         """The policies for requests of a kind; those that pass the same breaker share them."""
         breaker = self.breaker_for(kind)
-        if (breaker, idempotent) not in self._pipelines:
+        if (breaker, idempotent, retries) not in self._pipelines:
             total = self._totals[kind == "media"]
             gates: tuple[Policy, ...] = () if breaker is None else (breaker,)
             allow = {"breaker-without-inner-timeout": "the HTTP client has time-outs of its own"} if total else None
-            self._pipelines[breaker, idempotent] = Pipeline(
+            self._pipelines[breaker, idempotent, retries] = Pipeline(
                 *total,
-                self.retry_policy,
+                *((self.retry_policy,) if retries else ()),
                 *gates,
                 name=self._name,
                 classify=classify_graph,
                 allow=allow,
                 idempotent=idempotent,
             )
-        return self._pipelines[breaker, idempotent]
+        return self._pipelines[breaker, idempotent, retries]
 
     def _method(self, name: str, hint: str) -> Callable[..., Awaitable[Any]]:
         # Not of the protocol: a client of the user's may be without it.
@@ -261,6 +271,7 @@ class ResilientWhatsAppClient:
             sending.failed(error)
             _annotate_error(error)
             raise
+        sending.accepted()
         annotate({"http.response.status_code": 200})  # there is no other one with a receipt
         annotate({"messaging.message.id": receipt.wamid, "http.response.status_code": 200}, call=True)
         return receipt

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from attrs import field, frozen
@@ -14,16 +16,60 @@ DELIVERIES: tuple[Delivery, ...] = ("at_least_once", "at_most_once")
 
 
 class MessageStatus(StrEnum):
-    """How a send ended."""
+    """Where a message stands. Which of them can follow which: `resilience_whatsapp.outbox`."""
 
+    QUEUED = "queued"
+    """In the outbox; no request for it is under way."""
+    IN_FLIGHT = "in_flight"
+    """A request may be under way."""
     ACCEPTED = "accepted"
     """The API took the message. That is not yet delivery."""
+    SENT = "sent"
+    """A webhook told that it was sent."""
+    DELIVERED = "delivered"
+    """It is on the recipient's device."""
+    READ = "read"
+    """The recipient saw it; it may be told without `delivered`."""
+    PLAYED = "played"
+    """The recipient listened to a voice message."""
     REJECTED = "rejected"
     """Not sent: no request was made."""
     FAILED = "failed"
-    """Not sent: every request ended in an answer or error that rules out that it was carried out."""
+    """Not sent: every request ended in an answer or error that rules out that it was carried out; or the API took it,
+    and a webhook told later that it could not be delivered."""
     UNKNOWN = "unknown"
     """Perhaps sent: a request left and no answer told its fate."""
+    DEAD = "dead"
+    """Not sent, and the outbox does not try again by itself: the row tells why."""
+
+
+DELIVERY_RANK: Mapping[MessageStatus, int] = MappingProxyType(
+    {
+        MessageStatus.ACCEPTED: 1,
+        MessageStatus.SENT: 2,
+        MessageStatus.DELIVERED: 3,
+        MessageStatus.READ: 4,
+        MessageStatus.PLAYED: 5,
+    }
+)
+"""The order of what follows acceptance. Webhooks come in any order: a status never goes back to a lower rank, and
+`failed` is final unless the message is known to be delivered."""
+
+
+def later_status(known: MessageStatus, told: MessageStatus) -> MessageStatus:
+    """What is known of an accepted message after a webhook told `told`: the order of the two does not matter.
+
+    Source of the order: Meta's documentation of statuses (`read` implies `delivered`, and may come alone).
+    """
+    if told is known or told not in (*DELIVERY_RANK, MessageStatus.FAILED):
+        return known
+    delivered = DELIVERY_RANK[MessageStatus.DELIVERED]
+    if known is MessageStatus.FAILED:
+        return told if DELIVERY_RANK[told] >= delivered else known
+    rank = DELIVERY_RANK.get(known, 0)
+    if told is MessageStatus.FAILED:
+        return known if rank >= delivered else told
+    return told if DELIVERY_RANK[told] > rank else known
 
 
 def mask_recipient(recipient: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from attrs import evolve
 
@@ -44,13 +45,18 @@ from resilience_whatsapp.messages import (
 )
 from resilience_whatsapp.messages._parts import Part
 from resilience_whatsapp.messages._template import Component
+from resilience_whatsapp.outbox._options import OutboxOptions
+from resilience_whatsapp.outbox._sender import ServiceSender
 from resilience_whatsapp.records import DELIVERIES, Delivery, MessageRecord, MessageStatus, mask_recipient
 from resilience_whatsapp.status import Health, NumberStatus
 from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
 
 if TYPE_CHECKING:
     from resilience_core.fleet import BaseFleet
+    from resilience_whatsapp.alarms import Alarms
     from resilience_whatsapp.blocking import BlockingWhatsAppService
+    from resilience_whatsapp.history import History
+    from resilience_whatsapp.outbox import Outbox
 
 TEMPLATES_FRESH_FOR = 3600.0
 TEMPLATES_SERVED_FOR = 24 * 3600.0
@@ -87,6 +93,9 @@ class WhatsAppService:
         validate_templates: compare the parameters of a template message, before it is sent, with what the list of
             templates says, if one is kept that is younger than 24 h; it is never asked for because of this.
         media_file: where the ids of uploaded files are kept so that they outlive the process; one for each number.
+        history: is told how each send ended, and of its attempts: `resilience_whatsapp.history`.
+        alarms: is told the errors of sends, and calls somebody for those that need it: `resilience_whatsapp.alarms`.
+        outbox: keeps every message before it is sent: `resilience_whatsapp.outbox`.
     """
 
     def __init__(
@@ -101,8 +110,13 @@ class WhatsAppService:
         template_quarantine: Mapping[int, float] = TEMPLATE_QUARANTINE,
         validate_templates: bool = True,
         media_file: str | os.PathLike[str] | None = None,
+        history: History | None = None,
+        alarms: Alarms | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self.client = client
+        self.history = history
+        self.alarms = alarms
         self._calls = Calls()
         self._media = MediaIds(client, media_file)
         self.delivery: Delivery = _checked(delivery)
@@ -122,6 +136,10 @@ class WhatsAppService:
         self._templates = self._cache(self._fetch_templates)
         self._era = object()  # another one since the list was forgotten
         self._quarantine = Quarantine(template_quarantine, self._now, self._store.aside)
+        self.outbox = outbox
+        self._sender = ServiceSender(self)
+        if outbox is not None:
+            outbox.attach(self._sender)
 
     @staticmethod
     def blocking(client: ResilientWhatsAppClient, **options: Any) -> BlockingWhatsAppService:
@@ -139,6 +157,7 @@ class WhatsAppService:
         reply_to: str | None = None,
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
+        **keeping: Unpack[OutboxOptions],
     ) -> MessageRecord:
         """Send any message of `resilience_whatsapp.messages`.
 
@@ -148,10 +167,15 @@ class WhatsAppService:
             message: what is sent.
             reply_to: the id of a message of the recipient, which is quoted.
             delivery: overrides the service's choice for this message.
-            opaque_data: your own data, which webhooks about the message bring back (`WebhookItem.opaque_data`), beside
+            opaque_data: your own data, which webhooks about the message bring back (`StatusUpdate.opaque_data`), beside
                 the record's id; 1 to 479 characters.
+            keeping: with an outbox, its `OutboxOptions`: `idempotency_key`, `when_down`, `not_after`, `priority`,
+                `ordered`.
 
         Raises:
+            ConfigurationError: an option of the outbox, without one.
+            OutboxStoreError, IdempotencyKeyError: the outbox could not keep it, or knows the key for another message;
+                nothing was sent.
             InvalidMessageError: a number without `+`, or something that the API would refuse, such as parameters that
                 do not fit the template; nothing was sent.
             CircuitOpenError: the service is down; nothing was sent by this call's last attempt.
@@ -166,9 +190,16 @@ class WhatsAppService:
         if self._validates and isinstance(message, TemplateMessage):
             self._check_fit(message, payload)
         record = self._new_record(user, request, delivery)
-        payload = {**payload, "biz_opaque_callback_data": join_opaque_data(record.id, opaque_data)}
         try:
-            return await self._calls.run(self._send, record, payload)
+            if self.outbox is not None:
+                return await self._calls.run(
+                    partial(
+                        self.outbox.send, self._sender, record, partial(_with_echo, payload, opaque_data), **keeping
+                    )
+                )
+            if keeping:
+                raise ConfigurationError(f"{', '.join(keeping)}: for this the service needs outbox=Outbox(...)")
+            return await self._calls.run(self._send, record, _with_echo(payload, opaque_data, record.id))
         except ServiceClosedError as error:
             error.record = evolve(error.record or record, error=name_of_error(error))
             raise
@@ -183,11 +214,12 @@ class WhatsAppService:
         components: Sequence[Mapping[str, Any] | Component] = (),
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
+        **keeping: Unpack[OutboxOptions],
     ) -> MessageRecord:
         """Send a template; otherwise as `send`.
 
         Args:
-            user, recipient, delivery, opaque_data: as for `send`.
+            user, recipient, delivery, opaque_data, keeping: as for `send`.
             template_name: the template's name.
             language_code: its language, exactly as approved: `fr`, `en_US`.
             components: header, body and button parameters, as types or in the API's own form; of the latter only
@@ -195,7 +227,7 @@ class WhatsAppService:
         """
         parts = [part if isinstance(part, Part) else RawComponent(part) for part in components]
         message = TemplateMessage(template_name, language_code, parts)
-        return await self.send(user, recipient, message, delivery=delivery, opaque_data=opaque_data)
+        return await self.send(user, recipient, message, delivery=delivery, opaque_data=opaque_data, **keeping)
 
     async def send_text(
         self,
@@ -206,10 +238,11 @@ class WhatsAppService:
         preview_url: bool = False,
         delivery: Delivery | None = None,
         opaque_data: str | None = None,
+        **keeping: Unpack[OutboxOptions],
     ) -> MessageRecord:
         """Send a text within the recipient's service window; otherwise as `send`."""
         message = Text(body, preview_url)
-        return await self.send(user, recipient, message, delivery=delivery, opaque_data=opaque_data)
+        return await self.send(user, recipient, message, delivery=delivery, opaque_data=opaque_data, **keeping)
 
     async def mark_as_read(self, message_id: str, *, typing: bool = False) -> None:
         """Tell the sender of a message that it was read; with `typing`, also that an answer is coming.
@@ -459,6 +492,8 @@ class WhatsAppService:
     async def aclose(self, drain: float = 10.0) -> None:
         """Take no more calls, let those under way end, and close the HTTP client. Idempotent.
 
+        What an outbox has queued stays queued; the outbox is not closed.
+
         Calls after it raise `ServiceClosedError`, `get_approved_templates` answers what it has.
 
         Args:
@@ -469,6 +504,8 @@ class WhatsAppService:
             ConfigurationError: `drain` is no number of seconds.
         """
         await self._calls.drain(checked_drain(drain))
+        if self.outbox is not None:
+            await self.outbox.detach(self._sender, drain)
         close = getattr(self.client.http_client, "aclose", None)
         if close is not None:
             await close()
@@ -560,8 +597,16 @@ class WhatsAppService:
             error=None,
         )
 
-    async def _send(self, record: MessageRecord, payload: Mapping[str, Any]) -> MessageRecord:
-        sending = Sending()
+    async def _send(
+        self,
+        record: MessageRecord,
+        payload: Mapping[str, Any],
+        sending: Sending | None = None,
+        *,
+        retries: bool = True,
+    ) -> MessageRecord:
+        kept = sending is not None  # by an outbox, which tells what became of it: it may send it again
+        sending = Sending() if sending is None else sending
         started = time.monotonic()
         key = None if record.template is None or record.language is None else (record.template, record.language)
         era = self._era
@@ -569,7 +614,7 @@ class WhatsAppService:
             known = None if key is None else self._quarantine.error_for(key)
             if known is not None:
                 raise known
-            receipt = await self.client.send(payload, record.delivery, sending)
+            receipt = await self.client.send(payload, record.delivery, sending, retries=retries)
         except BaseException as error:
             ended = _ended(record, sending, started, sending.status(), error=name_of_error(error))
             error.record = ended  # type: ignore[attr-defined]
@@ -577,8 +622,20 @@ class WhatsAppService:
                 self._log_down(ended)
             if key is not None and isinstance(error, GraphTemplateError):
                 self._learn(key, error, era)
+            if not kept:
+                self._tell(ended, sending, error)
             raise
-        return _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
+        accepted = _ended(record, sending, started, MessageStatus.ACCEPTED, wamid=receipt.wamid)
+        if not kept:
+            self._tell(accepted, sending)
+        return accepted
+
+    def _tell(self, record: MessageRecord, sending: Sending, error: BaseException | None = None) -> None:
+        if self.history is not None:
+            self.history.add(record, error, attempts=sending.told)
+        if self.alarms is not None and error is not None:
+            number = getattr(self.client.http_client, "phone_number_id", None)
+            self.alarms.on_error(error, phone_number_id=number)
 
     def _check_fit(self, message: TemplateMessage, payload: Mapping[str, Any]) -> None:
         entry = self._cache.entry()
@@ -609,6 +666,10 @@ class WhatsAppService:
             "WhatsApp service is down (circuit open)",
             extra={"user_id": record.user_id, "recipient": recipient, "template": record.template},
         )
+
+
+def _with_echo(payload: Mapping[str, Any], opaque_data: str | None, record_id: str) -> dict[str, Any]:
+    return {**payload, "biz_opaque_callback_data": join_opaque_data(record_id, opaque_data)}
 
 
 def _ended(

@@ -11,7 +11,7 @@ import pytest
 
 from resilience_whatsapp.simulator import Fault, ManualClock
 from resilience_whatsapp.simulator.state.media import INBOUND_LIFE, LIMITS, UPLOAD_LIFE, URL_LIFE
-from resilience_whatsapp.webhooks import read_webhook
+from resilience_whatsapp.webhooks import InboundMessage, read_webhook
 from tests.whatsapp.simulator.tools import USER, Api, clock_of, receiver, run
 
 PICTURE = b"\xff\xd8\xff picture"
@@ -118,7 +118,9 @@ def test_the_file_of_an_inbound_message_can_be_read_for_seven_days() -> None:
             await api.simulator.subscribe(hook.url)
             api.simulator.inbound_media(USER, PICTURE, "image/jpeg", caption="a door")
             await hook.until(1)
-            assert read_webhook(hook.bodies[0])[0].kind == "message"
+            (update,) = read_webhook(hook.bodies[0])
+            assert isinstance(update, InboundMessage)
+            assert update.kind == "image"
             told = hook.values()[0]["messages"][0]
         assert (told["type"], told["image"]["caption"]) == ("image", "a door")
         assert base64.b64decode(told["image"]["sha256"]) == hashlib.sha256(PICTURE).digest()

@@ -13,7 +13,7 @@ import pytest
 
 from resilience_whatsapp.simulator import Fault, ManualClock, Simulator, Statuses, WebhookError
 from resilience_whatsapp.simulator import Receiver as Told
-from resilience_whatsapp.webhooks import read_webhook
+from resilience_whatsapp.webhooks import StatusUpdate, read_webhook
 from tests.whatsapp.simulator.tools import TEXT, USER, Api, Receiver, clock_of, receiver, run, until
 
 ALL = Statuses(sent=(1, 1), delivered=(1, 1), read=(1, 1), played=(1, 1), reads=1.0, plays=1.0)
@@ -57,8 +57,9 @@ def test_a_message_is_sent_delivered_and_read_and_its_opaque_data_is_echoed() ->
             "phone_number_id": api.simulator.phone_number_id,
         }
         assert api.simulator.book.entries[0].end == "read"
-        item = read_webhook(hook.bodies[0])[0]
-        assert (item.kind, item.status, item.opaque_data) == ("status", "sent", "order-7")
+        (update,) = read_webhook(hook.bodies[0])
+        assert isinstance(update, StatusUpdate)
+        assert (update.status, update.opaque_data) == ("sent", "order-7")
 
     play(story)
 
@@ -112,7 +113,8 @@ def test_a_message_that_fails_later_is_accepted_and_says_why_by_webhook() -> Non
         assert {status["status"] for status in told} == {"failed"}
         assert [status["errors"][0]["code"] for status in told] == [131042, 131026, 131042]
         assert told[0]["errors"][0].keys() == {"code", "title", "message", "error_data", "href"}
-        errors = [item.errors[0].code for body in hook.bodies for item in read_webhook(body)]
+        updates = [update for body in hook.bodies for update in read_webhook(body)]
+        errors = [update.errors[0].code for update in updates if isinstance(update, StatusUpdate)]
         assert errors == [131042, 131026, 131042]
 
     play(story)

@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--service-window", action="store_true", help="refuse free-form messages to users who did not write in 24 h"
     )
+    parser.add_argument(
+        "--country-code", metavar="DIGITS", help="of the sending numbers: recipients without + get it, as documented"
+    )
     parser.add_argument("--webhook", action="append", default=[], metavar="URL", help="who is told; may be repeated")
     parser.add_argument("--verify-token", help="make the handshake with the receivers, with this token")
     parser.add_argument("--webhook-version", default=VERSION, help="of the API, in whose shape webhooks are")
@@ -62,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             limits=limits,
             service_window=options.service_window,
+            country_code=options.country_code,
             webhooks=[
                 Receiver(url, verify_token=options.verify_token, version=options.webhook_version)
                 for url in options.webhook

@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
     own_number: str
     templates: Sequence[SimTemplate]
     allowed_recipients: Iterable[str] | None
+    country_code: str | None
     missing_template_status: int
     numbers: int
     accounts: int
@@ -83,6 +84,7 @@ class GraphApi:
         own_number: str = OWN_NUMBER,
         templates: Sequence[SimTemplate] = DEFAULT_TEMPLATES,
         allowed_recipients: Iterable[str] | None = None,
+        country_code: str | None = None,
         missing_template_status: int = 404,
         numbers: int = 1,
         accounts: int = 1,
@@ -98,6 +100,8 @@ class GraphApi:
         statuses: Statuses | None = None,
         business_key: BusinessKey = content_key,
     ) -> None:
+        if country_code is not None and not re.fullmatch("[1-9][0-9]{0,2}", country_code):
+            raise ValueError("country_code must be the 1 to 3 digits of a country, without +")
         self.clock = SimClock(speed) if clock is None else clock
         self.world = World()
         self._account = self.world.add_account(self.world.add_portfolio(), waba_id, templates=templates)
@@ -109,6 +113,7 @@ class GraphApi:
                 self.world.add_number(account)
         self._token = self.world.add_token(token)
         self.allowed_recipients = None if allowed_recipients is None else frozenset(allowed_recipients)
+        self.country_code = country_code
         self.missing_template_status = missing_template_status
         self.service_window = service_window
         self.book = Book(business_key=business_key)

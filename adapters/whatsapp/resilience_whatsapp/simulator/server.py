@@ -42,6 +42,8 @@ class Simulator(GraphApi):
         own_number: digits of the default number; it cannot write to itself.
         templates: of the default account.
         allowed_recipients: digits of the only numbers that may be written to, as for a test number; default all.
+        country_code: of the sending numbers (`"1"`): recipients without `+` get it prepended, as documented, and may be
+            other people then. None takes them as international, as many senders write them.
         missing_template_status: 404 as documented, or 400 as also seen, with error 132001.
         numbers, accounts: how many numbers each account has, and how many accounts there are, each of a portfolio of
             its own; the ids of the others count up from the first.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
 import pytest
 
-from resilience_whatsapp.simulator import Fault, FaultError, Limits, LimitsError, ManualClock, SimTemplate
+from resilience_whatsapp.simulator import Fault, FaultError, Limits, LimitsError, ManualClock, SimTemplate, wire
 from tests.whatsapp.simulator.tools import TEXT, USER, Api, clock_of, receiver, run, until
 
 ORDER = SimTemplate("order", "fr", components=[{"type": "BODY", "text": "Votre commande est ici."}])
@@ -154,6 +155,7 @@ STEERING = [
     ("templates", '{"name": "order", "status": "PAUSED", "lasts": 1e999}', "lasts"),
     ("templates", '{"review": {"seconds": 1e999}}', "seconds"),
     ("tokens", '{"expires_in": 1e999}', "expires_in"),
+    ("report", "no JSON", "records"),
     ("webhooks", '{"url": "http://[::1"}', "url"),
     ("webhooks", '{"url": "http://127.0.0.1:99999/"}', "url"),
     ("webhooks", '{"url": "http://\\ud800/"}', "url"),
@@ -203,5 +205,25 @@ def test_one_receiver_that_cannot_be_told_does_not_lose_what_others_are_told() -
             api.simulator.inbound(USER)
             await hook.until(1)
             await until(lambda: api.simulator.report().webhooks.repeated == 1)
+
+    run(story)
+
+
+def test_a_connection_that_is_closed_already_can_be_reset_again() -> None:
+    async def story(api: Api) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.simulator.port)
+        assert api.simulator._runner is not None
+        server = api.simulator._runner.server
+        assert server is not None
+        await until(lambda: server.connections)
+        (transport,) = [connection.transport for connection in server.connections]
+        assert transport is not None
+        wire.reset_transport(transport)
+        wire.reset_transport(transport)
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
     run(story)

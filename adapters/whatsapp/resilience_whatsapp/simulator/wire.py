@@ -24,14 +24,13 @@ def reset(request: web.Request) -> web.Response:
     return web.Response(status=500)
 
 
-def reset_transport(transport: asyncio.BaseTransport) -> None:
+def reset_transport(transport: asyncio.Transport) -> None:
     """Close a connection with RST."""
     raw = transport.get_extra_info("socket")
     if raw is not None and not transport.is_closing():
         # Linger of zero seconds: closing sends RST instead of FIN.
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    if isinstance(transport, asyncio.WriteTransport):
-        transport.abort()
+    transport.abort()
 
 
 async def write(stream: web.StreamResponse, data: bytes) -> bool:

@@ -30,6 +30,7 @@ from resilience_core import CallRejected, CircuitOpenError, Clock, Configuration
 from resilience_whatsapp._delivery import name_of_error
 from resilience_whatsapp._error_table import ErrorClass, RetryAdvice
 from resilience_whatsapp.errors import GraphError, GraphThrottledError, ServiceClosedError
+from resilience_whatsapp.gates import GateClosedError
 from resilience_whatsapp.messages import Message, Recipient
 from resilience_whatsapp.records import Delivery, MessageRecord, MessageStatus, mask_recipient
 
@@ -38,6 +39,7 @@ __all__ = ["BulkProgress", "BulkSend", "Outgoing", "SendResult", "WhenDown"]
 WhenDown: TypeAlias = Literal["stop", "wait"]
 _NOT_SENT = (MessageStatus.REJECTED, MessageStatus.FAILED)
 _ONE_ROW = ("pair", "message", "recipient", "template", "flow", "group", "request")
+_SOME_ROWS = ("templates", "marketing")  # of gates
 _INCURABLE = (ErrorClass.AUTH, ErrorClass.POLICY, ErrorClass.SENDER)
 _FOR_HOURS = (RetryAdvice.WAIT_HOURS, RetryAdvice.LIFTED, RetryAdvice.REVIEW)
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
@@ -393,6 +395,10 @@ def _held_up(error: BaseException) -> Literal["limit", "down", "stop"] | None:
     if isinstance(error, CircuitOpenError):
         return "down"
     if isinstance(error, (ServiceClosedError, DeadlineExceeded)):
+        return "stop"
+    if isinstance(error, GateClosedError) and (error.scope in _ONE_ROW or error.scope in _SOME_ROWS):
+        return None
+    if isinstance(error, GateClosedError) and (error.latched or error.scope == "permission"):
         return "stop"
     if isinstance(error, CallRejected):
         return "limit"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 from attrs import evolve, frozen
@@ -32,6 +33,7 @@ from resilience_core import (
 from resilience_core.otel import annotate
 from resilience_whatsapp._delivery import ACTIVE, Sending, name_of_error
 from resilience_whatsapp.errors import AmbiguousOutcomeError, GraphError, MediaTooLargeError, classify_graph
+from resilience_whatsapp.gates import Gates
 from resilience_whatsapp.graph import GraphTransport, SendReceipt, TemplatePage, Wire
 from resilience_whatsapp.media import DownloadedMedia, MediaInfo, Sink, SinkError
 from resilience_whatsapp.records import Delivery
@@ -82,6 +84,7 @@ class ResilientWhatsAppClient:
             that listing them never opens the circuit of the messages. In both cases files have one of their own. Those
             have the same numbers, and the name of `circuit_breaker` with `.templates` or `.media` behind it.
         name: of its calls in traces and metrics; for processes with several numbers.
+        gates: limits and latches beside the breaker; default none (`docs/whatsapp-gates.md`).
     """
 
     def __init__(
@@ -95,11 +98,16 @@ class ResilientWhatsAppClient:
         media_timeout: float | None = None,
         breakers: Breakers = "client",
         name: str = "whatsapp",
+        gates: Gates | None = None,
     ) -> None:
         self.http_client = _checked(http_client)
         self.circuit_breaker = circuit_breaker or DEFAULT.circuit_breaker()
         self.retry_policy = retry_policy or DEFAULT.retry_policy()
         self.logger = logger or logging.getLogger(LOGGER_NAME)
+        self.gates = gates
+        self.door = None if gates is None else gates.attach(http_client)
+        if self.door is not None:
+            self.circuit_breaker.subscribe(self.door.hear_breaker)
         self._send_message: Callable[..., Awaitable[SendReceipt]] = http_client.send_message
         self._tells_wire = "wire" in inspect.signature(http_client.send_message).parameters
         if breakers not in get_args(Breakers):
@@ -166,7 +174,10 @@ class ResilientWhatsAppClient:
         guarded = self._calls.get(operation)
         if guarded is None:
             known = _OPERATIONS[operation]
-            once = self._plain(operation, self._method(operation, known.hint))
+            method = self._method(operation, known.hint)
+            if self.door is not None and known.kind == "templates":
+                method = partial(self.door.manage, method)
+            once = self._plain(operation, method)
             guarded = self._calls[operation] = self._pipeline(known.kind, idempotent=known.repeatable)(once)
         return await self._guarded(guarded, *args)
 
@@ -259,6 +270,12 @@ class ResilientWhatsAppClient:
             ACTIVE.reset(token)
 
     async def _send_once(self, payload: Mapping[str, Any], sending: Sending) -> SendReceipt:
+        """One attempt: inside the breaker, so that an open circuit costs no permit of a gate."""
+        if self.door is None:
+            return await self._request_send(payload, sending)
+        return await self.door.send(self._request_send, payload, sending)
+
+    async def _request_send(self, payload: Mapping[str, Any], sending: Sending) -> SendReceipt:
         annotate(self._told, call=True)
         wire = Wire() if self._tells_wire else None
         sending.begin(wire)
@@ -277,6 +294,11 @@ class ResilientWhatsAppClient:
         return receipt
 
     async def _list_once(self, after: str | None) -> TemplatePage:
+        if self.door is None:
+            return await self._request_list(after)
+        return await self.door.manage(self._request_list, after)
+
+    async def _request_list(self, after: str | None) -> TemplatePage:
         try:
             page = await self.http_client.get_templates_page(after)
         except Exception as error:

@@ -129,6 +129,8 @@ class GraphClient:
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
     session: aiohttp.ClientSession | None = field(default=None, repr=False)
+    header_listeners: list[Callable[[Mapping[str, str]], None]] = field(factory=list, init=False, repr=False)
+    """Called with the headers of every answer, before it is judged: they tell how much of the limits is used."""
     _own: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -243,6 +245,8 @@ class GraphClient:
             timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_timeout, sock_read=self.read_timeout),
             auto_decompress=False,  # aiohttp would unpack a bomb before anybody could count its bytes
         ) as response:
+            for listener in self.header_listeners:
+                listener(response.headers)
             cap = limit if response.status == 200 else _SEND_LIMIT
             body = await _read(response, cap)
             return response.status, response.headers, body

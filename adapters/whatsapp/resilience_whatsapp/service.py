@@ -136,6 +136,8 @@ class WhatsAppService:
         self._templates = self._cache(self._fetch_templates)
         self._era = object()  # another one since the list was forgotten
         self._quarantine = Quarantine(template_quarantine, self._now, self._store.aside)
+        if client.door is not None:  # the gate of templates, and which of them are marketing
+            client.door.quarantine, client.door.category_of = self._quarantine, self._category_of
         self.outbox = outbox
         self._sender = ServiceSender(self)
         if outbox is not None:
@@ -644,6 +646,11 @@ class WhatsAppService:
         template = entry.value.by_key.get((message.name, message.language))
         if template is not None:
             check_fit(payload[message.kind].get("components", ()), template.components)
+
+    def _category_of(self, name: str, language: str) -> str | None:
+        entry = self._cache.entry()
+        template = None if entry is None else entry.value.by_key.get((name, language))
+        return None if template is None else template.category
 
     def _learn(self, key: TemplateKey, error: GraphTemplateError, era: object) -> None:
         """What the API's answer to one send says of the template, for the sends after it."""

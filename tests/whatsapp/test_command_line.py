@@ -24,8 +24,8 @@ from resilience_whatsapp.cli import COMMANDS, main
 from resilience_whatsapp.outbox import SQLiteStore
 from resilience_whatsapp.records import MessageStatus
 from resilience_whatsapp.simulator import Fault, SimulatorThread
-from resilience_whatsapp.simulator.templates import SimTemplate
-from resilience_whatsapp.simulator.world import Block
+from resilience_whatsapp.simulator.state.world import Block
+from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 from tests._cost import unmeasured
 from tests.whatsapp.outbox.stores import a_row
 

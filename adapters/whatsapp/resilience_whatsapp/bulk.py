@@ -206,14 +206,14 @@ class BulkSend:
             raise
         return self._results.popleft()
 
-    async def step(self, rows: Iterable[Outgoing], over: bool) -> tuple[SendResult | None, int] | None:
+    async def step(self, rows: deque[Outgoing], over: bool) -> tuple[SendResult | None, int] | None:
         """For rows that are handed over instead of read from here: take them, and give a result if there is one, and
         for how many more rows there is room; None when all is done. Not for applications.
         """
         try:
             self._over = self._over or over
-            for row in rows:
-                self._took(row)
+            while rows:
+                self._took(rows.popleft())
             self._begin()
             while not self._results and not self._wanted():
                 if self._idle:
@@ -230,11 +230,16 @@ class BulkSend:
     def _wanted(self) -> int:
         return 0 if self._over or self._pausing is not None else max(0, self._room - self._held)
 
-    async def aclose(self) -> None:
-        """Begin no more rows, and wait for those under way; their results are in `leftover`. Idempotent."""
+    async def aclose(self, rows: Iterable[Outgoing] = ()) -> None:
+        """Begin no more rows, and wait for those under way; their results are in `leftover`. Idempotent.
+
+        `rows` are some that were read elsewhere and are not sent: they become results, too. Not for applications.
+        """
         self._over = True
         self._stopped = self._stopped or _ended_error()
         self._forget_waits()
+        for row in rows:
+            self._not_begun(row)
         try:
             while self._running:
                 await self._listen()
@@ -407,11 +412,14 @@ class BulkSend:
             self._pausing.cancel()
         reading, self._reading, self._pausing = self._reading, None, None
         if reading is not None and not reading.cancel() and not reading.cancelled() and reading.exception() is None:
-            index = self.progress.begun
-            self.progress = evolve(self.progress, begun=index + 1)
-            self._result((index, reading.result()), (None, self._stopped))
+            self._not_begun(reading.result())
         while self._again:
             self._result(*self._again.popleft())
+
+    def _not_begun(self, row: Outgoing) -> None:
+        index = self.progress.begun
+        self.progress = evolve(self.progress, begun=index + 1)
+        self._result((index, row), (None, self._stopped))
 
     def _leave(self) -> None:
         self.leftover += tuple(self._results)

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
+from weakref import WeakSet
 
 from attrs import evolve, frozen
 
@@ -138,7 +140,7 @@ class ResilientWhatsAppClient:
             "messaging.operation.name": "send",
             "whatsapp.phone_number_id": getattr(http_client, "phone_number_id", None),
         }
-        self.retry_policy.subscribe(self._log_retry)
+        _log_retries_of(self.retry_policy)
 
     async def send(
         self, payload: Mapping[str, Any], delivery: Delivery, sending: Sending, *, retries: bool = True
@@ -284,6 +286,11 @@ class ResilientWhatsAppClient:
                 receipt = await self._send_message(payload)
             else:
                 receipt = await self._send_message(payload, wire=wire)
+            if not isinstance(getattr(receipt, "wamid", None), str):
+                raise TypeError(
+                    f"http_client.send_message must answer a SendReceipt, not {type(receipt).__name__}: "
+                    "it may have been sent"
+                )
         except BaseException as error:
             sending.failed(error)
             _annotate_error(error)
@@ -328,16 +335,37 @@ class ResilientWhatsAppClient:
         annotate({"http.response.status_code": 200})
         return downloaded
 
-    def _log_retry(self, event: Event) -> None:
-        if isinstance(event, RetryScheduled) and ACTIVE.get() is self:
-            self.logger.warning(
-                "Retrying operation",
-                extra={
-                    "attempt": event.attempt,
-                    "delay_ms": round(event.delay * 1000),
-                    "error": name_of_error(event.error),
-                },
-            )
+    def log_retry(self, event: RetryScheduled) -> None:
+        """Tell that a call of this client is made once more."""
+        self.logger.warning(
+            "Retrying operation",
+            extra={
+                "attempt": event.attempt,
+                "delay_ms": round(event.delay * 1000),
+                "error": name_of_error(event.error),
+            },
+        )
+
+
+_logged: WeakSet[Retry] = WeakSet()
+_logging = threading.Lock()
+
+
+def _log_retries_of(policy: Retry) -> None:
+    """Have each retry told to the client whose call it is.
+
+    Once for each policy, not for each client: a policy that outlives its clients must not keep them.
+    """
+
+    def told(event: Event) -> None:
+        client = ACTIVE.get()
+        if isinstance(event, RetryScheduled) and client is not None and client.retry_policy is policy:
+            client.log_retry(event)
+
+    with _logging:
+        if policy not in _logged:
+            _logged.add(policy)
+            policy.subscribe(told)
 
 
 _GONE = 404  # what the API answers for a URL of a file that is older than 5 minutes

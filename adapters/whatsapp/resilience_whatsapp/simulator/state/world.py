@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from attrs import define, field
 
 from resilience_whatsapp.simulator.envelopes import Refusal
-from resilience_whatsapp.simulator.standing import AccountStanding, NumberStanding, Rights
-from resilience_whatsapp.simulator.templates import SimTemplate
+from resilience_whatsapp.simulator.state.standing import AccountStanding, NumberStanding, Rights
+from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 
 APP_ID = "634974688087057"
 PORTFOLIO_ID = "506914307656634"
@@ -47,6 +47,8 @@ class Account:
     numbers: list[Number] = field(factory=list, repr=False)
     block: Block | None = None
     standing: AccountStanding = field(factory=AccountStanding)
+    apps: set[str] = field(factory=lambda: {APP_ID})
+    """Ids of the apps that are subscribed to its webhooks; without any, nobody is told of it."""
 
     @property
     def account(self) -> Account:

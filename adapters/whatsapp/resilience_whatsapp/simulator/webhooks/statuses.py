@@ -12,10 +12,10 @@ from attrs import frozen
 
 from resilience_whatsapp.simulator.book import Entry
 from resilience_whatsapp.simulator.clock import SimClock
-from resilience_whatsapp.simulator.events import Event, Party, status_event
-from resilience_whatsapp.simulator.faults import Fault, Script
-from resilience_whatsapp.simulator.webhooks import Webhooks
-from resilience_whatsapp.simulator.world import Number
+from resilience_whatsapp.simulator.faults.script import Fault, Script
+from resilience_whatsapp.simulator.state.world import Number
+from resilience_whatsapp.simulator.webhooks.delivery import Webhooks
+from resilience_whatsapp.simulator.webhooks.events import Event, Party, status_event
 
 
 @frozen

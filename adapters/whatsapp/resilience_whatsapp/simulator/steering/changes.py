@@ -1,4 +1,4 @@
-"""The steering routes of `changes`: each takes an object with the arguments of the method as its fields.
+"""The routes that change what exists (`state.changes`): each takes an object with the arguments of the method.
 
 | route | what it changes |
 |---|---|
@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from resilience_whatsapp.simulator import wire
-from resilience_whatsapp.simulator.changes import ChangeError
-from resilience_whatsapp.simulator.routing import Route
+from resilience_whatsapp.simulator.state.changes import ChangeError
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi
@@ -31,12 +30,7 @@ _FLAGS = ("registered", "certificate", "marketing", "marketing_api")
 _LISTS = ("accounts", "permissions", "closed_countries")
 
 
-def routes(api: GraphApi) -> list[Route]:
-    """None: steering is no part of the Graph API."""
-    return []
-
-
-def raw_routes(api: GraphApi) -> list[web.RouteDef]:
+def routes(api: GraphApi) -> list[web.RouteDef]:
     """All of them."""
     steering = _Steering(api)
     return [

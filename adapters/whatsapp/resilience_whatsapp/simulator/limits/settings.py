@@ -18,6 +18,7 @@ documentation, and guesses, marked below, for those that it does not tell.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from attrs import evolve, fields, frozen
@@ -42,7 +43,7 @@ class Limits:
     pair_seconds: float | None = None
     pair_burst: int = 45
     pair_strict: bool = False
-    """Whether all that a burst borrowed must be paid back before the next message (`meters.Pairs`)."""
+    """Whether all that a burst borrowed must be paid back before the next message (`limits.meters.Pairs`)."""
     messaging: int | None = None
     messaging_code: int = 131048
     """The documentation names no code."""
@@ -65,15 +66,12 @@ class Limits:
 
     def __attrs_post_init__(self) -> None:
         for attribute in fields(Limits):
-            value = getattr(self, attribute.name)
+            value: Any = getattr(self, attribute.name)
             if isinstance(attribute.default, bool):
                 if not isinstance(value, bool):
                     raise LimitsError(f"limits.{attribute.name} must be true or false")
-            elif value is None and attribute.default is None:
-                continue
-            elif not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-                optional = ", or None for no limit" if attribute.default is None else ""
-                raise LimitsError(f"limits.{attribute.name} must be a number above 0{optional}")
+            elif value is not None or attribute.default is not None:
+                _require_limit(attribute.name, value, whole="int" in str(attribute.type))
 
     @classmethod
     def none(cls, **changes: Any) -> Limits:
@@ -97,3 +95,17 @@ class Limits:
             flow=10,
         )
         return evolve(documented, **changes)
+
+
+def _require_limit(name: str, value: Any, *, whole: bool) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    if not number:
+        raise LimitsError(f"limits.{name} must be a number above 0{'' if name in _GIVEN else ', or None for no limit'}")
+    if whole and not isinstance(value, int):
+        raise LimitsError(f"limits.{name} must be a whole number")
+    if name == "status" and not 200 <= value <= 599:
+        raise LimitsError("limits.status must be an HTTP status or None")
+
+
+_GIVEN = frozenset(attribute.name for attribute in fields(Limits) if attribute.default is not None)
+"""Those that are never without limit."""

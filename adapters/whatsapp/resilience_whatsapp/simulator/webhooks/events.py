@@ -16,8 +16,8 @@ from attrs import define, frozen
 
 from resilience_whatsapp.simulator.book import Entry, RecipientType
 from resilience_whatsapp.simulator.codes import title
+from resilience_whatsapp.simulator.state.world import Number
 from resilience_whatsapp.simulator.validation import digits_of
-from resilience_whatsapp.simulator.world import Number
 
 _LAST_WITH_CONVERSATION = (23, 0)
 _DAY = 86_400
@@ -109,7 +109,7 @@ def status_event(entry: Entry, number: Number, status: str, at: float) -> Event:
         told["pricing"] = {"billable": kind == "regular", "pricing_model": "PMP", "category": category, "type": kind}
     conversation: dict[str, Any] | None = None
     if status in ("sent", "delivered", "read"):
-        conversation = {"id": hashlib.md5(party.key.encode(), usedforsecurity=False).hexdigest()}
+        conversation = {"id": hashlib.md5(party.key.encode(errors="replace"), usedforsecurity=False).hexdigest()}
         if status == "sent":
             conversation["expiration_timestamp"] = str(int(at) + _DAY)
         conversation["origin"] = {"type": category}

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from resilience_whatsapp.simulator.standing import MANAGEMENT, MESSAGING, REVOKED
-from resilience_whatsapp.simulator.template_life import TemplateChange, TemplateError
-from resilience_whatsapp.simulator.world import Account, Token
+from resilience_whatsapp.simulator import wire
+from resilience_whatsapp.simulator.state.standing import MANAGEMENT, MESSAGING, REVOKED
+from resilience_whatsapp.simulator.state.world import Account, Token
+from resilience_whatsapp.simulator.templates.life import TemplateChange, TemplateError
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi
@@ -61,9 +62,13 @@ class Changes:
         `..._quality_update`, `template_category_update`.
         """
         account = self._account(waba_id)
-        _require("after", after >= 0, "a number of seconds, at least 0")
-        _require("lasts", lasts is None or lasts >= 0, "a number of seconds, at least 0")
-        _require("components", components is None or _are_components(components), "a list of components with a body")
+        _require("after", wire.is_duration(after), "a number of seconds, at least 0")
+        _require("lasts", lasts is None or wire.is_duration(lasts), "a number of seconds, at least 0")
+        _require(
+            "components",
+            components is None or _are_components(components),
+            "a list of components with a body, buttons in lists",
+        )
         try:
             change = TemplateChange(status, quality, category, components, reason, lasts)
         except TemplateError as error:
@@ -78,7 +83,7 @@ class Changes:
 
     def review(self, *, seconds: float | None = None, status: str | None = None) -> None:
         """How new and edited templates are reviewed from now on: after `seconds`, as `APPROVED` or `REJECTED`."""
-        _require("review.seconds", seconds is None or seconds >= 0, "a number of seconds, at least 0")
+        _require("review.seconds", seconds is None or wire.is_duration(seconds), "a number of seconds, at least 0")
         _require("review.status", status in (None, "APPROVED", "REJECTED"), "APPROVED or REJECTED")
         life = self._api.template_life
         life.review_seconds = life.review_seconds if seconds is None else seconds
@@ -107,7 +112,7 @@ class Changes:
         _require("accounts", reached is None or reached <= world.accounts.keys(), "a list of ids of accounts")
         _require("permissions", granted is None or granted <= {*PERMISSIONS}, f"of {', '.join(PERMISSIONS)}")
         _require("denied_code", denied_code in (None, 3, 10, *range(200, 300)), "10, 200 to 299, or 3")
-        _require("expires_in", expires_in is None or expires_in >= 0, "a number of seconds, at least 0")
+        _require("expires_in", expires_in is None or wire.is_duration(expires_in), "a number of seconds, at least 0")
         _require(
             "revoked", revoked in (None, False, True, *REVOKED), f"true, false or of {', '.join(map(str, REVOKED))}"
         )
@@ -215,4 +220,7 @@ def _set(values: Iterable[str] | None) -> frozenset[str] | None:
 
 
 def _are_components(components: Sequence[Mapping[str, Any]]) -> bool:
-    return any(str(each.get("type", "")).upper() == "BODY" for each in components)
+    buttons = [each.get("buttons") or [] for each in components]
+    return any(str(each.get("type", "")).upper() == "BODY" for each in components) and all(
+        isinstance(each, Sequence) and all(isinstance(button, Mapping) for button in each) for each in buttons
+    )

@@ -18,7 +18,7 @@ from typing import Any
 from attrs import define, field
 
 from resilience_whatsapp.simulator.envelopes import Refusal
-from resilience_whatsapp.simulator.world import Account, Number
+from resilience_whatsapp.simulator.state.world import Account, Number
 
 UPLOAD_LIFE = 30 * 86_400.0
 INBOUND_LIFE = 7 * 86_400.0
@@ -82,6 +82,8 @@ class Media:
 
 def kind_of(mime_type: str) -> str | None:
     """The kind of a MIME type, whatever its parameters; None for one that is not taken."""
+    if not mime_type.isprintable():  # it becomes a header of the download
+        return None
     return _KINDS.get(mime_type.partition(";")[0].strip().lower())
 
 

@@ -46,6 +46,7 @@ while it lasts when `times` is None. `share` of the requests meet it, by the sim
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Iterable, Mapping
@@ -97,12 +98,17 @@ ROUTES = (
     "account",
     "media",
     "media_download",
+    "subscribed_apps",
+    "permissions",
     "*",
 )
 MAX_SECONDS = 30 * 86_400
 MAX_SIZE = 1 << 30
 Stage = Literal["answer", "outcome", "webhook"]
+STAGES: tuple[Stage, ...] = ("answer", "outcome", "webhook")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_FRAMING = ("content-length", "transfer-encoding")
+"""Headers that the server sets: with others the answer would end somewhere else."""
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 
@@ -156,7 +162,11 @@ class Fault:
         )
         _require("seconds", _is_duration(self.seconds), f"a number from 0 to {MAX_SECONDS}")
         _require("accepted", isinstance(self.accepted, bool), "true or false")
-        _require("headers", _are_headers(self.headers), "a mapping of header names to texts of one line")
+        _require(
+            "headers",
+            _are_headers(self.headers),
+            "a mapping of header names to texts of one line, without Content-Length and Transfer-Encoding",
+        )
         _require("share", _is_number(self.share) and 0 < self.share <= 1, "a number above 0, at most 1")
         _require("at", _is_duration(self.at), f"a number from 0 to {MAX_SECONDS}")
         _require(
@@ -204,6 +214,7 @@ def _are_headers(value: object) -> bool:
         isinstance(name, str)
         and isinstance(text, str)
         and _HEADER_NAME.fullmatch(name)
+        and name.lower() not in _FRAMING
         and _HEADER_VALUE.fullmatch(text)
         for name, text in value.items()
     )
@@ -225,10 +236,12 @@ class _Pending:
 class Script:
     """The faults still to come. It counts on its own: the same `Fault` may be scripted again and again."""
 
-    def __init__(self, clock: SimClock, draws: random.Random) -> None:
+    def __init__(self, clock: SimClock, seed: str) -> None:
         self._clock = clock
-        self._random = draws
-        self._pending: dict[Stage, list[_Pending]] = {"answer": [], "outcome": [], "webhook": []}
+        self._pending: dict[Stage, list[_Pending]] = {stage: [] for stage in STAGES}
+        # A stream for each stage: whether anybody is told by webhook does not change which requests meet a fault.
+        self._draws = {stage: random.Random(f"{seed}/{stage}") for stage in STAGES}
+        self._next_end: dict[Stage, float] = dict.fromkeys(STAGES, math.inf)
 
     def add(self, faults: Iterable[Fault]) -> None:
         """Append to the list."""
@@ -238,7 +251,9 @@ class Script:
                 raise FaultError("fault.kind must be one that a request meets: the server dies by itself")
             begins = now + fault.at
             ends = None if fault.lasts is None else begins + fault.lasts
-            self._pending[stage_of(fault)].append(_Pending(fault, begins, ends, fault.times))
+            stage = stage_of(fault)
+            self._pending[stage].append(_Pending(fault, begins, ends, fault.times))
+            self._next_end[stage] = min(self._next_end[stage], math.inf if ends is None else ends)
 
     def clear(self) -> None:
         """From now on all is well."""
@@ -253,7 +268,7 @@ class Script:
         if not pending:
             return None
         now = self._clock.now()
-        self._forget(pending, now)
+        self._forget(stage, now)
         for row in pending:
             fault = row.fault
             if (
@@ -261,7 +276,7 @@ class Script:
                 or fault.route not in ("*", route)
                 or (fault.object_id is not None and fault.object_id != object_id)
                 or (fault.to is not None and fault.to != recipient)
-                or (fault.share < 1.0 and self._random.random() >= fault.share)
+                or (fault.share < 1.0 and self._draws[stage].random() >= fault.share)
             ):
                 continue
             if row.left is not None:
@@ -273,14 +288,16 @@ class Script:
 
     def __len__(self) -> int:
         now = self._clock.now()
-        for pending in self._pending.values():
-            self._forget(pending, now)
+        for stage in STAGES:
+            self._forget(stage, now)
         return sum(map(len, self._pending.values()))
 
-    @staticmethod
-    def _forget(pending: list[_Pending], now: float) -> None:
-        if any(row.ends is not None and row.ends <= now for row in pending):
-            pending[:] = [row for row in pending if row.ends is None or row.ends > now]
+    def _forget(self, stage: Stage, now: float) -> None:
+        if now < self._next_end[stage]:
+            return
+        pending = self._pending[stage]
+        pending[:] = [row for row in pending if row.ends is None or row.ends > now]
+        self._next_end[stage] = min((row.ends for row in pending if row.ends is not None), default=math.inf)
 
 
 def stage_of(fault: Fault) -> Stage:

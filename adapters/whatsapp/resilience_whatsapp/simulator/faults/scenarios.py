@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from resilience_whatsapp.simulator.faults import Fault
+from resilience_whatsapp.simulator.faults.script import Fault
 
 _ANSWERS_LOST = (
     Fault("reset_after_accept", share=0.02, times=None),

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resilience_whatsapp.simulator.envelopes import Refusal
-from resilience_whatsapp.simulator.templates import SimTemplate
+from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 
 MAX_BODY = 1024
 MAX_HEADER = 60
@@ -141,8 +141,7 @@ def _count(where: str, expected: int, given: list[Any]) -> Refusal | None:
 
 def _buttons(buttons: list[Any], given: list[dict[str, Any]], code: _Code) -> Refusal | None:
     by_index = {str(each.get("index")): each for each in given if str(each.get("type", "")).lower() == "button"}
-    beyond = [index for index in by_index if not index.isdecimal() or int(index) >= len(buttons)]
-    if beyond:
+    if not by_index.keys() <= {str(index) for index in range(len(buttons))}:
         return Refusal(code.validation, f"buttons: the template has {len(buttons)} buttons; there is none at an index")
     for index, button in enumerate(buttons):
         kind = str(button.get("type", "")).upper()

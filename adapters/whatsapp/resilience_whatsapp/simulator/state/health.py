@@ -11,8 +11,8 @@ from typing import Any
 from attrs import field, frozen
 
 from resilience_whatsapp.simulator.codes import title
-from resilience_whatsapp.simulator.templates import SimTemplate
-from resilience_whatsapp.simulator.world import Account, Block, Number, Token
+from resilience_whatsapp.simulator.state.world import Account, Block, Number, Token
+from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 
 _GRADES = ("AVAILABLE", "LIMITED", "BLOCKED")
 _TEMPLATES = {"APPROVED": None, "PAUSED": 132015, "DISABLED": 132016}

@@ -31,9 +31,16 @@ class Receiver:
     """The accounts that it is told of; None is all."""
 
     def __attrs_post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise WebhookError("url must begin with http:// or https:// and name a host")
+        try:
+            parts = urlsplit(self.url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # of an address in brackets, or of the port
+            good = False
+        if not good:
+            raise WebhookError("url must begin with http:// or https:// and name a host, and a port if another one")
+        for name in ("url", "app_secret", "verify_token"):
+            if not _can_be_sent(getattr(self, name)):
+                raise WebhookError(f"{name} must be a text of whole characters")
         if not re.fullmatch(r"v\d{1,4}\.\d{1,4}", self.version):
             raise WebhookError("version must be like v25.0")
 
@@ -56,3 +63,8 @@ class Receiver:
         """The version as numbers."""
         major, _, minor = self.version[1:].partition(".")
         return int(major), int(minor)
+
+
+def _can_be_sent(text: str | None) -> bool:
+    """Whether it has bytes: half of a surrogate pair, which JSON can bring, has none."""
+    return text is None or not any("\ud800" <= sign <= "\udfff" for sign in text)

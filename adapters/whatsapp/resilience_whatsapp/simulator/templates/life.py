@@ -18,9 +18,9 @@ from attrs import evolve, frozen
 
 from resilience_whatsapp.simulator.clock import SimClock
 from resilience_whatsapp.simulator.envelopes import Refusal, required
-from resilience_whatsapp.simulator.template_check import MAX_BODY, MAX_HEADER, PLACE
-from resilience_whatsapp.simulator.templates import MAX_TEMPLATES, SimTemplate
-from resilience_whatsapp.simulator.world import Account
+from resilience_whatsapp.simulator.state.world import Account
+from resilience_whatsapp.simulator.templates.check import MAX_BODY, MAX_HEADER, PLACE
+from resilience_whatsapp.simulator.templates.definitions import MAX_TEMPLATES, SimTemplate
 
 CATEGORIES = ("AUTHENTICATION", "MARKETING", "UTILITY")
 STATUSES = (

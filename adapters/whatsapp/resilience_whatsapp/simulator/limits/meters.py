@@ -1,16 +1,46 @@
 """The machines of the limits: each is told the time, and says how long one must wait. None of them is asked to refuse.
 
-Each step costs the same however many requests came before.
+Each step costs the same however many requests came before, and what is over is forgotten: memory is that of the users
+written to within a window, not of all that ever were.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 from attrs import define, field
 
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
 _SLACK = 1e-3
 """Seconds or messages within which nothing is early: times since 1970 are not exact."""
+
+
+@define
+class Kept(Generic[K, V]):
+    """Values by key, of which those that are over are forgotten whenever twice as many are kept as the last time."""
+
+    is_over: Callable[[V, float], bool]
+    """Given a value and the time."""
+    _values: dict[K, V] = field(factory=dict)
+    _sweep_at: int = 1024
+
+    def get(self, key: K) -> V | None:
+        """The value, which may be over."""
+        return self._values.get(key)
+
+    def put(self, key: K, value: V, now: float) -> None:
+        """Keep it."""
+        if len(self._values) >= self._sweep_at:
+            self._values = {each: kept for each, kept in self._values.items() if not self.is_over(kept, now)}
+            self._sweep_at = max(1024, 2 * len(self._values))
+        self._values[key] = value
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 @define
@@ -56,23 +86,24 @@ class Pairs:
     seconds: float
     burst: int
     strict: bool = False
-    _due: dict[tuple[str, str], float] = field(factory=dict)
-    _began: dict[tuple[str, str], float] = field(factory=dict)
+    _debts: Kept[tuple[str, str], tuple[float, float]] = field(
+        factory=lambda: Kept[tuple[str, str], tuple[float, float]](lambda debt, now: debt[0] <= now)
+    )
+    """When it is paid back, and when the burst began."""
 
     def wait(self, pair: tuple[str, str], now: float) -> float:
         """Seconds until the next message to this user may go."""
-        debt = self._due.get(pair, now) - now
+        due, began = self._debts.get(pair) or (now, now)
+        debt = due - now
         room = (self.burst - 1) * self.seconds
-        if self.strict and debt > _SLACK and now - self._began.get(pair, now) > self.seconds:
+        if self.strict and debt > _SLACK and now - began > self.seconds:
             return debt
         return debt - room if debt - room > _SLACK else 0.0
 
     def take(self, pair: tuple[str, str], now: float) -> None:
         """A message goes."""
-        due = self._due.get(pair, now)
-        if self.strict and due <= now:
-            self._began[pair] = now
-        self._due[pair] = max(due, now) + self.seconds
+        due, began = self._debts.get(pair) or (now, now)
+        self._debts.put(pair, (max(due, now) + self.seconds, began if due > now else now), now)
 
 
 @define
@@ -135,3 +166,26 @@ class Users:
         """A message goes to `user`."""
         self._last[user] = now
         self._last.move_to_end(user)
+
+
+@define
+class PerUser:
+    """The messages to each user in a moving window, where few are allowed: their times are kept."""
+
+    window: float
+    _times: Kept[str, list[float]] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._times = Kept(lambda times, now: times[-1] + self.window <= now)
+
+    def wait(self, user: str, limit: int, now: float) -> float:
+        """Seconds until fewer than `limit` are in the window."""
+        times = self._within(user, now)
+        return times[-limit] + self.window - now if len(times) >= limit else 0.0
+
+    def take(self, user: str, now: float) -> None:
+        """A message goes to `user`."""
+        self._times.put(user, [*self._within(user, now), now], now)
+
+    def _within(self, user: str, now: float) -> list[float]:
+        return [at for at in self._times.get(user) or () if at + self.window > now]

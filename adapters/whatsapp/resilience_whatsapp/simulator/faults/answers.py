@@ -14,9 +14,9 @@ from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.book import Entry
 from resilience_whatsapp.simulator.clock import SimClock
 from resilience_whatsapp.simulator.envelopes import Refusal, html, without_code
-from resilience_whatsapp.simulator.faults import Fault
+from resilience_whatsapp.simulator.faults.script import Fault
+from resilience_whatsapp.simulator.limits.headers import usage, usage_headers
 from resilience_whatsapp.simulator.routing import Outcome, Taken
-from resilience_whatsapp.simulator.usage import usage, usage_headers
 
 _UNBOOKED = {"error", "string_error", "html", "json", "empty", "no_code", "gzip_bomb", "huge"}
 """Kinds that book the message only when the fault says `accepted`."""
@@ -110,31 +110,38 @@ class Server:
     async def _begun(
         self, request: web.Request, status: int, headers: Mapping[str, str], length: int
     ) -> web.StreamResponse:
-        stream = web.StreamResponse(status=status, headers={"Content-Type": "application/json", **headers})
+        stream = web.StreamResponse(status=status, headers={"Content-Type": "application/json"})
+        stream.headers.update(headers)
         stream.content_length = length
         await stream.prepare(request)
         return stream
 
 
 def _made_up(fault: Fault, body: bytes) -> web.Response | None:
-    """What is answered instead; None is nothing at all."""
+    """What is answered instead, with the headers of the fault; None is nothing at all."""
+    response = _instead(fault, body)
+    if response is not None:
+        response.headers.update(fault.headers)
+    return response
+
+
+def _instead(fault: Fault, body: bytes) -> web.Response | None:
     if fault.kind == "error":
-        refusal = Refusal(fault.code, fault.details, fault.status, fault.subcode, fault.is_transient)
-        return refusal.response(fault.headers)
+        return Refusal(fault.code, fault.details, fault.status, fault.subcode, fault.is_transient).response()
     if fault.kind == "string_error":
         return web.json_response({"error": "Something went wrong"}, status=fault.status or 500)
     if fault.kind == "no_code":
-        return web.json_response(without_code(), status=fault.status or 500, headers=fault.headers)
+        return web.json_response(without_code(), status=fault.status or 500)
     if fault.kind == "html":
-        return html(fault.status or 502, fault.headers)
+        return html(fault.status or 502)
     if fault.kind == "json":
-        return web.json_response(fault.body, status=fault.status or 400, headers=fault.headers)
+        return web.json_response(fault.body, status=fault.status or 400)
     if fault.kind == "empty":
-        return web.Response(status=fault.status or 500, headers=fault.headers)
+        return web.Response(status=fault.status or 500)
     if fault.kind == "no_messages":
-        return web.json_response({}, headers=fault.headers)
+        return web.json_response({})
     if fault.kind == "malformed":
-        return web.Response(body=body[: len(body) // 2], content_type="application/json", headers=fault.headers)
+        return web.Response(body=body[: len(body) // 2], content_type="application/json")
     return None
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from attrs import define, field, frozen
 
 from resilience_whatsapp.simulator.envelopes import Refusal
-from resilience_whatsapp.simulator.limits import HOUR, Limits
-from resilience_whatsapp.simulator.meters import Bucket, Pairs, Rolling, Users
-from resilience_whatsapp.simulator.usage import usage, usage_headers
-from resilience_whatsapp.simulator.world import Account, Block, Number, Token
+from resilience_whatsapp.simulator.limits.headers import usage, usage_headers
+from resilience_whatsapp.simulator.limits.meters import Bucket, Pairs, PerUser, Rolling, Users
+from resilience_whatsapp.simulator.limits.settings import HOUR, Limits
+from resilience_whatsapp.simulator.state.world import Account, Block, Number, Token
 
 DAY = 86_400.0
 GRACE = 2.0
@@ -75,7 +75,7 @@ class Limiter:
     _buckets: dict[str, Bucket] = field(factory=dict)
     _pairs: Pairs | None = None
     _users: dict[str, Users] = field(factory=dict)
-    _marketing: dict[str, Rolling] = field(factory=dict)
+    _marketing: PerUser = field(factory=lambda: PerUser(DAY))
     _spam: dict[str, Rolling] = field(factory=dict)
     _calls: dict[Hashable, Rolling] = field(factory=dict)
 
@@ -128,9 +128,9 @@ class Limiter:
 
     def clear(self) -> None:
         """Forget what was used and what was too much."""
-        for kept in (self.tallies, self._buckets, self._users, self._marketing, self._spam, self._calls):
+        for kept in (self.tallies, self._buckets, self._users, self._spam, self._calls):
             kept.clear()
-        self._pairs = None
+        self._pairs, self._marketing = None, PerUser(DAY)
 
     def change(self, limits: Limits) -> None:
         """Other limits from now on; what was used of the rates is forgotten, what was counted is not."""
@@ -142,11 +142,10 @@ class Limiter:
         """Whether one more marketing template would be too much for this user; it is counted if not."""
         if self.limits.marketing is None:
             return False
-        sent = _of(self._marketing, user, lambda: Rolling(DAY))
-        wait = sent.wait(self.limits.marketing, now)
+        wait = self._marketing.wait(user, self.limits.marketing, now)
         if wait > 0.0 and self._over("marketing", user, now, wait):
             return True
-        sent.add(now)
+        self._marketing.take(user, now)
         return False
 
     def inbound(self, number: Number, now: float) -> None:

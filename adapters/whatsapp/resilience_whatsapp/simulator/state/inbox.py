@@ -7,10 +7,11 @@ from typing import Any
 
 from resilience_whatsapp.simulator.book import Book
 from resilience_whatsapp.simulator.clock import SimClock
-from resilience_whatsapp.simulator.events import Party, message_event
-from resilience_whatsapp.simulator.limiter import Limiter
-from resilience_whatsapp.simulator.webhooks import Webhooks
-from resilience_whatsapp.simulator.world import Number
+from resilience_whatsapp.simulator.limits.limiter import Limiter
+from resilience_whatsapp.simulator.limits.meters import Kept
+from resilience_whatsapp.simulator.state.world import Number
+from resilience_whatsapp.simulator.webhooks.delivery import Webhooks
+from resilience_whatsapp.simulator.webhooks.events import Party, message_event
 
 WINDOW = 86_400.0
 """Seconds after a user's last message in which free-form messages are taken."""
@@ -24,7 +25,7 @@ class Inbox:
         self._book = book
         self._limiter = limiter
         self._webhooks = webhooks
-        self._wrote: dict[tuple[str, str], float] = {}
+        self._wrote = Kept[tuple[str, str], float](lambda wrote, now: now - wrote >= WINDOW)
 
     def is_open(self, number: Number, user: str) -> bool:
         """Whether `user` wrote to `number` within the last 24 h."""
@@ -35,7 +36,7 @@ class Inbox:
         """A message of `sender`, digits of a number or a business-scoped id; gives its wamid."""
         party = Party.named(sender)
         now = self._clock.now()
-        self._wrote[number.id, party.key] = now
+        self._wrote.put((number.id, party.key), now, now)
         self._limiter.inbound(number, now)
         wamid = self._book.wamid()
         said: dict[str, Any] = {"from": party.digits} if party.digits is not None else {"from_user_id": party.user_id}

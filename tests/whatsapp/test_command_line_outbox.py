@@ -383,6 +383,19 @@ def test_a_drain_sends_what_is_queued_for_its_number_and_ends(
     assert document(capsys)["ended"] == {}
 
 
+def test_a_drain_of_an_outbox_in_redis(
+    redis_server: RedisServer, simulator: SimulatorThread, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    pytest.importorskip("redis")
+    monkeypatch.setenv("WHATSAPP_OUTBOX", redis_server.url)
+    monkeypatch.setenv("WHATSAPP_OUTBOX_SECRET", SECRET)
+    fill(RedisStore(redis_server.url, secret=SECRET, name="drained"), kept(id="1" * 32), kept(id="2" * 32, **DEAD))
+    assert main(["outbox", "dead", "--retry", "--outbox-name", "drained"]) == 0
+    assert main(["outbox", "drain", "--rate", "1000", "--outbox-name", "drained"]) == 0
+    assert capsys.readouterr().out == "1 queued\n2 sent; nothing is queued any more\n"
+    assert len(simulator.book.entries) == 2
+
+
 def test_a_drain_tells_what_was_given_up_and_what_was_perhaps_sent(
     path: Path, simulator: SimulatorThread, capsys: Capture
 ) -> None:

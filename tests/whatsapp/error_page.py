@@ -1,4 +1,4 @@
-"""The tables of docs/whatsapp-errors.md, made of the data: `python -m tests.whatsapp.error_page` writes them anew."""
+"""The tables of docs/whatsapp/errors.md, made of the data: `python -m tests.whatsapp.error_page` writes them anew."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resilience_whatsapp import (
 from resilience_whatsapp.errors import graph_error
 from resilience_whatsapp.templates._book import _MISFITS
 
-PAGE = Path(__file__).parents[2] / "docs" / "whatsapp-errors.md"
+PAGE = Path(__file__).parents[2] / "docs" / "whatsapp" / "errors.md"
 DOES = {Verdict.TRANSIENT: "tries again", Verdict.THROTTLED: "waits, tries again", Verdict.PERMANENT: "gives up"}
 COUNTS = {Verdict.TRANSIENT: "failure", Verdict.THROTTLED: "no", Verdict.PERMANENT: "no"}
 

@@ -495,7 +495,7 @@ def test_the_status_tells_how_much_the_outbox_holds(
 
 # --- the page --------------------------------------------------------------------------------------------------------
 
-PAGE = ROOT / "docs" / "whatsapp-command-line.md"
+PAGE = ROOT / "docs" / "whatsapp" / "command-line.md"
 VARIES = [
     (r"http://127\.0\.0\.1:\d+", "http://127.0.0.1:8080"),
     (r"packages: .*", "packages: resilience-whatsapp 0.1.0, Python 3.11.7"),

@@ -1,4 +1,4 @@
-"""The program at the top of docs/whatsapp.md, as it is written there: sending, and an outage, with its log lines."""
+"""The program at the top of docs/whatsapp/README.md, as it is written there: sending, and an outage, with its log lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from resilience_whatsapp.simulator import Fault, Simulator
 from tests._redis import RedisServer
 from tests.fleet.members import PATIENCE
 
-PAGE = (Path(__file__).parents[2] / "docs" / "whatsapp.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "whatsapp" / "README.md").read_text("utf-8")
 NUMBER = "+33612345678"
 
 

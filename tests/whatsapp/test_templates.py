@@ -281,7 +281,7 @@ def test_each_code_sets_aside_for_its_time(code: int, seconds: float) -> None:
 
 
 def test_the_page_has_the_codes_and_their_times() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "whatsapp.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "whatsapp" / "templates.md").read_text("utf-8")
     rows = re.findall(r"^\| (13\d{4}) \| [^|]+ \| (\d+) \|$", page, re.MULTILINE)
     assert {int(code): float(seconds) for code, seconds in rows} == TEMPLATE_QUARANTINE
 

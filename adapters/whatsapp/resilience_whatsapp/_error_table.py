@@ -1,7 +1,7 @@
 """Every known Graph error code: what it is, what it applies to, what helps. Data only; the rules are in `errors.py`.
 
 Source: Meta's error code page as of September 2026 and public reports of what the API answers; the words are ours.
-`docs/whatsapp-errors.md` shows the same table.
+`docs/whatsapp/errors.md` shows the same table.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class ResilientWhatsAppClient:
             that listing them never opens the circuit of the messages. In both cases files have one of their own. Those
             have the same numbers, and the name of `circuit_breaker` with `.templates` or `.media` behind it.
         name: of its calls in traces and metrics; for processes with several numbers.
-        gates: limits and latches beside the breaker; default none (`docs/whatsapp-gates.md`).
+        gates: limits and latches beside the breaker; default none (`docs/whatsapp/gates.md`).
     """
 
     def __init__(

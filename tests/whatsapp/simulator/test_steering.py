@@ -99,7 +99,7 @@ def test_the_routes_of_steering_are_listed_and_others_are_told_so() -> None:
     async def story(api: Api) -> None:
         routes = (await api.ask("GET", "/_sim"))[1]["routes"]
         assert {"POST /_sim/faults", "GET /_sim/report", "POST /_sim/numbers"} <= {*routes}
-        page = (Path(__file__).parents[3] / "docs" / "simulator.md").read_text()
+        page = (Path(__file__).parents[3] / "docs" / "whatsapp" / "simulator.md").read_text()
         assert [route for route in routes if route.split()[1].rpartition("/")[2] not in page] == []
         for method, path in (("GET", "/_sim/nothing"), ("GET", "/_sim/faults"), ("DELETE", "/_sim/")):
             status, answer, _ = await api.ask(method, path)

@@ -1,6 +1,6 @@
 """The outbox: messages are kept before they are sent, survive crashes and outages, and are not sent twice.
 
-`docs/whatsapp-outbox.md` tells how it is used, `_machine.py` the rules.
+`docs/whatsapp/outbox.md` tells how it is used, `_machine.py` the rules.
 """
 
 from resilience_whatsapp.outbox._drain import Drop, Gate, Hold, Recheck, Sender

@@ -1,7 +1,7 @@
 """The outbox in Redis: many sender processes on many machines; what a dead one had in flight is claimed by another.
 
 `outbox.lua` has the rules; each method is one run of it, which is atomic. Redis must keep its word: see "Redis" in
-`docs/whatsapp-outbox.md` for what that asks of its configuration.
+`docs/whatsapp/outbox.md` for what that asks of its configuration.
 """
 
 from __future__ import annotations

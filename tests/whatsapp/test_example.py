@@ -1,4 +1,4 @@
-"""The program at the top of docs/whatsapp/README.md, as it is written there: sending, and an outage, with its log lines."""
+"""The program of docs/whatsapp/README.md, as it is written there: sending, and an outage, with its log lines."""
 
 from __future__ import annotations
 

@@ -49,7 +49,14 @@ def test_a_read_that_meets_a_refused_token_shuts_the_gate_of_credentials_and_say
 
 @pytest.mark.parametrize(
     ("error", "let_in"),
-    [(told(131016, 503), False), (told(2, 400), False), (told(4), False), (TimeoutError(), False), (told(10), True)],
+    [
+        (told(131016, 503), False),
+        (told(2, 400), False),
+        (told(4), False),
+        (TimeoutError(), False),
+        (told(10), True),
+        (healthy(), True),
+    ],
 )
 def test_a_token_is_good_only_if_the_api_says_something_that_it_says_to_those_it_lets_in(
     error: Any, let_in: bool
@@ -64,6 +71,18 @@ def test_a_token_is_good_only_if_the_api_says_something_that_it_says_to_those_it
             assert await stage.send() == "accepted"
         else:
             assert (await stage.refused()).scope == "credential"
+
+    run(story)
+
+
+@pytest.mark.parametrize("error", [told(4), told(80007), told(131016, 503)])
+def test_a_read_that_is_refused_for_a_limit_or_meets_trouble_leaves_the_account_shut(error: Any) -> None:
+    async def story() -> None:
+        stage = Stage()
+        stage.gates.observe_webhook_error(131042, waba_id="2")
+        stage.clock.pass_(60.0)
+        stage.api.health = error
+        assert (await stage.refused()).retry_after == pytest.approx(120.0)
 
     run(story)
 
@@ -109,7 +128,12 @@ def test_messages_that_came_in_faster_than_the_limit_hold_sends_back_for_a_secon
 
 @pytest.mark.parametrize(
     ("sent", "told_by_webhook"),
-    [("+5511987654321", "551187654321"), ("+551187654321", "5511987654321"), ("+525512345678", "5215512345678")],
+    [
+        ("+5511987654321", "551187654321"),
+        ("+551187654321", "5511987654321"),
+        ("+525512345678", "5215512345678"),
+        ("+5511932345678", "5511932345678"),
+    ],
 )
 def test_numbers_of_brazil_and_mexico_are_one_user_in_both_of_their_forms(sent: str, told_by_webhook: str) -> None:
     async def story() -> None:

@@ -32,6 +32,11 @@ def test_a_client_that_is_gone_is_kept_by_no_gate_breaker_or_http_client() -> No
     hear({"X-App-Usage": '{"call_count":80}'})
     assert stays.door is not None
     assert stays.door.usage() == 80.0
+    slow = gates.slowdown_of("2")
+    del stays
+    gc.collect()
+    hear({"X-App-Usage": '{"call_count":90}'})  # of an answer that was under way
+    assert slow.percent == 80.0
 
 
 def test_the_probe_is_made_by_the_client_that_asks_and_not_by_one_that_was_closed() -> None:
@@ -121,3 +126,9 @@ def test_the_pair_of_a_user_is_remembered_while_many_others_are_written_to() -> 
     for number in range(20_000):
         gates.pairs.limiter.enter(("1", str(number)), {})
     assert gates.pairs.limiter.wait_for("1", ANN[1:]) > 200.0
+
+
+def test_a_recipient_that_a_webhook_tells_of_is_known_though_the_number_has_no_client_yet() -> None:
+    gates = Gates()
+    gates.observe_webhook_error(131026, phone_number_id="7", recipient=ANN)
+    assert gates.recipients.wait(ANN[1:], None, None, False) > 86_000

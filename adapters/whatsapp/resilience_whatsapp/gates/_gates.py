@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from resilience_core import Bulkhead, Clock, ConfigurationError, Fleet
@@ -114,9 +114,8 @@ class Gates:
         self._throughput, self._share = throughput, throughput_share
         self._fleet = fleet
         self.shared: bool = fleet is not None
-        self.recipients: Recipients = Recipients(f"{name}.recipients")
-        if clock is not None:
-            self.recipients = Recipients(f"{name}.recipients", clock=clock)
+        options: dict[str, Any] = {} if clock is None else {"clock": clock}
+        self.recipients: Recipients = Recipients(f"{name}.recipients", **options)
         self.clock: Clock = self.recipients.clock
         self.pairs: Pairs | None = None
         if pair_burst is not None:
@@ -224,7 +223,11 @@ class Gates:
             template: its name and language.
         """
         error = graph_error(code, None, False, None)
-        if waba_id is not None and scope_of(error) in _OF_ACCOUNTS:
+        scope = scope_of(error)
+        if scope is Scope.RECIPIENT:  # of all numbers, and once
+            self.recipients.learn(key_of(recipient or ""), code, self.recipient_waits.get(code, 0.0), template, None)
+            return
+        if waba_id is not None and scope in _OF_ACCOUNTS:
             phone_number_id = None  # another number of it has the same trouble
         for door in self._doors_of(phone_number_id, waba_id):
             door.observe(error, recipient or "", template)
@@ -250,12 +253,17 @@ class Gates:
             for pacer in self._pacers_of(phone_number_id):
                 pacer.use_level(rate)
 
-    def observe_inbound(self, *, phone_number_id: str | None = None, recipient: str | None = None) -> None:
-        """A message came in: it counts for the throughput, and who wrote it can be reached."""
+    def observe_inbound(
+        self, *, phone_number_id: str | None = None, recipient: str | Sequence[str] | None = None
+    ) -> None:
+        """A message came in: it counts for the throughput, and who wrote it can be reached.
+
+        `recipient` is the number, the id, or both of who wrote.
+        """
         for pacer in self._pacers_of(phone_number_id):
             pacer.came_in()
-        if recipient is not None:
-            self.recipients.forget(key_of(recipient), marketing=False)
+        for each in (recipient,) if isinstance(recipient, str) else recipient or ():
+            self.recipients.forget(key_of(each), marketing=False)
 
     def observe_preference(self, recipient: str, *, stopped: bool) -> None:
         """A user stopped marketing messages, or takes them again (`user_preferences`)."""

@@ -75,6 +75,19 @@ def test_a_token_is_good_only_if_the_api_says_something_that_it_says_to_those_it
     run(story)
 
 
+def test_an_answer_to_a_token_that_is_refused_says_nothing_of_the_limit_of_the_app() -> None:
+    async def story() -> None:
+        stage = Stage()
+        await stage.fails(told(4))
+        stage.clock.pass_(60.0)
+        await stage.fails(told(190, 401))
+        stage.api.token = "token-2"
+        await stage.fails(told(4))
+        assert (await stage.refused()).retry_after == pytest.approx(120.0)  # the second time, not the first one again
+
+    run(story)
+
+
 @pytest.mark.parametrize("error", [told(4), told(80007), told(131016, 503)])
 def test_a_read_that_is_refused_for_a_limit_or_meets_trouble_leaves_the_account_shut(error: Any) -> None:
     async def story() -> None:

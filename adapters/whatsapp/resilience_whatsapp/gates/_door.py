@@ -205,7 +205,12 @@ class Door:
             concerned, wait = self._learn(error, visit)
             if wait > 0 and told is None and error.error_class is ErrorClass.THROTTLE:
                 error.retry_after = wait  # the retry waits as long as the gate does, or gives up at once
-        answered = isinstance(error, GraphError) and error.error_class is not ErrorClass.TRANSIENT
+        # An answer shows that other gates may be open; but not one of a platform in trouble, or to a token it refuses.
+        answered = (
+            isinstance(error, GraphError)
+            and error.error_class is not ErrorClass.TRANSIENT
+            and scope_of(error) is not Scope.CREDENTIAL
+        )
         for switch, permit in visit.permits:
             if switch is not concerned:
                 switch.release(permit, good=answered)

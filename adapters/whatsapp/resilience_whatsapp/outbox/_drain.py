@@ -110,6 +110,12 @@ def ending_of(error: BaseException, sending: Sending, template_wait: float = 0.0
     )
 
 
+def accepting(row: OutboxRow, wamid: str, sending: Sending, now: float) -> Callable[[OutboxRow], OutboxRow]:
+    """The rule that a send which began with `row` was accepted."""
+    attempts, unknown = row.attempts + sending.attempts, row.unknown + sending.unknown
+    return lambda known: machine.accepted(known, wamid, attempts, unknown, now)
+
+
 _CLASSES = {
     Verdict.TRANSIENT: ErrorClass.TRANSIENT,
     Verdict.UNKNOWN: ErrorClass.AMBIGUOUS,
@@ -126,6 +132,7 @@ class _Lane:
     paused_until: float = 0.0
     detached: bool = False
     sends: set[asyncio.Task[None]] = field(factory=set)
+    takes: set[asyncio.Task[list[OutboxRow]]] = field(factory=set)
 
 
 class Drainer:
@@ -151,7 +158,8 @@ class Drainer:
         self._lanes: dict[str, _Lane] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wakes: dict[str, asyncio.Event] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._care: asyncio.Task[None] | None = None
+        self._drains: list[asyncio.Task[None]] = []
         self._stopping = False
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -172,7 +180,7 @@ class Drainer:
         if self._loop is not None:
             raise ConfigurationError("this outbox is running already")
         self._loop, self._stopping = asyncio.get_running_loop(), False
-        self._tasks.append(self._loop.create_task(self._look_after(), name="whatsapp-outbox-care"))
+        self._care = self._loop.create_task(self._look_after(), name="whatsapp-outbox-care")
         for lane in self._lanes.values():
             self._start_lane(lane)
 
@@ -180,24 +188,29 @@ class Drainer:
         assert self._loop is not None
         lane.pace.restart()
         self._wakes[lane.sender.lane] = asyncio.Event()
-        self._tasks.append(self._loop.create_task(self._drain(lane), name="whatsapp-outbox-drain"))
+        self._drains.append(self._loop.create_task(self._drain(lane), name="whatsapp-outbox-drain"))
 
     async def stop(self, patience: float) -> None:
         """Begin nothing more; what is under way has `patience` seconds."""
         self._stopping = True
         self.wake()
-        sends = [send for lane in self._lanes.values() for send in lane.sends]
         try:
-            if sends:
-                await asyncio.wait(sends, timeout=patience)
+            # Those that drain end by themselves: cancelled in the middle of a take they would not know what they have.
+            ending = [*self._drains, *(send for lane in self._lanes.values() for send in lane.sends)]
+            if ending:
+                await asyncio.wait(ending, timeout=patience)
         finally:
-            left = [*self._tasks, *(send for lane in self._lanes.values() for send in lane.sends)]
+            left = [*self._drains, *(send for lane in self._lanes.values() for send in lane.sends)]
+            if self._care is not None:
+                left.append(self._care)
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
-            self._tasks.clear()
+            takes = [take for lane in self._lanes.values() for take in lane.takes]
+            await asyncio.gather(*takes, return_exceptions=True)
+            self._drains.clear()
             self._wakes.clear()
-            self._loop = None
+            self._loop = self._care = None
 
     async def detach(self, sender: Sender, patience: float) -> None:
         """One number less; what is under way for it has `patience` seconds."""
@@ -262,10 +275,9 @@ class Drainer:
         if granted == 0:
             return self._poll if free <= 0 else lane.pace.wait(now)
         wall = self._clock.wall()
-        rows = await self._store.take(sender.lane, wall, self._rules.lease, granted)
-        if lane.detached:  # meanwhile: its client is closed, or will be
-            for row in rows:
-                self._store.post(row, self._put_back(row))
+        rows = await self._taken(lane, wall, granted)
+        if self._stopping or lane.detached:  # meanwhile: its client is closed, or will be
+            self._put_back(rows)
             return self._poll
         for row in rows:
             send = asyncio.get_running_loop().create_task(self._send(lane, row), name="whatsapp-outbox-send")
@@ -277,6 +289,17 @@ class Drainer:
         due = await self._store.next_due(sender.lane)
         later = self._poll if due is None or due <= wall else min(self._poll, due - wall)
         return max(later, lane.pace.wait(now))
+
+    async def _taken(self, lane: _Lane, wall: float, most: int) -> list[OutboxRow]:
+        """What the store gives. Cut short, it may have given all the same: that is put back."""
+        take = asyncio.ensure_future(self._store.take(lane.sender.lane, wall, self._rules.lease, most))
+        lane.takes.add(take)
+        take.add_done_callback(lane.takes.discard)
+        try:
+            return await asyncio.shield(take)
+        except asyncio.CancelledError:
+            take.add_done_callback(lambda done: done.cancelled() or done.exception() or self._put_back(done.result()))
+            raise
 
     def _sent(self, lane: _Lane, send: asyncio.Task[None]) -> None:
         lane.sends.discard(send)
@@ -301,9 +324,9 @@ class Drainer:
             if not isinstance(error, Exception):
                 raise
             return
-        wamid, now = record.wamid or "", self._clock.wall()
-        sender.tell(machine.accepted(row, wamid, sending.attempts, sending.unknown, now).record(), sending)
-        self._store.post(row, lambda known: machine.accepted(known, wamid, sending.attempts, sending.unknown, now))
+        rule = accepting(row, record.wamid or "", sending, self._clock.wall())
+        self._store.post(row, rule)  # before anybody else can do harm
+        sender.tell(rule(row).record(), sending)
 
     async def _still_right(self, sender: Sender, row: OutboxRow) -> Callable[[OutboxRow], OutboxRow] | None:
         """None if it is to be sent now; else what becomes of it."""
@@ -330,9 +353,13 @@ class Drainer:
         )
         return lambda known: judged if known.fence == fence else known
 
-    def _put_back(self, row: OutboxRow) -> Callable[[OutboxRow], OutboxRow]:
-        now, fence = self._clock.wall(), row.fence
-        return lambda known: machine.held(known, now, "put back", now) if known.fence == fence else known
+    def _put_back(self, rows: Iterable[OutboxRow]) -> None:
+        now = self._clock.wall()
+        for row in rows:
+            self._store.post(row, self._held(row, now))
+
+    def _held(self, row: OutboxRow, now: float) -> Callable[[OutboxRow], OutboxRow]:
+        return lambda known: machine.held(known, now, "put back", now) if known.fence == row.fence else known
 
     def _ask_template(self, sender: Sender) -> Recheck:
         async def ask(row: OutboxRow) -> Hold | None:

@@ -15,7 +15,7 @@ from resilience_core import Clock, ConfigurationError
 from resilience_whatsapp._delivery import Sending
 from resilience_whatsapp.errors import InvalidMessageError
 from resilience_whatsapp.outbox import _machine as machine
-from resilience_whatsapp.outbox._drain import Drainer, Gate, Recheck, Sender, ending_of
+from resilience_whatsapp.outbox._drain import Drainer, Gate, Recheck, Sender, accepting, ending_of
 from resilience_whatsapp.outbox._machine import Interval, Rules
 from resilience_whatsapp.outbox._row import IdempotencyKeyError, OutboxRow, digest_of
 from resilience_whatsapp.outbox._store import OutboxStore
@@ -236,7 +236,7 @@ class Outbox:
                 return after.record()
             error.record = evolve(after.record(), duration=self._clock.wall() - started)  # type: ignore[attr-defined]
             raise
-        rule = _accepted(record.wamid or "", sending, self._clock.wall())
+        rule = accepting(kept, record.wamid or "", sending, self._clock.wall())
         self.store.post(kept, rule)
         accepted = evolve(record, started_at=kept.created_at, possible_duplicate=rule(kept).possible_duplicate)
         sender.tell(accepted, sending)
@@ -379,10 +379,6 @@ class Outbox:
         changed = await self.store.change(row, rule)
         self._drainer.wake()
         return changed
-
-
-def _accepted(wamid: str, sending: Sending, now: float) -> Callable[[OutboxRow], OutboxRow]:
-    return lambda row: machine.accepted(row, wamid, sending.attempts, sending.unknown, now)
 
 
 def _same_message(row: OutboxRow, known: OutboxRow | None) -> None:

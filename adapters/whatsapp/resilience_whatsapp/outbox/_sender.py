@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from resilience_whatsapp.records import MessageRecord
 if TYPE_CHECKING:
     from resilience_whatsapp.service import WhatsAppService
 
+_logger = logging.getLogger("resilience_whatsapp.outbox")
 LISTING_BINDS = 300.0
 """Seconds for which a listing without a template keeps queued messages of it back."""
 FORCED_FOR = 1.0
@@ -38,8 +40,11 @@ class ServiceSender:
         return await self._service._send(record, payload, sending, retries=retries)
 
     def tell(self, record: MessageRecord, sending: Sending, error: BaseException | None = None) -> None:
-        """As `Sender.tell`: the service's history and alarms."""
-        self._service._tell(record, sending, error)
+        """As `Sender.tell`: the service's history and alarms. What they raise changes nothing for the message."""
+        try:
+            self._service._tell(record, sending, error)
+        except Exception as trouble:
+            _logger.error("The history or the alarms could not be told of a message (%s)", type(trouble).__name__)
 
     def closed_for(self) -> float:
         """As `Sender.closed_for`."""

@@ -102,7 +102,7 @@ class Codec(Protocol):
     """Turns what a store keeps of a message into other bytes and back: encryption, for example."""
 
     def encode(self, content: bytes) -> bytes:
-        """The bytes to keep."""
+        """The bytes to keep; any exception says that it cannot be done now."""
         ...
 
     def decode(self, content: bytes) -> bytes:
@@ -122,9 +122,18 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def body_of(row: OutboxRow, codec: Codec | None) -> bytes:
-    """The row without `state`, `due` and `fence`."""
+    """The row without `state`, `due` and `fence`.
+
+    Raises:
+        OutboxStoreError: the codec failed.
+    """
     body = _encode(dict(zip(_NAMES, _values(row), strict=True))).encode()
-    return body if codec is None else codec.encode(body)
+    if codec is None:
+        return body
+    try:
+        return codec.encode(body)
+    except Exception as error:  # its text may show what it was given
+        raise OutboxStoreError(f"the codec of the outbox failed ({type(error).__name__})") from None
 
 
 def row_of(body: bytes, codec: Codec | None, state: str, due: float | None, fence: int) -> OutboxRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
@@ -132,7 +133,7 @@ class SQLiteStore:
 
     def post(self, row: OutboxRow, rule: Change) -> None:
         """As `OutboxStore.post`."""
-        self._database.post(lambda connection: self._apply(connection, row, rule))
+        self._database.post(lambda connection: self._apply(connection, row, rule), again_on=(OutboxStoreError,))
 
     def _apply(self, connection: sqlite3.Connection, row: OutboxRow, rule: Change) -> OutboxRow | None:
         new = self._write(connection, row, rule(row))  # mostly nobody else has touched it
@@ -233,8 +234,7 @@ class SQLiteStore:
 
     async def aclose(self) -> None:
         """As `OutboxStore.aclose`."""
-        await self.flush()
-        self._database.close()
+        await asyncio.to_thread(self._database.close)
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 

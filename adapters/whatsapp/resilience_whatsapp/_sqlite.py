@@ -6,7 +6,7 @@
   word. That costs milliseconds. `NORMAL` does not wait: it outlives `kill -9`, not a power cut.
 * Group commit: whatever was asked for while the disk was busy is written in the next transaction, all of it with one
   wait. So a hundred writers at once wait no longer than one, and a single one waits once for each write.
-* What nobody waits for is not lost to a disk that is full or locked for a time: it is tried again, before what came later.
+* What nobody waits for is not lost to a disk that is full or locked for a time: it is tried again, first of all.
 * Several parts (outbox, history, webhooks) can share a file: each has tables and a version of its own.
 * A file that is deleted or replaced while it is open is refused from then on: what is written to it would be nowhere.
 
@@ -390,7 +390,7 @@ def _is_trouble(error: BaseException | None) -> bool:
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from resilience_core import CircuitBreaker
+from resilience_core import CircuitBreaker, CircuitOpenError
 from resilience_whatsapp import MessageStatus, _sqlite
-from resilience_whatsapp.outbox import Drop, MemoryStore, Outbox, OutboxRow, OutboxStoreError, SQLiteStore
+from resilience_whatsapp.outbox import MemoryStore, Outbox, OutboxRow, OutboxStoreError, SQLiteStore
 from resilience_whatsapp.outbox import _machine as machine
-from tests.whatsapp.fakes import OK, RECIPIENT, Stub
+from tests.whatsapp.fakes import OK, FakeClock, Stub
 from tests.whatsapp.outbox.stores import NOW, SECRET, a_row, opened
-from tests.whatsapp.outbox.test_sending import UNKNOWN_END, made, run, send, until, until_state
+from tests.whatsapp.outbox.test_sending import made, run, send, until, until_state
 
 
 class Slowly(MemoryStore):
@@ -140,5 +139,139 @@ def test_a_file_that_is_locked_while_a_send_ends_learns_how_it_ended(
             holder.execute("ROLLBACK")
             assert (await service.outbox.get(record.id)).state == "accepted"
         holder.close()
+
+    run(story)
+
+
+@pytest.mark.parametrize("delivery", ["at_most_once", "at_least_once"])
+def test_a_second_send_by_key_that_is_cut_short_while_it_is_written_is_not_sent(delivery: str) -> None:
+    async def story() -> None:
+        stub, store, breaker = Stub(OK), Slowly(), CircuitBreaker("whatsapp_api")
+        service = made(stub, store=store, breaker=breaker, delivery=delivery, lease=0.02, send_timeout=0.01)
+        breaker.force_open(reason="test")
+        with pytest.raises(CircuitOpenError):
+            await send(service, idempotency_key="k")
+        breaker.reset()
+        store.go.clear()
+        task = asyncio.create_task(send(service, idempotency_key="k"))
+        await store.asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        store.go.set()
+        assert (await service.outbox.find("k")).state == "rejected"
+        assert (await send(service, idempotency_key="k")).status == "accepted"
+        assert len(stub.payloads) == 1
+
+    run(story)
+
+
+def test_who_is_cut_short_takes_no_row_away_from_who_was_quicker(tmp_path: Path) -> None:
+    class Beaten(SQLiteStore):
+        """Another process has changed the row just before, and then the caller is cancelled."""
+
+        async def change(self, row: OutboxRow, rule: Any) -> OutboxRow | None:
+            await super().change(row, lambda known: evolve(known, state=MessageStatus.IN_FLIGHT, changed_at=NOW))
+            await super().change(row, rule)
+            raise asyncio.CancelledError
+
+    async def story() -> None:
+        async with opened(Beaten(tmp_path / "a.db")) as store:
+            stub, breaker = Stub(OK), CircuitBreaker("whatsapp_api")
+            service = made(stub, store=store, breaker=breaker)
+            breaker.force_open(reason="test")
+            with pytest.raises(CircuitOpenError):
+                await send(service, idempotency_key="k")
+            with pytest.raises(asyncio.CancelledError):
+                await send(service, idempotency_key="k")
+            assert (await service.outbox.find("k")).state == "in_flight"
+
+    run(story)
+
+
+class Stopped(MemoryStore):
+    """The process is stopped when its row is written; `meanwhile` happens to the row before it goes on."""
+
+    def __init__(self, clock: FakeClock, meanwhile: Any) -> None:
+        super().__init__()
+        self._clock, self._meanwhile = clock, meanwhile
+
+    async def add(self, row: OutboxRow) -> OutboxRow:
+        kept = await super().add(row)
+        self._clock.time += 1_000.0
+        self._meanwhile(self, kept)
+        return kept
+
+
+@pytest.mark.parametrize(("delivery", "state"), [("at_most_once", "unknown"), ("at_least_once", "queued")])
+def test_who_was_stopped_beyond_his_lease_before_the_first_byte_sends_nothing_that_others_have(
+    delivery: str, state: str
+) -> None:
+    def others(store: MemoryStore, row: OutboxRow) -> None:
+        store.post(row, lambda known: machine.orphaned(known, clock.time, machine.Rules()))
+
+    clock = FakeClock()
+
+    async def story() -> None:
+        stub = Stub(OK)
+        service = made(stub, store=Stopped(clock, others), clock=clock, delivery=delivery)
+        record = await send(service)
+        assert (record.status, stub.payloads) == (state, [])
+        service = made(stub, store=Stopped(clock, lambda *_: None), clock=clock, delivery=delivery)
+        record = await send(service)
+        assert (record.status, len(stub.payloads)) == ("accepted", 1), "nobody has noticed: a new lease"
+        assert (await service.outbox.get(record.id)).attempts == 1
+
+    run(story)
+
+
+def test_a_downtime_that_fails_delays_what_is_unknown_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        store = MemoryStore()
+        rows = [a_row(state=MessageStatus.UNKNOWN), a_row(state=MessageStatus.IN_FLIGHT), a_row()]
+        for row in rows:
+            await store.add(row)
+        failing = [True]
+
+        def downtime() -> Any:
+            if failing:
+                raise ZeroDivisionError
+            return ()
+
+        outbox = Outbox(store, poll=0.01, downtime=downtime)
+        async with outbox.running():
+
+            async def settled() -> bool:
+                return {(await outbox.get(row.id)).state for row in rows[1:]} == {"unknown", "dead"}
+
+            await until(settled)
+            assert (await outbox.get(rows[0].id)).reason is None
+            failing.clear()
+
+            async def given_up() -> bool:
+                return (await outbox.get(rows[0].id)).reason == "no echo"
+
+            await until(given_up)
+
+    run(story)
+    assert "`downtime` failed" in caplog.text
+
+
+def test_many_rows_that_expire_share_the_waits_for_the_disk(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with opened(SQLiteStore(tmp_path / "a.db")) as store:
+            for some in [[a_row() for _ in range(100)] for _ in range(2)]:
+                await asyncio.gather(*map(store.add, some))
+            batches, outbox = [], Outbox(store)
+            next_batch = store._database._next_batch
+
+            def counted(*arguments: Any) -> Any:
+                batches.append(1)
+                return next_batch(*arguments)
+
+            store._database._next_batch = counted
+            await outbox._drainer._settle_overdue()
+            assert (await outbox.counts())[MessageStatus.DEAD] == 200
+            assert len(batches) < 60
 
     run(story)

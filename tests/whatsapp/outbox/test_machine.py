@@ -243,10 +243,12 @@ def test_only_what_was_certainly_not_sent_may_be_sent_anew(state: MessageStatus)
 
 
 def test_what_could_not_be_kept_is_rejected_unless_somebody_has_it_already() -> None:
-    row = machine.given_up(flying(), NOW)
+    kept = flying()
+    row = machine.given_up(kept, kept, NOW)
     assert (row.state, row.due, row.kept) == (S.REJECTED, None, False)
-    taken = flying(fence=1)
-    assert machine.given_up(taken, NOW) is taken
+    assert machine.given_up(evolve(kept, state=S.QUEUED, due=NOW), kept, NOW).state is S.REJECTED
+    taken = evolve(kept, fence=1)
+    assert machine.given_up(taken, kept, NOW) is taken
 
 
 def test_a_held_row_spends_nothing_and_a_row_shows_neither_number_nor_text() -> None:

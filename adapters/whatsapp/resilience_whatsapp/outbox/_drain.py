@@ -22,6 +22,8 @@ from resilience_whatsapp.records import MessageRecord, MessageStatus
 
 PURGE_EVERY = 60.0
 BATCH = 200
+TOGETHER = 20
+"""Changes that are asked for at once: a file writes them with one wait for the disk."""
 _ONE_MESSAGE = frozenset({"pair", "recipient", "template", "group", "flow", "request", "message"})
 """Scopes of a limit that leave the other messages of the number alone."""
 _NEEDS_REPAIR = (ErrorClass.AUTH, ErrorClass.POLICY, ErrorClass.SENDER)
@@ -402,17 +404,25 @@ class Drainer:
 
     async def _settle_overdue(self) -> float:
         now = self._clock.wall()
-        rows = await self._store.overdue(now, self._rules.lease, BATCH)
-        awaited = any(row.state is MessageStatus.UNKNOWN for row in rows)
-        intervals = tuple(self._downtime()) if awaited else ()
-        for row in rows:
-            changed = await self._store.change(row, self._overdue(row, now, intervals))
-            lane = self._lanes.get(row.lane)
-            if lane is not None and changed is not None and changed.state is not row.state:
-                lane.sender.tell(changed.record(), Sending())
+        rows = found = await self._store.overdue(now, self._rules.lease, BATCH)
+        intervals: Sequence[Interval] = ()
+        if any(row.state is MessageStatus.UNKNOWN for row in rows):
+            try:
+                intervals = tuple(self._downtime())
+            except Exception:
+                _logger.exception("`downtime` failed; what is unknown waits")
+                rows = [row for row in rows if row.state is not MessageStatus.UNKNOWN]
+        for some in (rows[at : at + TOGETHER] for at in range(0, len(rows), TOGETHER)):
+            await asyncio.gather(*(self._settle_one(row, now, intervals) for row in some))
         if rows:
             self.wake()
-        return 0.0 if len(rows) == BATCH else self._poll
+        return 0.0 if len(rows) == len(found) == BATCH else self._poll
+
+    async def _settle_one(self, row: OutboxRow, now: float, intervals: Sequence[Interval]) -> None:
+        changed = await self._store.change(row, self._overdue(row, now, intervals))
+        lane = self._lanes.get(row.lane)
+        if lane is not None and changed is not None and changed.state is not row.state:
+            lane.sender.tell(changed.record(), Sending())
 
     def _overdue(self, row: OutboxRow, now: float, intervals: Iterable[Interval]) -> Callable[[OutboxRow], OutboxRow]:
         fence = row.fence

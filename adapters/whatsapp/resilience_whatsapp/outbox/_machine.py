@@ -187,9 +187,16 @@ def orphaned(row: OutboxRow, now: float, rules: Rules) -> OutboxRow:
     return _unknown(row, "the sender died", now, rules)
 
 
-def given_up(row: OutboxRow, now: float) -> OutboxRow:
-    """Its caller was told that it could not be kept; nobody has touched it, and nobody will."""
-    return evolve(_over(row, REJECTED, "the caller was told"), kept=False, changed_at=now) if row.fence == 0 else row
+def given_up(row: OutboxRow, kept: OutboxRow, now: float) -> OutboxRow:
+    """Its caller was told that it could not be kept as `kept`; nobody has touched it, and nobody will."""
+    if (row.fence, row.changed_at, row.not_after) != (kept.fence, kept.changed_at, kept.not_after):
+        return row
+    return evolve(_over(row, REJECTED, "the caller was told"), kept=False, changed_at=now)
+
+
+def renewed(row: OutboxRow, fence: int, now: float, rules: Rules) -> OutboxRow:
+    """A new lease for who has the row with this fence; the row as it is if somebody else has it."""
+    return evolve(row, due=now + rules.lease) if row.fence == fence and row.state is IN_FLIGHT else row
 
 
 def held(row: OutboxRow, until: float, reason: str, now: float) -> OutboxRow:

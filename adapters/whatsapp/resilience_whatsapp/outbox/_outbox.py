@@ -207,7 +207,11 @@ class Outbox:
             won = now.fence == known.fence
             return anew if won else now
 
-        changed = await self.store.change(known, rule)
+        try:
+            changed = await self.store.change(known, rule)
+        except BaseException:  # as in `_add`
+            self._give_up(known, evolve(anew, fence=known.fence + 1))
+            raise
         if changed is None or not won:
             return (changed or known).record()  # somebody else was quicker
         return await self._send(sender, changed)
@@ -217,8 +221,11 @@ class Outbox:
             return await self.store.add(row)
         except BaseException:
             # Cut short: it may have been kept all the same, and must not look as if it were under way.
-            self.store.post(row, lambda known: machine.given_up(known, self._clock.wall()))
+            self._give_up(row, row)
             raise
+
+    def _give_up(self, read: OutboxRow, kept: OutboxRow) -> None:
+        self.store.post(read, lambda known: machine.given_up(known, kept, self._clock.wall()))
 
     async def _send(self, sender: Sender, kept: OutboxRow) -> MessageRecord:
         if kept.state is MessageStatus.QUEUED:  # behind another one of its recipient
@@ -226,6 +233,13 @@ class Outbox:
             sender.tell(kept.record(), Sending())
             return kept.record()
         sending, rules, started = Sending(), self.rules, self._clock.wall()
+        if (kept.due or 0.0) - started < rules.send_timeout:
+            # The store, or this process, took so long that others may hold its sender for dead before it has ended.
+            fence = kept.fence
+            renewed = await self.store.change(kept, lambda row: machine.renewed(row, fence, started, rules))
+            if renewed is None or renewed.due != started + rules.lease:
+                return (renewed or kept).record()
+            kept = renewed
         try:
             async with asyncio.timeout(rules.send_timeout):
                 # What the outbox keeps is repeated by the outbox: the caller does not wait for it.

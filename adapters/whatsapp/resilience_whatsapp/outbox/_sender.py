@@ -44,7 +44,10 @@ class ServiceSender:
         try:
             self._service._tell(record, sending, error)
         except Exception as trouble:
-            _logger.error("The history or the alarms could not be told of a message (%s)", type(trouble).__name__)
+            failed = type(trouble).__name__  # no traceback: it may show the message
+        else:
+            return
+        _logger.error("The history or the alarms could not be told of a message (%s)", failed)
 
     def closed_for(self) -> float:
         """As `Sender.closed_for`."""

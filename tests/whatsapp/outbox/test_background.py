@@ -35,7 +35,7 @@ from resilience_whatsapp.outbox import (
     RedisStore,
     SQLiteStore,
     _drain,
-    _sqlite_store,
+    _row,
 )
 from resilience_whatsapp.simulator import Fault, Simulator, SimulatorThread
 from tests._redis import RedisServer
@@ -414,7 +414,7 @@ def test_what_the_file_cannot_read_stops_nobody(tmp_path: Path, caplog: pytest.L
         await store._run(lambda db: db.execute("UPDATE outbox SET body = ? WHERE id = ?", (b"rubbish", bad.id)))
         assert [row.id for row in await store.take("100", NOW, 30.0, 1)] == []
         assert [row.id for row in await store.take("100", NOW, 30.0, 1)] == [good.id]
-        assert await store.next_due("100") == NOW + _sqlite_store.UNREADABLE_FOR
+        assert await store.next_due("100") == NOW + _row.UNREADABLE_FOR
         assert await store.rows(MessageStatus.QUEUED) == []
         with pytest.raises(OutboxStoreError, match="cannot be read"):
             await store.get(bad.id)

@@ -11,7 +11,8 @@ import pytest
 from attrs import evolve
 
 from resilience_core import CircuitBreaker, CircuitOpenError
-from resilience_whatsapp import MessageStatus, _sqlite
+from resilience_core.testing import run_virtual
+from resilience_whatsapp import GraphTransientError, MessageStatus, ResilientWhatsAppClient, WhatsAppService, _sqlite
 from resilience_whatsapp.outbox import MemoryStore, Outbox, OutboxRow, OutboxStoreError, SQLiteStore
 from resilience_whatsapp.outbox import _machine as machine
 from tests.whatsapp.fakes import OK, FakeClock, Stub
@@ -275,3 +276,18 @@ def test_many_rows_that_expire_share_the_waits_for_the_disk(tmp_path: Path) -> N
             assert len(batches) < 60
 
     run(story)
+
+
+def test_an_outbox_is_in_the_time_of_the_policies() -> None:
+    async def story() -> None:
+        stub, breaker = Stub(GraphTransientError(131000, None, 500, "platform"), OK), CircuitBreaker("whatsapp_api")
+        outbox = Outbox(MemoryStore(), when_down="queue", base_delay=300.0)
+        service = WhatsAppService(ResilientWhatsAppClient(stub, breaker), outbox=outbox)
+        record = await send(service)
+        assert record.status == "queued"
+        async with outbox.running():
+            while (await outbox.get(record.id)).state == "queued":
+                await asyncio.sleep(5)
+        assert (await outbox.get(record.id)).state == "accepted"
+
+    run_virtual(story)

@@ -84,6 +84,22 @@ def test_what_cannot_be_decoded_stays_and_stops_nobody(
     assert "rubbish" not in caplog.text
 
 
+def test_many_that_cannot_be_decoded_hold_up_no_other_that_is_overdue(redis_server: RedisServer, name: str) -> None:
+    async def story() -> None:
+        store = RedisStore(redis_server.url, secret=SECRET, name=name)
+        blind = [await store.add(a_row(not_after=NOW - 2)) for _ in range(3)]
+        row = await store.add(a_row(not_after=NOW - 1))
+        client = redis_server.client()
+        client.hset(f"rc:{{outbox:{name}}}:rows", mapping={each.id: b"rubbish" for each in blind})
+        assert await store.overdue(NOW, LEASE, 3) == []
+        assert [each.id for each in await store.overdue(NOW, LEASE, 3)] == [row.id]
+        client.hset(f"rc:{{outbox:{name}}}:rows", blind[0].id, client.hget(f"rc:{{outbox:{name}}}:rows", row.id))
+        assert len(await store.overdue(NOW + 61, LEASE, 3)) == 2
+        await store.aclose()
+
+    asyncio.run(story())
+
+
 def test_rows_whose_answer_was_lost_are_given_again(redis_server: RedisServer, name: str) -> None:
     async def story() -> None:
         store = RedisStore(redis_server.url, secret=SECRET, name=name)

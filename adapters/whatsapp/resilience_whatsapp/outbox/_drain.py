@@ -300,8 +300,12 @@ class Drainer:
         try:
             return await asyncio.shield(take)
         except asyncio.CancelledError:
-            take.add_done_callback(lambda done: done.cancelled() or done.exception() or self._put_back(done.result()))
+            take.add_done_callback(self._taken_too_late)
             raise
+
+    def _taken_too_late(self, take: asyncio.Task[list[OutboxRow]]) -> None:
+        if not take.cancelled() and take.exception() is None:
+            self._put_back(take.result())
 
     def _sent(self, lane: _Lane, send: asyncio.Task[None]) -> None:
         lane.sends.discard(send)

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 from attrs import evolve
 
 from resilience_core import Clock, ConfigurationError
+from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp._delivery import Sending
 from resilience_whatsapp.errors import InvalidMessageError
 from resilience_whatsapp.outbox import _machine as machine
@@ -50,6 +51,7 @@ class Outbox:
         rechecks: asked before each queued message whether it is still right to send it: `Hold`, `Drop` or None.
         downtime: answers when the receiver of webhooks was down; these times do not count for `echo_within`.
         poll: seconds after which the store is looked at for what other processes queued.
+        clock: gives the time, but does not wait; default that of the policies.
 
     Raises:
         ConfigurationError: a number that cannot work.
@@ -100,13 +102,13 @@ class Outbox:
             keep_for=keep_for,
             keep_dead_for=keep_dead_for,
         )
-        self._clock = clock or Clock()
+        self.clock = clock or SYSTEM
         self._random = random.random
         self._joined: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Future[MessageRecord | None]] = {}
         self._drainer = Drainer(
             store,
             self.rules,
-            self._clock,
+            self.clock,
             self._random,
             gate=gate,
             rechecks=rechecks,
@@ -225,14 +227,14 @@ class Outbox:
             raise
 
     def _give_up(self, read: OutboxRow, kept: OutboxRow) -> None:
-        self.store.post(read, lambda known: machine.given_up(known, kept, self._clock.wall()))
+        self.store.post(read, lambda known: machine.given_up(known, kept, self.clock.wall()))
 
     async def _send(self, sender: Sender, kept: OutboxRow) -> MessageRecord:
         if kept.state is MessageStatus.QUEUED:  # behind another one of its recipient
             self._drainer.wake()
             sender.tell(kept.record(), Sending())
             return kept.record()
-        sending, rules, started = Sending(), self.rules, self._clock.wall()
+        sending, rules, started = Sending(), self.rules, self.clock.wall()
         if (kept.due or 0.0) - started < rules.send_timeout:
             # The store, or this process, took so long that others may hold its sender for dead before it has ended.
             fence = kept.fence
@@ -248,9 +250,9 @@ class Outbox:
             after = self._not_accepted(sender, kept, sending, error)
             if after.due is not None and after.kept and isinstance(error, Exception):
                 return after.record()
-            error.record = evolve(after.record(), duration=self._clock.wall() - started)  # type: ignore[attr-defined]
+            error.record = evolve(after.record(), duration=self.clock.wall() - started)  # type: ignore[attr-defined]
             raise
-        rule = accepting(kept, record.wamid or "", sending, self._clock.wall())
+        rule = accepting(kept, record.wamid or "", sending, self.clock.wall())
         self.store.post(kept, rule)
         accepted = evolve(record, started_at=kept.created_at, possible_duplicate=rule(kept).possible_duplicate)
         sender.tell(accepted, sending)
@@ -258,7 +260,7 @@ class Outbox:
 
     def _not_accepted(self, sender: Sender, kept: OutboxRow, sending: Sending, error: BaseException) -> OutboxRow:
         """The row after a send of the caller's that was not accepted."""
-        ending, now = ending_of(error, sending, sender.template_wait(kept)), self._clock.wall()
+        ending, now = ending_of(error, sending, sender.template_wait(kept)), self.clock.wall()
         hopeless = not isinstance(error, Exception) or (
             ending.unknown > 0 and (kept.delivery == "at_most_once" or kept.unknown > 0)
         )
@@ -282,7 +284,7 @@ class Outbox:
         ordered: bool,
         when_down: WhenDown | None,
     ) -> OutboxRow:
-        now = self._clock.wall()
+        now = self.clock.wall()
         end = _end(not_after, now, self.rules.expire_after)
         if type(priority) is not int or priority not in machine.PRIORITIES:
             raise InvalidMessageError(f"priority must be a whole number from 0 to 9, the highest, not {priority!r}")
@@ -337,7 +339,7 @@ class Outbox:
         row = await self.store.get(row_id)
         if row is None:
             return None
-        now = self._clock.wall()
+        now = self.clock.wall()
         changed = await self.store.change(row, lambda row: machine.echoed(row, wamid, status, at, now, error))
         if row.ordered:
             self._drainer.wake()
@@ -383,7 +385,7 @@ class Outbox:
         row = await self.store.get(row_id)
         if row is None:
             return None
-        now = self._clock.wall()
+        now = self.clock.wall()
         end = _end(not_after, now, self.rules.expire_after)
 
         def rule(row: OutboxRow) -> OutboxRow:

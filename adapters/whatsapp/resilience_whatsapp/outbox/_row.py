@@ -110,6 +110,10 @@ class Codec(Protocol):
         ...
 
 
+UNREADABLE_FOR = 60.0
+"""Seconds after which a row that could not be read is looked at again."""
+
+
 class UnreadableRowError(Exception):
     """What a store kept is no row; neither this text nor a cause shows any of it."""
 

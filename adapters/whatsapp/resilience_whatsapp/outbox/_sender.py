@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from resilience_core import CircuitState
+from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp._delivery import Sending
 from resilience_whatsapp.outbox._row import OutboxRow
 from resilience_whatsapp.records import MessageRecord
@@ -69,7 +69,8 @@ class ServiceSender:
         if aside is not None:
             return aside.retry_after or 0.0
         entry = self._service._cache.entry()
-        if entry is None or entry.age >= min(LISTING_BINDS, time.time() - row.created_at):
+        clock = SYSTEM if self._service.outbox is None else self._service.outbox.clock
+        if entry is None or entry.age >= min(LISTING_BINDS, clock.wall() - row.created_at):
             return 0.0  # an old listing proves nothing: then the API is asked
         listed = any((each.name, each.language) == key for each in entry.value.templates)
         return 0.0 if listed else LISTING_BINDS - entry.age

@@ -14,6 +14,7 @@ from attrs import evolve
 
 from resilience_whatsapp._sqlite import Database, Synchronous
 from resilience_whatsapp.outbox._row import (
+    UNREADABLE_FOR,
     Codec,
     OutboxRow,
     OutboxStoreError,
@@ -69,7 +70,6 @@ _OVERDUE = f"""
 """
 _OLD = "SELECT seq FROM outbox WHERE state IN ({}) AND changed < ? AND due IS NULL LIMIT ?"
 _WAITING = (MessageStatus.QUEUED, MessageStatus.IN_FLIGHT)
-UNREADABLE_FOR = 60.0
 _logger = logging.getLogger("resilience_whatsapp.outbox")
 
 

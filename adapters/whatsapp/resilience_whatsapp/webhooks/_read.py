@@ -70,10 +70,10 @@ class Part:
     def loads(cls, text: str) -> Part:
         """From `dumps`; unknown, if it cannot be read any more."""
         try:
-            part = cls(*json.loads(text))
-        except (ValueError, TypeError, RecursionError):
+            told = json.loads(text)
+            return cls(*told) if isinstance(told[5], dict) else cls("unknown", "")
+        except (ValueError, TypeError, LookupError, RecursionError):
             return cls("unknown", "")
-        return part if isinstance(part.content, dict) else cls("unknown", "")
 
     def key(self) -> bytes:
         """16 bytes that are the same whenever the API tells this again, in whatever body.

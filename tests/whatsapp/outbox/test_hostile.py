@@ -291,3 +291,17 @@ def test_an_outbox_is_in_the_time_of_the_policies() -> None:
         assert (await outbox.get(record.id)).state == "accepted"
 
     run_virtual(story)
+
+
+def test_many_that_are_not_due_cost_nothing(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with opened(SQLiteStore(tmp_path / "a.db", synchronous="normal")) as store:
+            await asyncio.gather(*(store.add(a_row(due=NOW + 100)) for _ in range(1_000)))
+            steps: list[int] = []
+            # Called after each 100 instructions of SQLite's machine; a full scan takes several for each row.
+            await store._database.run(lambda db: db.set_progress_handler(lambda: steps.append(100), 100))
+            assert await store.take("100", NOW, 180.0, 10) == []
+            assert sum(steps) < 1_000
+            assert len(await store.take("100", NOW + 100, 180.0, 10)) == 10
+
+    run(story)

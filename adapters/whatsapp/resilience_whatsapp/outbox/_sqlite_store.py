@@ -62,6 +62,9 @@ _TAKE = f"""
       SELECT 1 FROM outbox AS p WHERE {_IN_LINE} AND (p.seq < outbox.seq OR p.state = 'in_flight')))
     ORDER BY priority DESC, seq LIMIT ?
 """
+_ANY_DUE = """
+    SELECT 1 FROM outbox INDEXED BY outbox_later WHERE lane = ? AND state = 'queued' AND due <= ? LIMIT 1
+"""
 _OVERDUE = f"""
     SELECT {_READ} FROM outbox INDEXED BY outbox_due WHERE state IN ('in_flight', 'unknown') AND due <= ?
     UNION ALL
@@ -159,6 +162,8 @@ class SQLiteStore:
         """As `OutboxStore.take`."""
 
         def work(connection: sqlite3.Connection) -> list[OutboxRow]:
+            if connection.execute(_ANY_DUE, (lane, now)).fetchone() is None:
+                return []  # a night's messages that wait for the morning are not looked through each second
             found = connection.execute(_TAKE, (lane, now, now, limit)).fetchall()
             taken = [
                 evolve(row, state=MessageStatus.IN_FLIGHT, due=now + lease, fence=row.fence + 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from attrs import fields
 
 from resilience_core import Clock, Retry
 
-SYSTEM: Clock = fields(Retry).clock.default
+SYSTEM = cast("Clock", fields(Retry).clock.default)
 """The clock that a policy has when it is given none."""

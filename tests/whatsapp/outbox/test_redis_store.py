@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio
 
 from resilience_core import ConfigurationError
+from resilience_core.testing import run_virtual
 from resilience_core.testing import FaultProxy
 from resilience_whatsapp.outbox import OutboxStoreError, RedisStore, _redis_store
 from resilience_whatsapp.records import MessageStatus
@@ -98,6 +99,22 @@ def test_many_that_cannot_be_decoded_hold_up_no_other_that_is_overdue(redis_serv
         await store.aclose()
 
     asyncio.run(story())
+
+
+def test_a_redis_that_does_not_answer_holds_up_the_end_for_a_bounded_time(caplog: pytest.LogCaptureFixture) -> None:
+    class Hanging(RedisStore):
+        async def _change(self, *_: Any) -> None:
+            await asyncio.sleep(5.0)
+            raise OutboxStoreError("no answer")
+
+    async def story() -> None:
+        store = Hanging("redis://127.0.0.1:1", secret=SECRET)
+        store.post(a_row(), lambda row: row)
+        await store.flush()
+        assert asyncio.get_running_loop().time() < 40
+
+    run_virtual(story)
+    assert "How a send ended could not be written" in caplog.text
 
 
 def test_rows_whose_answer_was_lost_are_given_again(redis_server: RedisServer, name: str) -> None:

@@ -142,17 +142,18 @@ class RedisStore:
     async def _post(self, row: OutboxRow, rule: Change, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await before
-        pause, waited = 0.05, 0.0
+        now = asyncio.get_running_loop().time
+        pause, end = 0.05, now() + POST_PATIENCE  # with the time-outs: the end of a process waits for this
         while True:
             try:
                 await self._change(row, rule)
                 return
             except OutboxStoreError as error:
-                if waited >= POST_PATIENCE:
+                if now() >= end:
                     _logger.warning("How a send ended could not be written: %s", error)
                     return
             await asyncio.sleep(pause)
-            waited, pause = waited + pause, min(1.0, pause * 2)
+            pause = min(1.0, pause * 2)
 
     async def _posted(self, row_id: str) -> None:
         task = self._posts.get(row_id)

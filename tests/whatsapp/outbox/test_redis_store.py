@@ -11,8 +11,7 @@ import pytest
 import redis.asyncio
 
 from resilience_core import ConfigurationError
-from resilience_core.testing import run_virtual
-from resilience_core.testing import FaultProxy
+from resilience_core.testing import FaultProxy, run_virtual
 from resilience_whatsapp.outbox import OutboxStoreError, RedisStore, _redis_store
 from resilience_whatsapp.records import MessageStatus
 from tests._redis import HOST, RedisServer

@@ -63,6 +63,7 @@ SINGLE: tuple[tuple[str, Callable[[], float], float, bool], ...] = (
     ("whatsapp send, against a bare aiohttp POST", whatsapp.send_against_post, 1.3, False),
     ("whatsapp send, CPU of it against the POST's", whatsapp.cpu_against_post, 1.5, False),
     ("whatsapp send with telemetry, against a POST", lambda: whatsapp.send_against_post(telemetry=True), 1.7, False),
+    ("whatsapp gates, all of them open, ns a send", whatsapp.gates_nanoseconds, 3_000, False),
     ("whatsapp sends/s over 8 numbers", whatsapp.sends_per_second, 1_000, True),
 )
 """Rows with one figure: name, how it is measured, what is asked, and whether more is better."""

@@ -51,6 +51,11 @@ class Bucket:
         self.tat = tat + self.interval
         return wait
 
+    def wait(self, now: float) -> float:
+        """Seconds that `take` would answer at `now`; reserves nothing."""
+        wait = max(self.tat - self.tolerance, self.closed_until) - now
+        return 0.0 if wait <= _A_NANOSECOND else wait
+
     def mark(self) -> Any:
         """What `give_back` needs to know of the permit that was reserved last."""
         return self.tat

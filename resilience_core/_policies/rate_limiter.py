@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -108,6 +109,30 @@ class RateLimiter(Gate):
         """Those of all keys, and the one that stands for none."""
         with self._lock:
             return [self._bucket, *self._keyed.values()]
+
+    def wait_for(self, *args: Any, **kwargs: Any) -> float:
+        """Seconds after which a call with these arguments could start; 0 for at once. Takes no permit.
+
+        In a fleet: as far as this process knows without asking.
+        """
+        bucket = self._bucket if self.key is None else self._keyed.get(self.key(*args, **kwargs))
+        return 0.0 if bucket is None else bucket.wait(self.clock.now())
+
+    def spend(self, *args: Any, **kwargs: Any) -> None:
+        """Count a call with these arguments that nobody can hold back: those after it wait for longer.
+
+        In a fleet that shares the limit it takes a permit at hand, and is not counted where there is none.
+        """
+        bucket = self._bucket if self.key is None else self._bucket_of(args, kwargs)
+        bucket.take(self.clock.now(), math.inf)
+
+    def close_for(self, seconds: float, *args: Any, **kwargs: Any) -> None:
+        """Start no call with these arguments for so many seconds, as after an outcome judged `THROTTLED`.
+
+        In a fleet that shares the limit nobody does.
+        """
+        bucket = self._bucket if self.key is None else self._bucket_of(args, kwargs)
+        bucket.close_until(self.clock.now() + seconds)
 
     def at_rest(self) -> bool:
         """Whether all permits are there."""

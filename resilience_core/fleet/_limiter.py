@@ -143,6 +143,13 @@ class SharedBucket(Bucket):
             return -1.0 - self._share.patience
         return self.alone_says(now, max_wait)
 
+    def wait(self, now: float) -> float:
+        """What is known here: until when the store gives none, or somebody has closed it."""
+        if self.alone:
+            return self.local.wait(now)
+        denied = -math.inf if self.left > 0 and now < self.lapses else self.denied_until
+        return max(0.0, denied - now, self.closed_until - now)
+
     def ask(self, waiter: Wakeable) -> Asking:
         """Have the agent ask for a permit; wait for the answer with the waiter."""
         return self._share.ask(self, waiter)

@@ -675,6 +675,40 @@ def test_the_member_that_was_asked_for_a_pause_keeps_it_at_once(fleets: Fleets) 
     assert "as the server asked" in str(caught.value.explain())
 
 
+def test_the_wait_is_told_as_far_as_the_process_knows_it(fleets: Fleets) -> None:
+    first, second = limiters(fleets, 2, burst=2)
+    assert first.wait_for() == 0.0
+    while admitted(first):  # until the store has said that there is none
+        pass
+    assert first.wait_for() == pytest.approx(100, abs=10)
+    second.spend()  # nothing is at hand, and nobody waits to find that out
+    first.close_for(1_000.0)
+    assert first.wait_for() == pytest.approx(1_000, abs=10)
+    assert first.fleet.flush(PATIENCE)
+    with pytest.raises(RateLimitedError) as caught:
+        second.call(print)
+    assert caught.value.retry_after == pytest.approx(1_000, abs=10)
+
+
+def test_the_wait_of_a_process_by_itself_is_that_of_its_own_limit() -> None:
+    limiter = RateLimiter("sms", rate=1.0, per=200.0, burst=1, fleet=RedisFleet("redis://127.0.0.1:1/0"))
+    wait_until(lambda: admitted(limiter) == 0 and limiter._bucket.alone)
+    assert limiter.wait_for() == pytest.approx(200, abs=10)
+    limiter.spend()
+    assert limiter.wait_for() == pytest.approx(400, abs=10)
+    limiter.fleet.close()
+
+
+def test_permits_at_hand_mean_no_wait(fleets: Fleets) -> None:
+    (limiter,) = limiters(fleets, 1, rate=1_000.0, per=1.0, burst=1_000)
+    wait_until(lambda: admitted(limiter, times=20) and limiter._bucket.left > 0)
+    limiter._bucket.denied_until = limiter.clock.now() + 50.0
+    left = limiter._bucket.left
+    assert limiter.wait_for() == 0.0
+    limiter.spend()
+    assert limiter._bucket.left < left
+
+
 def test_permits_of_a_process_by_itself_go_back_too() -> None:
     limiter = RateLimiter("sms", rate=1.0, per=2.0, burst=1, max_wait=5.0, fleet=RedisFleet("redis://127.0.0.1:1/0"))
     wait_until(lambda: admitted(limiter) == 1 and limiter._bucket.alone)

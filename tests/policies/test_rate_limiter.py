@@ -142,6 +142,47 @@ def test_a_cancelled_wait_is_refunded() -> None:
     run_virtual(story)
 
 
+def test_it_tells_the_wait_without_taking_a_permit() -> None:
+    policy, clock = limiter(burst=1)
+    assert [policy.wait_for(), policy.wait_for()] == [0.0, 0.0]
+    policy.call(lambda: None)
+    assert policy.wait_for() == pytest.approx(0.5)
+    clock.advance(0.5)
+    assert policy.wait_for() == 0.0
+
+
+def test_the_wait_of_a_key_that_nobody_asked_for_is_none_and_is_not_remembered() -> None:
+    policy, _ = limiter(burst=1, key=lambda user: user)
+    assert policy.wait_for("ann") == 0.0
+    assert policy.snapshot()["keys"] == 0
+    policy.call(lambda user: None, "ann")
+    assert policy.wait_for(user="ann") == pytest.approx(0.5)
+    assert policy.wait_for("bob") == 0.0
+
+
+@pytest.mark.parametrize("key", [None, lambda user: user])
+def test_calls_that_nobody_can_hold_back_count(key: Any) -> None:
+    policy, clock = limiter(burst=2, key=key)
+    args = () if key is None else ("ann",)
+    for _ in range(5):
+        policy.spend(*args)
+    assert policy.wait_for(*args) == pytest.approx(2.0)
+    clock.advance(1.9)
+    with pytest.raises(RateLimitedError):
+        policy.call(lambda *args: None, *args)
+
+
+@pytest.mark.parametrize("key", [None, lambda user: user])
+def test_it_can_be_closed_for_a_time(key: Any) -> None:
+    policy, clock = limiter(key=key)
+    args = () if key is None else ("ann",)
+    policy.close_for(7.0, *args)
+    policy.close_for(3.0, *args)  # never sooner
+    assert policy.wait_for(*args) == pytest.approx(7.0)
+    clock.advance(7.0)
+    policy.call(lambda *args: None, *args)
+
+
 def test_describe() -> None:
     policy, _ = limiter(burst=None, rate=0.5, max_wait=3, key=lambda: 1)
     assert policy.describe()["text"] == "rate limiter 'l': 0.5 calls per 1 s for each key, burst 1, waits up to 3 s"

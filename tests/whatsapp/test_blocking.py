@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import io
 import os
@@ -28,11 +29,14 @@ from resilience_whatsapp import (
     ServiceClosedError,
     WhatsAppService,
 )
+from resilience_whatsapp.blocking import _close_all, _let_go
 from resilience_whatsapp.messages import BodyDefinition, TemplateDefinition, Text
 from resilience_whatsapp.simulator import Fault, SimulatorThread
+from tests._cost import unmeasured
 from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, service_over
 from tests.whatsapp.test_bulk import Api, down_until, number_of, rows
 
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 OTHER_NAMES = {"aclose": "close"}
 SAME = {"blocking"}  # makes the twin
 
@@ -154,12 +158,12 @@ def test_a_drain_that_cannot_work_closes_nothing() -> None:
 
 def test_an_error_of_the_loop_that_is_not_closing_is_not_called_so() -> None:
     service = over(Stub(OK))
-    service._stack.close()
+    service._loop.end()
     with pytest.raises(RuntimeError, match="portal"):
         service.send_text("u", RECIPIENT, "hi")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs_fork
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_process_is_told_to_make_its_own() -> None:
     with over(Stub(OK)) as service:
@@ -329,3 +333,96 @@ def test_many_messages_to_the_simulator() -> None:
 def test_what_is_not_iterable_is_refused() -> None:
     with over(Stub(OK)) as service, pytest.raises(ConfigurationError, match="messages must be an iterable"):
         service.send_many(5)  # type: ignore[arg-type]
+
+
+FORGETFUL = """
+import os, sys
+from resilience_whatsapp import ResilientWhatsAppClient, SendReceipt, WhatsAppService
+
+class Client:
+    async def send_message(self, payload):
+        return SendReceipt("wamid.1")
+
+    async def get_templates_page(self, after):
+        raise AssertionError
+
+    async def aclose(self):
+        print("closed", flush=True)
+
+service = WhatsAppService.blocking(ResilientWhatsAppClient(Client()))
+service.send_text("u", "+33612345678", "hi")
+if "fork" in sys.argv:
+    child = os.fork()
+    if not child:
+        sys.exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["no close", pytest.param("fork", marks=needs_fork)])
+def test_a_program_and_its_forks_end_although_nobody_closed_the_service(how: str) -> None:
+    code = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORGETFUL, how]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=50, check=False, env=unmeasured())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "7\nclosed\n" if how == "fork" else "closed\n", "")
+
+
+def test_the_loop_of_a_service_that_is_forgotten_ends() -> None:
+    before = set(threading.enumerate())
+    service = over(Stub(OK))
+    service.send_text("u", RECIPIENT, "hi")
+    (thread,) = set(threading.enumerate()) - before
+    del service
+    gc.collect()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_another_process_does_not_end_the_loop_of_its_parent() -> None:
+    with over(Stub(OK)) as service:
+        _let_go(service._portal, os.getpid() + 1)
+        assert service.send_text("u", RECIPIENT, "hi").status == "accepted"
+
+
+def test_rows_that_were_read_when_the_next_one_was_interrupted_are_told_as_not_sent() -> None:
+    def given() -> Iterator[Outgoing]:
+        yield from rows(6)
+        raise KeyboardInterrupt
+
+    with over(Api()) as service:
+        bulk = service.send_many(given(), concurrency=4)
+        told: list[Any] = []
+        with pytest.raises(KeyboardInterrupt):
+            told.extend(iter(bulk))
+        told.extend(bulk.leftover)
+        assert sorted(result.index for result in told) == list(range(6))
+        assert bulk.progress.done == bulk.progress.begun == 6
+        accepted = sum(result.status == "accepted" for result in told)
+        assert accepted == sum(service.service.client.http_client.accepted.values())  # type: ignore[attr-defined]
+        with pytest.raises(StopIteration):
+            next(bulk)
+
+
+def test_rows_whose_hand_over_was_interrupted_are_told_as_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with over(Api()) as service:
+        bulk = service.send_many(rows(6), concurrency=4)
+        first = next(bulk)
+        really = bulk._call
+
+        def interrupted(call: Any, *args: Any) -> Any:
+            monkeypatch.setattr(bulk, "_call", really)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(bulk, "_call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(bulk)
+        told = [first, *bulk.leftover]
+        assert sorted(result.index for result in told) == list(range(bulk.progress.begun))
+        assert bulk.progress.begun == 6 - len(list(bulk._rows))
+
+
+def test_at_the_end_all_that_is_open_is_closed_whatever_one_of_them_raises() -> None:
+    services = [over(Stub(OK)) for _ in range(2)]
+    services[0]._loop.end()  # cannot be closed any more
+    _close_all()
+    with pytest.raises(ServiceClosedError):
+        services[1].send_text("u", RECIPIENT, "hi")

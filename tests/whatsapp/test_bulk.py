@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from resilience_whatsapp import (
     GraphAuthError,
     GraphRecipientError,
     GraphThrottledError,
+    GraphTransientError,
     InvalidMessageError,
     MessageStatus,
     Outgoing,
@@ -33,7 +36,9 @@ from resilience_whatsapp import (
     SendResult,
     ServiceClosedError,
     WhatsAppService,
+    Wire,
 )
+from resilience_whatsapp.bulk import WhenDown
 from resilience_whatsapp.messages import Text
 from tests._cost import size
 from tests.whatsapp.fakes import FakeClock, Stub, WireStub, service_over
@@ -565,3 +570,85 @@ def test_a_row_shows_no_recipient() -> None:
     (row,) = rows(1)
     assert number_of(0) not in repr(row)
     assert number_of(0)[1:] not in repr(SendResult(0, row, None, None))
+
+
+class Unreliable:
+    """Refuses, loses connections before and after it has taken a message, and counts what it took."""
+
+    def __init__(self, draw: random.Random) -> None:
+        self.draw = draw
+        self.taken: Counter[int] = Counter()
+
+    async def send_message(self, payload: Mapping[str, Any], *, wire: Wire) -> SendReceipt:
+        index, chance = int(payload["to"][5:]), self.draw.random()
+        await asyncio.sleep(0)
+        if chance < 0.2:
+            raise THROTTLED if chance < 0.15 else ConnectionRefusedError()
+        wire.left = True
+        if chance < 0.25:
+            raise GraphTransientError(2, None, 500, "platform")
+        self.taken[index] += 1
+        await asyncio.sleep(0)
+        if chance < 0.45:
+            raise ConnectionResetError
+        return SendReceipt(f"wamid.{index}")
+
+    async def get_templates_page(self, after: str | None) -> Any:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("end", ["all", "leave", "cancel", "close", "broken rows"])
+def test_however_it_ends_each_row_is_told_once_and_as_it_was(end: str) -> None:
+    async def one(draw: random.Random) -> None:
+        api, many = Unreliable(draw), draw.randrange(1, 60)
+        clock = FakeClock()
+        delivery = draw.choice(("at_most_once", "at_least_once"))
+        breaker = CircuitBreaker("bulk", failure_threshold=draw.choice((3, 1000)), recovery_timeout=1, clock=clock)
+        service = service_over(api, clock, breaker=lambda: breaker, max_attempts=draw.choice((1, 3)), delivery=delivery)
+
+        def given() -> Iterator[Outgoing]:
+            yield from rows(many // 2)
+            if end == "broken rows":
+                raise LookupError
+            yield from (Outgoing("u", number_of(index), Text("hi")) for index in range(many // 2, many))
+
+        async def waited_for() -> AsyncIterator[Outgoing]:
+            for row in given():
+                await asyncio.sleep(0)
+                yield row
+
+        source = given() if draw.random() < 0.5 else waited_for()
+        when_down: WhenDown = draw.choice(("stop", "wait"))
+        bulk = service.send_many(source, concurrency=draw.choice((1, 3, 20)), when_down=when_down)
+        results: list[SendResult] = []
+
+        async def loop() -> None:
+            async for result in bulk:
+                results.append(result)
+                if end == "leave" and len(results) > many // 3:
+                    break
+            await bulk.aclose()
+
+        loops = asyncio.ensure_future(loop())
+        for _ in range(draw.randrange(60) if end in ("cancel", "close") else 0):
+            await asyncio.sleep(0)
+        if end == "cancel":
+            loops.cancel()
+        elif end == "close":
+            await service.aclose(0.0)
+        with suppress(asyncio.CancelledError, CircuitOpenError, ServiceClosedError, LookupError):
+            await loops
+
+        told = statuses([*results, *bulk.leftover])
+        assert list(told) == list(range(bulk.progress.begun))
+        assert bulk.progress.done == len(told)
+        assert set(api.taken) <= set(told)  # nothing was sent of a row that was not begun
+        for result in (*results, *bulk.leftover):
+            taken = api.taken[result.index]
+            assert taken or result.status is not ACCEPTED
+            assert not taken or result.status in (ACCEPTED, UNKNOWN)
+            assert taken <= 1 or (result.record is not None and result.record.possible_duplicate)
+            assert taken <= 1 or delivery == "at_least_once"
+
+    for seed in range(size(300, 20)):
+        asyncio.run(one(random.Random(seed)))

@@ -162,7 +162,7 @@ def test_everything_is_refused_after_closing_but_what_is_known_of_templates() ->
             )
             async with WhatsAppService(ResilientWhatsAppClient(http), templates_fresh_for=0) as service:
                 await service.get_approved_templates()
-            assert http._own is None  # its session is closed
+            assert not http._sessions  # its session is closed
             asked = dict(simulator.book.requests)
             for call in (
                 service.send("u", RECIPIENT, Text("hi")),

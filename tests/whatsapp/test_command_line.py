@@ -22,8 +22,8 @@ import pytest
 from resilience_whatsapp import split_opaque_data
 from resilience_whatsapp.cli import COMMANDS, main
 from resilience_whatsapp.simulator import Fault, SimulatorThread
-from resilience_whatsapp.simulator.templates import SimTemplate
-from resilience_whatsapp.simulator.world import Block
+from resilience_whatsapp.simulator.state.world import Block
+from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 from tests._cost import unmeasured
 
 ROOT = Path(__file__).parent.parent.parent

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -19,8 +17,8 @@ from resilience_whatsapp.cli import _checks as checks
 from resilience_whatsapp.cli import main
 from resilience_whatsapp.cli._templates import TemplateState
 from resilience_whatsapp.simulator import Fault, SimulatorThread
-from resilience_whatsapp.simulator.templates import SimTemplate
-from resilience_whatsapp.simulator.world import Block
+from resilience_whatsapp.simulator.state.world import Block
+from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 from resilience_whatsapp.status import NumberStatus, health_of
 from tests.whatsapp.test_command_line import variables
 
@@ -168,40 +166,25 @@ def test_an_api_that_goes_away(simulator: SimulatorThread, capsys: pytest.Captur
     assert told["version"]["verdict"] == "ok"
 
 
-class Canned(BaseHTTPRequestHandler):
-    """The API as its documentation has it, with the nodes that the simulator does not have."""
-
-    answers: ClassVar[dict[str, Any]] = {
-        "/106540352242922": NUMBER,
-        "/me/permissions": {"data": [{"permission": name, "status": "granted"} for name in checks.PERMISSIONS]},
-        "/102290129340398": {"health_status": HEALTH, "id": "102290129340398"},
-        "/102290129340398/message_templates": {"data": [{"name": "x", "language": "fr", "status": "APPROVED"}]},
-        "/102290129340398/subscribed_apps": {"data": [{"whatsapp_business_api_data": {"name": "Ours"}}]},
-    }
-
-    def do_GET(self) -> None:
-        """Answer."""
-        body = json.dumps(self.answers[self.path.partition("?")[0].removeprefix("/v26.0")]).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
-
-
-@pytest.mark.usefixtures("simulator")
-def test_permissions_and_webhooks_are_looked_at_where_the_api_tells_them(capsys: pytest.CaptureFixture[str]) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Canned) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        code, told = found(capsys, "--base-url", f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-        thread.join()
-    assert (code, wrong(told)) == (0, {})
+def test_permissions_and_webhooks_are_looked_at(simulator: SimulatorThread, capsys: pytest.CaptureFixture[str]) -> None:
+    _, told = found(capsys)
     assert told["permissions"]["text"] == "whatsapp_business_messaging, whatsapp_business_management"
     assert told["webhooks"]["text"] == "1 app subscribed to the account"
+    simulator.do(lambda api: api.change.token(permissions=["whatsapp_business_management"]))
+    simulator.do(lambda api: api.account.apps.clear())
+    code, told = found(capsys)
+    assert (code, wrong(told)) == (1, {"permissions": "error", "webhooks": "warning"})
+    assert told["permissions"]["text"] == "missing: whatsapp_business_messaging: without it nothing can be sent"
+
+
+def test_what_the_api_need_not_tell_is_no_finding(
+    simulator: SimulatorThread, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulator.script(Fault("error", "permissions", code=100), Fault("html", "subscribed_apps"))
+    code, told = found(capsys)
+    assert (code, wrong(told)) == (0, {})
+    assert told["permissions"]["text"].startswith("not told by the API")
+    assert told["webhooks"]["text"] == "not told by the API"
 
 
 # --- single checks ---------------------------------------------------------------------------------------------------
@@ -240,7 +223,9 @@ def test_the_clock(off: int, verdict: str) -> None:
     assert checks.clock_check(header.replace("GMT", "-0000"), now).verdict == verdict
 
 
-@pytest.mark.parametrize("header", [None, "", "yesterday", "Fri, 99 Nov 2026 12:00:00 GMT"])
+@pytest.mark.parametrize(
+    "header", [None, "", "yesterday", "Fri, 99 Nov 2026 12:00:00 GMT", "Fri, 27 Nov 2026 12:00:00 +99999999999999"]
+)
 def test_a_date_that_is_none_is_no_hint(header: str | None) -> None:
     assert "not told" in checks.clock_check(header, datetime(2026, 11, 27, tzinfo=UTC)).text
 
@@ -251,8 +236,8 @@ def test_permissions() -> None:
     declined = checks.permission_check({"data": [rows[1], {**rows[0], "status": "declined"}, 5]})
     assert declined.verdict == "error"
     assert "without it nothing can be sent" in declined.text
-    silent: list[Any] = [None, {}, {"data": []}]
-    assert [checks.permission_check(each).verdict for each in silent] == ["ok"] * 3
+    silent: list[Any] = [None, {}, {"data": []}, {"data": 5}, {"data": [{"permission": [], "status": []}]}]
+    assert [checks.permission_check(each).verdict for each in silent] == ["ok"] * 5
 
 
 @pytest.mark.parametrize(
@@ -327,6 +312,7 @@ def test_an_account_without_templates_is_told() -> None:
         ({"X-Business-Use-Case-Usage": '{"1": [{"call_count": 80, "type": "x"}, 5]}'}, "warning"),
         ({"X-Business-Use-Case-Usage": "no JSON"}, "ok"),
         ({"X-App-Usage": '{"call_count": true}'}, "ok"),
+        ({"X-App-Usage": '{"call_count": NaN, "total_time": 100}'}, "error"),
     ],
 )
 def test_quotas(headers: dict[str, str], verdict: str) -> None:

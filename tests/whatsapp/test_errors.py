@@ -33,8 +33,10 @@ from resilience_whatsapp import (
     WhatsAppError,
     classify_graph,
 )
-from resilience_whatsapp._envelope import read_send, read_templates
+from resilience_whatsapp._envelope import read_created, read_send, read_success, read_templates
 from resilience_whatsapp.errors import graph_error
+from resilience_whatsapp.media import read_media, read_upload
+from resilience_whatsapp.status import read_health, read_number_status
 from tests._cost import size
 from tests.whatsapp.corpus import Sample, needs_corpus, samples
 from tests.whatsapp.error_page import PAGE, written
@@ -135,10 +137,31 @@ def test_each_sample_has_the_class_of_the_table(sample: Sample) -> None:
         assert told["message"] not in str(error)
 
 
+@pytest.mark.parametrize("sample", samples("response.send_message"), ids=lambda sample: sample.file)
+def test_each_sample_of_an_answer_to_a_send_parses(sample: Sample) -> None:
+    receipt = read_send(200, sample.body)
+    message = sample.content["messages"][0]
+    assert (receipt.wamid, receipt.message_status) == (message["id"], message.get("message_status"))
+    assert receipt.wa_id == sample.content["contacts"][0].get("wa_id")
+
+
+@pytest.mark.parametrize("sample", samples("response.template_list"), ids=lambda sample: sample.file)
+def test_each_sample_of_a_listing_parses(sample: Sample) -> None:
+    page = read_templates(200, sample.body)
+    rows = [row for row in sample.content["data"] if {"name", "language", "status"} <= row.keys()]
+    told = [(row["name"], row["language"], row["status"], row.get("components", [])) for row in rows]
+    assert [(each.name, each.language, each.status, each.components) for each in page.templates] == told
+    assert (page.next_after is not None) is ("next" in sample.content.get("paging", {}))
+
+
 # --- whatever comes ---------------------------------------------------------------------------------
 
 KEYS = ["error", "code", "error_subcode", "is_transient", "fbtrace_id", "message", "messages", "contacts", "id", "data"]
-MORE = ["paging", "next", "cursors", "after", "name", "language", "status", "components", "error_data", "wa_id", "é"]
+OTHERS = [read_success, read_created, read_upload, read_media, read_number_status, read_health]
+MORE = [
+    *("paging", "next", "cursors", "after", "name", "language", "status", "components", "error_data", "wa_id", "é"),
+    *("success", "url", "sha256", "file_size", "health_status", "entities", "entity_type", "errors", "throughput"),
+]
 VALUES: list[Any] = [
     None,
     True,
@@ -196,9 +219,9 @@ def error_in(read: Callable[[int, bytes], Any], status: int, body: bytes) -> Wha
 
 def test_no_body_raises_anything_but_the_documented_errors() -> None:
     draw = random.Random(7)
-    for _ in range(size(100_000, 25_000)):
+    for _ in range(size(100_000, 10_000)):
         status, body = draw.choice([200, 201, 204, 301, 400, 401, 404, 429, 500, 503, 599]), a_body(draw)
-        for read in (read_send, read_templates):
+        for read in (read_send, read_templates, draw.choice(OTHERS)):
             error = error_in(read, status, body)
             if error is not None:
                 assert classify_graph(error).verdict is not Verdict.SUCCESS

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import pickle
+import threading
 import traceback
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilience_core import ConfigurationError, Verdict
+from resilience_core import CircuitBreaker, ConfigurationError, Retry, Verdict
 from resilience_whatsapp import (
     ERROR_CODES,
     AmbiguousOutcomeError,
@@ -26,18 +27,19 @@ from resilience_whatsapp import (
     GraphRequestError,
     GraphThrottledError,
     GraphTransientError,
+    ResilientWhatsAppClient,
     WhatsAppError,
+    WhatsAppService,
     Wire,
     classify_graph,
 )
 from resilience_whatsapp._envelope import read_send, read_templates, usage_wait
 from resilience_whatsapp.errors import class_of, graph_error
 from resilience_whatsapp.graph import _Body
-from resilience_whatsapp.simulator import Fault, Simulator
+from resilience_whatsapp.simulator import Fault, Simulator, SimulatorThread
+from tests.whatsapp.corpus import CORPUS, SHARED, needs_corpus, needs_facts
+from tests.whatsapp.fakes import RECIPIENT
 
-SHARED = Path(__file__).parents[3] / "shared"
-CORPUS = SHARED / "corpus"
-needs_corpus = pytest.mark.skipif(not CORPUS.is_dir(), reason="the samples are not part of the project")
 NUMBER = "+33612345678"
 
 
@@ -161,7 +163,7 @@ def test_an_answer_without_an_error_is_not_searched_for_waits() -> None:
 # --- the table ------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not (SHARED / "facts").is_dir(), reason="the facts are not part of the project")
+@needs_facts
 def test_the_table_agrees_with_the_facts() -> None:
     classes = {
         "transient_retry": ErrorClass.TRANSIENT,
@@ -393,3 +395,28 @@ def test_a_body_marks_its_wire_however_aiohttp_writes_it() -> None:
 
     assert asyncio.run(story("write"))
     assert asyncio.run(story("write_with_length", None))
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of what a loop that has ended could not close
+def test_each_event_loop_has_connections_of_its_own() -> None:
+    with SimulatorThread() as simulator:
+        options: dict[str, Any] = dict(simulator.client_options)
+        client = GraphClient(**options)
+        service = WhatsAppService(ResilientWhatsAppClient(client, CircuitBreaker("loops"), Retry(max_attempts=1)))
+
+        async def two() -> list[Any]:
+            return [await service.send_text("u", RECIPIENT, "hi") for _ in range(2)]
+
+        def loops() -> None:
+            for _ in range(3):
+                assert [record.status for record in asyncio.run(two())] == ["accepted", "accepted"]
+
+        threads = [threading.Thread(target=loops) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert simulator.book.requests["messages"] == 12
+        asyncio.run(service.aclose())
+        assert not client._sessions
+        gc.collect()  # now, while their warnings are ignored

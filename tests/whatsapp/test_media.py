@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import io
+import threading
 import tracemalloc
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -720,3 +721,46 @@ def test_nothing_shows_where_a_file_is_or_what_it_is_called() -> None:
         assert "Zebulon" not in shown
     with pytest.raises(TypeError, match="not held in memory"):
         file.body().decode()
+
+
+def test_an_id_that_is_used_again_and_again_can_be_forgotten_however_many_came_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("resilience_whatsapp._media_ids.MAX_MEDIA_IDS", 3)
+
+    async def story(simulator: Simulator, service: WhatsAppService) -> None:
+        logo = await service.upload_media(b"logo", mime_type="image/png")
+        for other in (b"1", b"2"):
+            await service.upload_media(other, mime_type="image/png")
+        assert (await service.upload_media(b"logo", mime_type="image/png")).reused
+        await service.upload_media(b"3", mime_type="image/png")
+        assert (await service.upload_media(b"logo", mime_type="image/png")).reused
+        service.forget_media(logo.id)
+        assert not (await service.upload_media(b"logo", mime_type="image/png")).reused
+
+    run(story)
+
+
+def test_a_download_that_is_cancelled_while_its_file_is_opened_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, cancelled = threading.Event(), threading.Event()
+    really_open = Path.open
+
+    def slowly(path: Path, *args: Any) -> Any:
+        opening.set()
+        assert cancelled.wait(30)
+        return really_open(path, *args)
+
+    async def story() -> None:
+        async with Sinkhole() as server, over(server) as service:
+            loading = asyncio.ensure_future(service.download_media("1", max_bytes=MB, to=tmp_path / "got.png"))
+            assert await asyncio.to_thread(opening.wait, 30)
+            loading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await loading
+            cancelled.set()
+
+    monkeypatch.setattr(Path, "open", slowly)
+    asyncio.run(story())  # waits for the threads, too
+    assert list(tmp_path.iterdir()) == []

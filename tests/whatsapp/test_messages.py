@@ -749,3 +749,12 @@ def test_the_loader_takes_any_directory_of_the_same_shape(tmp_path: Path) -> Non
     (found,) = samples("request", tmp_path)
     assert (found.content, found.http_status, found.error_codes) == ({"type": "text"}, None, ())
     assert samples("request", tmp_path / "absent") == []
+
+
+def test_a_flow_that_is_given_no_data_is_asked_without_any() -> None:
+    message = FlowMessage(body="b", flow_cta="c", flow_id="1")
+    parameters = message.payload()["interactive"]["action"]["parameters"]
+    assert parameters["flow_id"] == "1"
+    assert "flow_action_payload" not in parameters
+    payload = MessageRequest("+33612345678", message).payload()
+    assert MessageRequest.from_payload(payload).message == message

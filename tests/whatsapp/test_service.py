@@ -7,6 +7,7 @@ import json
 import re
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,7 +129,7 @@ def test_the_users_retry_list_is_retried_in_full_by_default(error: Exception) ->
     assert record.attempts == 3
 
 
-@pytest.mark.parametrize("error", [ValueError("bug"), GraphRequestError(100, None, 400, "request")])
+@pytest.mark.parametrize("error", [GraphRequestError(100, None, 400, "request"), ConfigurationError("bug")])
 def test_a_wrong_request_is_not_retried(error: Exception) -> None:
     _, record = failed(service_over(Stub(error), FakeClock()))
     assert (record.status, record.attempts) == (MessageStatus.FAILED, 1)
@@ -356,3 +357,15 @@ def test_bad_arguments_are_refused_at_construction() -> None:
 )
 def test_masking(recipient: str, masked: str) -> None:
     assert mask_recipient(recipient) == masked
+
+
+@pytest.mark.parametrize("user", ["7", 7, SimpleNamespace(id=7, phone=RECIPIENT), {"id": 7, "phone": RECIPIENT}])
+def test_of_a_user_only_the_id_is_kept(user: Any) -> None:
+    assert asyncio.run(service_over(Stub(OK), FakeClock()).send_text(user, RECIPIENT, "hi")).user_id == "7"
+
+
+def test_a_user_without_an_id_is_refused_without_being_shown() -> None:
+    stub = Stub(OK)
+    with pytest.raises(InvalidMessageError, match=r"^user must be an id, or an object or mapping with an .id.$"):
+        asyncio.run(service_over(stub, FakeClock()).send_text({"phone": RECIPIENT}, RECIPIENT, "hi"))
+    assert not stub.payloads

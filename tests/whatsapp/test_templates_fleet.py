@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resilience_core import CircuitBreaker, Retry
+from resilience_core import CircuitBreaker, ConfigurationError, Retry
 from resilience_core.testing import FaultProxy
 from resilience_whatsapp import (
     DEFAULT_TEMPLATES,
@@ -482,3 +482,12 @@ def test_the_samples_are_taken(what: str) -> None:
                 language=value["message_template_language"],
                 event=value.get("event"),
             )
+
+
+@pytest.mark.parametrize("account", [None, 5])
+def test_accounts_that_are_not_known_share_nothing(account: Any, fleets: Fleets) -> None:
+    api = Stub(OK)
+    api.waba_id = account  # type: ignore[attr-defined]
+    for client in (api, Stub(OK)):
+        with pytest.raises(ConfigurationError, match="with a fleet the http_client must have a waba_id"):
+            WhatsAppService(ResilientWhatsAppClient(client), fleet=fleets.member())

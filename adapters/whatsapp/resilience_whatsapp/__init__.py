@@ -26,6 +26,7 @@ from resilience_whatsapp.errors import (
     WhatsAppError,
     classify_graph,
 )
+from resilience_whatsapp.gates import GateClosedError, Gates
 from resilience_whatsapp.graph import (
     GraphAnswer,
     GraphClient,
@@ -62,6 +63,8 @@ __all__ = [
     "EntityHealth",
     "ErrorClass",
     "ErrorCode",
+    "GateClosedError",
+    "Gates",
     "GraphAnswer",
     "GraphAuthError",
     "GraphClient",

@@ -7,9 +7,8 @@ from typing import Any
 
 from attrs import define, field
 
-from resilience_core import Verdict
 from resilience_whatsapp._clock import SYSTEM
-from resilience_whatsapp.errors import GraphError, classify_graph
+from resilience_whatsapp.errors import GraphError, surely_not_carried_out
 from resilience_whatsapp.graph import Wire
 from resilience_whatsapp.records import MessageStatus
 
@@ -53,7 +52,7 @@ class Sending:
     def failed(self, error: BaseException) -> None:
         """The request ended by `error`. Where the wire cannot tell, what may have left counts as left."""
         self._end(error)
-        if isinstance(error, Exception) and classify_graph(error).verdict is not Verdict.UNKNOWN:
+        if surely_not_carried_out(error):
             return
         if self.wire is None or self.wire.left:
             self.unknown += 1

@@ -47,6 +47,7 @@ class MediaIds:
         before = self._cache.entry(file)
         found: UploadedMedia = await self._uploads(file)
         reused = before is not None and before.value is found
+        self._noted(found)
         return evolve(found, reused=reused)
 
     def forget(self, media_id: str | None = None) -> None:
@@ -68,8 +69,9 @@ class MediaIds:
         return self._noted(UploadedMedia(**row))
 
     def _noted(self, media: UploadedMedia) -> UploadedMedia:
-        """So that a deletion, which knows the id only, finds the content."""
+        """So that a deletion, which knows the id only, finds the content; by last use, as the cache keeps them."""
         self._known[media.id] = media
+        self._known.move_to_end(media.id)
         if len(self._known) > MAX_MEDIA_IDS:
             self._known.popitem(last=False)
         return media

@@ -157,9 +157,8 @@ class TemplateStore:
             self.aside: Aside = AsideInMemory(None if file is None else self._kept)
             return
         options: dict[str, Any] = {"fleet": fleet, "encode": as_shared, "decode": from_plain, "lives": LIVES}
-        of_account = f".{account}" if account else ""
-        self._shared = SharedStore(f"{NAME}{of_account}", on_clear=self._forgotten_by_others, **options)
-        self.aside = SharedStore(f"{NAME}_set_aside{of_account}", max_entries=MAX_SET_ASIDE, **options)
+        self._shared = SharedStore(f"{NAME}.{account}", on_clear=self._forgotten_by_others, **options)
+        self.aside = SharedStore(f"{NAME}_set_aside.{account}", max_entries=MAX_SET_ASIDE, **options)
         found = self._kept.get(LIST)
         if found is not None:
             self._shared.seed(LIST, *found)

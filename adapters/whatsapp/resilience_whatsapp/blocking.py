@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -13,7 +16,8 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
-from anyio.from_thread import start_blocking_portal
+import anyio
+from anyio.from_thread import BlockingPortal
 
 from resilience_core import ConfigurationError
 from resilience_whatsapp.bulk import BulkProgress, BulkSend, Outgoing, Progress, SendResult, WhenDown
@@ -35,9 +39,10 @@ T = TypeVar("T")
 class BlockingWhatsAppService:
     """`WhatsAppService` without `await`. Safe to use from many threads at once; `close()` ends its loop.
 
-    Built by `WhatsAppService.blocking(client, ...)`; use it as a context manager. A call that is interrupted (Ctrl-C)
-    is cut short. A process that was forked needs a new one: the thread of its loop stayed with the parent. With an
-    outbox it also sends what is queued, until it is closed.
+    Built by `WhatsAppService.blocking(client, ...)`; use it as a context manager, or `close()` it: else the end of the
+    program does, without waiting for calls under way. A call that is interrupted (Ctrl-C) is cut short. A process that
+    was forked needs a new one: the thread of its loop stayed with the parent. With an outbox it also sends what is
+    queued, until it is closed.
     """
 
     def __init__(self, client: ResilientWhatsAppClient, **options: Any) -> None:
@@ -45,11 +50,14 @@ class BlockingWhatsAppService:
         self._process = os.getpid()
         self._closed = False
         self._closing = threading.Lock()
+        self._loop = _Loop()
+        self._portal = self._loop.portal
         self._stack = ExitStack()
-        self._portal = self._stack.enter_context(start_blocking_portal("asyncio"))
         if self.service.outbox is not None:
             self._stack.callback(self._portal.call, self.service.outbox.aclose)
             self._stack.enter_context(self._portal.wrap_async_context_manager(self.service.outbox.running()))
+        _open.add(self)
+        weakref.finalize(self, _let_go, self._portal, self._process).atexit = False
 
     def _call(self, call: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options: Any) -> T:
         if os.getpid() != self._process:
@@ -210,6 +218,8 @@ class BlockingWhatsAppService:
                 self._call(self.service.aclose, drain)
                 self._closed = True
                 self._stack.close()
+                self._loop.end()
+                _open.discard(self)
 
     def __enter__(self) -> BlockingWhatsAppService:
         return self
@@ -218,6 +228,49 @@ class BlockingWhatsAppService:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Loop:
+    """An event loop in a thread of its own.
+
+    Not `start_blocking_portal`: what that leaves behind waits for the thread when it is collected, which never ends
+    where the thread is not any more: at the end of a program that did not close the service, and in a forked child.
+    """
+
+    def __init__(self) -> None:
+        started: Future[BlockingPortal] = Future()
+        self._thread = threading.Thread(target=anyio.run, args=(_serve, started), name="whatsapp", daemon=True)
+        self._thread.start()
+        self.portal = started.result()
+
+    def end(self) -> None:
+        """Stop it, and wait until it has."""
+        self.portal.call(self.portal.stop)
+        self._thread.join()
+
+
+async def _serve(started: Future[BlockingPortal]) -> None:
+    async with BlockingPortal() as portal:
+        started.set_result(portal)
+        await portal.sleep_until_stopped()
+
+
+def _let_go(portal: BlockingPortal, process: int) -> None:
+    """End the loop of a service that is not used any more, without waiting: this may be any thread."""
+    if os.getpid() == process:
+        with suppress(RuntimeError):  # it has ended
+            portal.start_task_soon(portal.stop, True)
+
+
+_open: weakref.WeakSet[BlockingWhatsAppService] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """At the end of a program that did not do it; its threads have ended by then."""
+    for service in list(_open):
+        with suppress(Exception):
+            service.close(0.0)
 
 
 class _Task:
@@ -253,6 +306,7 @@ class BlockingBulkSend:
         self._bulk = bulk
         self._rows = iter(rows)
         self._call = call
+        self._read: deque[Outgoing] = deque()  # and not yet taken by the other thread
         self._room = 0
         self._over = False
         self._trouble: BaseException | None = None
@@ -285,21 +339,21 @@ class BlockingBulkSend:
             raise trouble
         raise StopIteration
 
-    def _taken(self) -> list[Outgoing]:
+    def _taken(self) -> deque[Outgoing]:
         """As many rows as there is room for."""
-        rows: list[Outgoing] = []
         try:
-            rows.extend(islice(self._rows, self._room))
+            self._read.extend(islice(self._rows, self._room))
         except Exception as error:  # those before it are sent
             self._trouble, self._over = error, True
-        self._over = self._over or len(rows) < self._room
+        self._over = self._over or len(self._read) < self._room
         self._room = 0
-        return rows
+        return self._read
 
     def close(self) -> None:
         """As `BulkSend.aclose`."""
         self._over = True
-        self._call(self._bulk.aclose)
+        rows, self._read = self._read, deque()
+        self._call(self._bulk.aclose, rows)
 
     def __enter__(self) -> BlockingBulkSend:
         return self

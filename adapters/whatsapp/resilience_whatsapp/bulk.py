@@ -30,6 +30,7 @@ from resilience_core import CallRejected, CircuitOpenError, Clock, Configuration
 from resilience_whatsapp._delivery import name_of_error
 from resilience_whatsapp._error_table import ErrorClass, RetryAdvice
 from resilience_whatsapp.errors import GraphError, GraphThrottledError, ServiceClosedError
+from resilience_whatsapp.gates import GateClosedError
 from resilience_whatsapp.messages import Message, Recipient
 from resilience_whatsapp.records import Delivery, MessageRecord, MessageStatus, mask_recipient
 
@@ -38,6 +39,7 @@ __all__ = ["BulkProgress", "BulkSend", "Outgoing", "SendResult", "WhenDown"]
 WhenDown: TypeAlias = Literal["stop", "wait"]
 _NOT_SENT = (MessageStatus.REJECTED, MessageStatus.FAILED)
 _ONE_ROW = ("pair", "message", "recipient", "template", "flow", "group", "request")
+_SOME_ROWS = ("templates", "marketing")  # of gates
 _INCURABLE = (ErrorClass.AUTH, ErrorClass.POLICY, ErrorClass.SENDER)
 _FOR_HOURS = (RetryAdvice.WAIT_HOURS, RetryAdvice.LIFTED, RetryAdvice.REVIEW)
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
@@ -170,14 +172,14 @@ class BulkSend:
             raise
         return self._results.popleft()
 
-    async def step(self, rows: Iterable[Outgoing], over: bool) -> tuple[SendResult | None, int] | None:
+    async def step(self, rows: deque[Outgoing], over: bool) -> tuple[SendResult | None, int] | None:
         """For rows that are handed over instead of read from here: take them, and give a result if there is one, and
         for how many more rows there is room; None when all is done. Not for applications.
         """
         try:
             self._over = self._over or over
-            for row in rows:
-                self._took(row)
+            while rows:
+                self._took(rows.popleft())
             self._begin()
             while not self._results and not self._wanted():
                 if self._idle:
@@ -194,11 +196,16 @@ class BulkSend:
     def _wanted(self) -> int:
         return 0 if self._over or self._pausing is not None else max(0, self._room - self._held)
 
-    async def aclose(self) -> None:
-        """Begin no more rows, and wait for those under way; their results are in `leftover`. Idempotent."""
+    async def aclose(self, rows: Iterable[Outgoing] = ()) -> None:
+        """Begin no more rows, and wait for those under way; their results are in `leftover`. Idempotent.
+
+        `rows` are some that were read elsewhere and are not sent: they become results, too. Not for applications.
+        """
         self._over = True
         self._stopped = self._stopped or _ended_error()
         self._forget_waits()
+        for row in rows:
+            self._not_begun(row)
         try:
             while self._running:
                 await self._listen()
@@ -368,11 +375,14 @@ class BulkSend:
             self._pausing.cancel()
         reading, self._reading, self._pausing = self._reading, None, None
         if reading is not None and not reading.cancel() and not reading.cancelled() and reading.exception() is None:
-            index = self.progress.begun
-            self.progress = evolve(self.progress, begun=index + 1)
-            self._result((index, reading.result()), (None, self._stopped))
+            self._not_begun(reading.result())
         while self._again:
             self._result(*self._again.popleft())
+
+    def _not_begun(self, row: Outgoing) -> None:
+        index = self.progress.begun
+        self.progress = evolve(self.progress, begun=index + 1)
+        self._result((index, row), (None, self._stopped))
 
     def _leave(self) -> None:
         self.leftover += tuple(self._results)
@@ -393,6 +403,10 @@ def _held_up(error: BaseException) -> Literal["limit", "down", "stop"] | None:
     if isinstance(error, CircuitOpenError):
         return "down"
     if isinstance(error, (ServiceClosedError, DeadlineExceeded)):
+        return "stop"
+    if isinstance(error, GateClosedError) and (error.scope in _ONE_ROW or error.scope in _SOME_ROWS):
+        return None
+    if isinstance(error, GateClosedError) and (error.latched or error.scope == "permission"):
         return "stop"
     if isinstance(error, CallRejected):
         return "limit"

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
+from weakref import WeakSet
 
 from attrs import evolve, frozen
 
@@ -32,6 +35,7 @@ from resilience_core import (
 from resilience_core.otel import annotate
 from resilience_whatsapp._delivery import ACTIVE, Sending, name_of_error
 from resilience_whatsapp.errors import AmbiguousOutcomeError, GraphError, MediaTooLargeError, classify_graph
+from resilience_whatsapp.gates import Gates
 from resilience_whatsapp.graph import GraphTransport, SendReceipt, TemplatePage, Wire
 from resilience_whatsapp.media import DownloadedMedia, MediaInfo, Sink, SinkError
 from resilience_whatsapp.records import Delivery
@@ -82,6 +86,7 @@ class ResilientWhatsAppClient:
             that listing them never opens the circuit of the messages. In both cases files have one of their own. Those
             have the same numbers, and the name of `circuit_breaker` with `.templates` or `.media` behind it.
         name: of its calls in traces and metrics; for processes with several numbers.
+        gates: limits and latches beside the breaker; default none (`docs/whatsapp-gates.md`).
     """
 
     def __init__(
@@ -95,11 +100,16 @@ class ResilientWhatsAppClient:
         media_timeout: float | None = None,
         breakers: Breakers = "client",
         name: str = "whatsapp",
+        gates: Gates | None = None,
     ) -> None:
         self.http_client = _checked(http_client)
         self.circuit_breaker = circuit_breaker or DEFAULT.circuit_breaker()
         self.retry_policy = retry_policy or DEFAULT.retry_policy()
         self.logger = logger or logging.getLogger(LOGGER_NAME)
+        self.gates = gates
+        self.door = None if gates is None else gates.attach(http_client)
+        if self.door is not None:
+            self.circuit_breaker.subscribe(self.door.hear_breaker)
         self._send_message: Callable[..., Awaitable[SendReceipt]] = http_client.send_message
         self._tells_wire = "wire" in inspect.signature(http_client.send_message).parameters
         if breakers not in get_args(Breakers):
@@ -130,7 +140,7 @@ class ResilientWhatsAppClient:
             "messaging.operation.name": "send",
             "whatsapp.phone_number_id": getattr(http_client, "phone_number_id", None),
         }
-        self.retry_policy.subscribe(self._log_retry)
+        _log_retries_of(self.retry_policy)
 
     async def send(
         self, payload: Mapping[str, Any], delivery: Delivery, sending: Sending, *, retries: bool = True
@@ -166,7 +176,10 @@ class ResilientWhatsAppClient:
         guarded = self._calls.get(operation)
         if guarded is None:
             known = _OPERATIONS[operation]
-            once = self._plain(operation, self._method(operation, known.hint))
+            method = self._method(operation, known.hint)
+            if self.door is not None and known.kind == "templates":
+                method = partial(self.door.manage, method)
+            once = self._plain(operation, method)
             guarded = self._calls[operation] = self._pipeline(known.kind, idempotent=known.repeatable)(once)
         return await self._guarded(guarded, *args)
 
@@ -259,6 +272,12 @@ class ResilientWhatsAppClient:
             ACTIVE.reset(token)
 
     async def _send_once(self, payload: Mapping[str, Any], sending: Sending) -> SendReceipt:
+        """One attempt: inside the breaker, so that an open circuit costs no permit of a gate."""
+        if self.door is None:
+            return await self._request_send(payload, sending)
+        return await self.door.send(self._request_send, payload, sending)
+
+    async def _request_send(self, payload: Mapping[str, Any], sending: Sending) -> SendReceipt:
         annotate(self._told, call=True)
         wire = Wire() if self._tells_wire else None
         sending.begin(wire)
@@ -267,6 +286,11 @@ class ResilientWhatsAppClient:
                 receipt = await self._send_message(payload)
             else:
                 receipt = await self._send_message(payload, wire=wire)
+            if not isinstance(getattr(receipt, "wamid", None), str):
+                raise TypeError(
+                    f"http_client.send_message must answer a SendReceipt, not {type(receipt).__name__}: "
+                    "it may have been sent"
+                )
         except BaseException as error:
             sending.failed(error)
             _annotate_error(error)
@@ -277,6 +301,11 @@ class ResilientWhatsAppClient:
         return receipt
 
     async def _list_once(self, after: str | None) -> TemplatePage:
+        if self.door is None:
+            return await self._request_list(after)
+        return await self.door.manage(self._request_list, after)
+
+    async def _request_list(self, after: str | None) -> TemplatePage:
         try:
             page = await self.http_client.get_templates_page(after)
         except Exception as error:
@@ -306,16 +335,37 @@ class ResilientWhatsAppClient:
         annotate({"http.response.status_code": 200})
         return downloaded
 
-    def _log_retry(self, event: Event) -> None:
-        if isinstance(event, RetryScheduled) and ACTIVE.get() is self:
-            self.logger.warning(
-                "Retrying operation",
-                extra={
-                    "attempt": event.attempt,
-                    "delay_ms": round(event.delay * 1000),
-                    "error": name_of_error(event.error),
-                },
-            )
+    def log_retry(self, event: RetryScheduled) -> None:
+        """Tell that a call of this client is made once more."""
+        self.logger.warning(
+            "Retrying operation",
+            extra={
+                "attempt": event.attempt,
+                "delay_ms": round(event.delay * 1000),
+                "error": name_of_error(event.error),
+            },
+        )
+
+
+_logged: WeakSet[Retry] = WeakSet()
+_logging = threading.Lock()
+
+
+def _log_retries_of(policy: Retry) -> None:
+    """Have each retry told to the client whose call it is.
+
+    Once for each policy, not for each client: a policy that outlives its clients must not keep them.
+    """
+
+    def told(event: Event) -> None:
+        client = ACTIVE.get()
+        if isinstance(event, RetryScheduled) and client is not None and client.retry_policy is policy:
+            client.log_retry(event)
+
+    with _logging:
+        if policy not in _logged:
+            _logged.add(policy)
+            policy.subscribe(told)
 
 
 _GONE = 404  # what the API answers for a URL of a file that is older than 5 minutes

@@ -19,8 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from resilience_core import ConfigurationError, Judgement, Verdict
-from resilience_http import classify_exception
+from resilience_core import CallRejected, ConfigurationError, Judgement, Verdict
 from resilience_whatsapp._error_table import (
     ERROR_CODES,
     ERROR_SUBCODES,
@@ -30,6 +29,7 @@ from resilience_whatsapp._error_table import (
     ErrorCode,
     RetryAdvice,
 )
+from resilience_whatsapp._http_errors import judge_http_error
 
 
 class WhatsAppError(Exception):
@@ -310,14 +310,26 @@ def graph_error(
     return _BY_CLASS[error_class](code, subcode, http_status, scope, retry_after, fbtrace_id)
 
 
+def surely_not_carried_out(error: BaseException) -> bool:
+    """Whether an error rules out that the request was carried out. One that tells nothing of it does not."""
+    if isinstance(error, (GraphError, ConfigurationError, CallRejected)):
+        return True
+    if isinstance(error, AmbiguousOutcomeError) or not isinstance(error, Exception):
+        return False
+    judgement = judge_http_error(error)
+    return judgement is not None and judgement.verdict is not Verdict.UNKNOWN
+
+
 _VERDICTS = {ErrorClass.TRANSIENT: Verdict.TRANSIENT, ErrorClass.THROTTLE: Verdict.THROTTLED}
 
 
 def classify_graph(error: Exception) -> Judgement:
     """The classifier for calls of the Graph API, through `GraphClient` or any other HTTP client.
 
-    A `RuntimeError` is UNKNOWN: HTTP clients raise it for trouble of the connection, and whether the request had left
-    cannot be told. `at_least_once` retries it, `at_most_once` does not.
+    Errors of httpx and requests, and those that have an HTTP status (`status`, `status_code`, also of `response`), are
+    understood. A `RuntimeError` or plain `ConnectionError` is UNKNOWN: HTTP clients raise it for trouble of the
+    connection, and whether the request had left cannot be told. `at_least_once` retries it, `at_most_once` does not.
+    What tells nothing, such as a `ValueError`, is PERMANENT: repeating it would not help.
     """
     if isinstance(error, GraphError):
         verdict = _VERDICTS.get(error.error_class, Verdict.PERMANENT)
@@ -327,6 +339,4 @@ def classify_graph(error: Exception) -> Judgement:
         return Judgement(verdict, retry_after=wait, scope=error.scope, reason=reason)
     if isinstance(error, AmbiguousOutcomeError):
         return Judgement(Verdict.UNKNOWN, retry_after=error.retry_after, reason=error.what)
-    if isinstance(error, RuntimeError):
-        return Judgement(Verdict.UNKNOWN, reason=type(error).__qualname__)
-    return classify_exception(error)
+    return judge_http_error(error) or Judgement(Verdict.PERMANENT, reason=type(error).__qualname__)

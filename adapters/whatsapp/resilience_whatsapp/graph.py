@@ -6,6 +6,7 @@ the machine when it was cut short.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import re
@@ -102,8 +103,14 @@ def _check(field_name: str, good: bool, expected: str) -> None:
         raise ConfigurationError(f"GraphClient: {field_name} must be {expected}")
 
 
-def _good_token(token: object) -> bool:
-    return callable(token) or (isinstance(token, str) and re.fullmatch(r"[!-~]+", token) is not None)
+async def _answered(token: Any) -> Any:
+    return await token if inspect.isawaitable(token) else token
+
+
+def _bearer(token: object) -> str:
+    """The header's value; empty for what is no token."""
+    good = isinstance(token, str) and re.fullmatch(r"[!-~]+", token) is not None
+    return _Unseen(f"Bearer {token}" if good else "")
 
 
 @define(eq=False, kw_only=True)
@@ -118,7 +125,8 @@ class GraphClient:
         api_version: such as `v25.0`.
         connect_timeout: seconds to connect, waiting for a free connection included.
         read_timeout: seconds without a byte from the server.
-        session: a session to use, which stays yours to close; default one of our own, made at the first request.
+        session: a session to use, which stays yours to close; default one of our own for each event loop, made at its
+            first request.
     """
 
     token: Token = field(repr=False)
@@ -129,10 +137,13 @@ class GraphClient:
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
     session: aiohttp.ClientSession | None = field(default=None, repr=False)
-    _own: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
+    _sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = field(factory=dict, init=False, repr=False)
+    header_listeners: list[Callable[[Mapping[str, str]], None]] = field(factory=list, init=False, repr=False)
+    """Called with the headers of every answer, before it is judged: they tell how much of the limits is used."""
 
     def __attrs_post_init__(self) -> None:
-        _check("token", _good_token(self.token), "a non-empty string of visible ASCII characters, or a function")
+        good_token = callable(self.token) or _bearer(self.token) != ""
+        _check("token", good_token, "a non-empty string of visible ASCII characters, or a function")
         for name in ("phone_number_id", "waba_id"):
             value = getattr(self, name)
             fits = (value is None and name == "waba_id") or (isinstance(value, str) and re.fullmatch(r"[0-9]+", value))
@@ -233,7 +244,7 @@ class GraphClient:
         wire: Wire | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
         headers = {"Authorization": await self._authorization(), "Accept-Encoding": "identity"}  # no compressed bombs
-        async with self._session().request(
+        async with (await self._session()).request(
             method,
             self._url(path),
             data=None if json_body is None else _Body(json.dumps(json_body).encode(), wire),
@@ -243,14 +254,17 @@ class GraphClient:
             timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_timeout, sock_read=self.read_timeout),
             auto_decompress=False,  # aiohttp would unpack a bomb before anybody could count its bytes
         ) as response:
+            for listener in self.header_listeners:
+                listener(response.headers)
             cap = limit if response.status == 200 else _SEND_LIMIT
             body = await _read(response, cap)
             return response.status, response.headers, body
 
     async def _authorization(self) -> str:
         """In a frame of its own, which is gone before anything can fail: error collectors show the locals of frames."""
-        token = self.token if isinstance(self.token, str) else self.token()
-        return _Unseen(f"Bearer {await token if inspect.isawaitable(token) else token}")
+        header = _bearer(self.token if isinstance(self.token, str) else await _answered(self.token()))
+        _check("token", header != "", "a function that answers a non-empty string of visible ASCII characters")
+        return header
 
     # --- media and the management of templates ------------------------------------------------------------------
 
@@ -354,7 +368,7 @@ class GraphClient:
     async def _answer(self, method: str, url: str, *, data: Any = None) -> AsyncGenerator[aiohttp.ClientResponse]:
         """An answer whose body is still to be read: it may be large."""
         headers = {"Authorization": await self._authorization(), "Accept-Encoding": "identity"}
-        async with self._session().request(
+        async with (await self._session()).request(
             method,
             url,
             data=data,
@@ -367,17 +381,29 @@ class GraphClient:
 
     # --- the session -----------------------------------------------------------------------------------------------
 
-    def _session(self) -> aiohttp.ClientSession:
-        session = self.session or self._own
-        if session is None or (session is self._own and session.closed):
-            session = self._own = aiohttp.ClientSession()
+    async def _session(self) -> aiohttp.ClientSession:
+        """The session for this event loop: the connections of another one, which may have ended, are of no use here."""
+        if self.session is not None:
+            return self.session
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None or session.closed:
+            session = self._sessions[loop] = aiohttp.ClientSession()
+            await self._close_ended()
         return session
 
+    async def _close_ended(self) -> None:
+        for loop in list(self._sessions):
+            session = self._sessions.pop(loop, None) if loop.is_closed() else None
+            if session is not None:
+                await session.close()
+
     async def aclose(self) -> None:
-        """Close the session that was made here; a session that was given stays open."""
-        if self._own is not None:
-            await self._own.close()
-            self._own = None
+        """Close the session that was made here for this event loop; a session that was given stays open."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
+        await self._close_ended()
 
     async def __aenter__(self) -> GraphClient:
         return self

@@ -274,6 +274,7 @@ class Sink:
         self._memory = io.BytesIO() if target is None else None
         self._file: Any = self._memory if self._path is None and target is None else None
         self._start = 0
+        self._abandoned = False
         self.max_bytes = max_bytes
         self.size = 0
         self._digest = hashlib.sha256()
@@ -307,8 +308,10 @@ class Sink:
 
     def _rewind(self) -> None:
         if self._path is not None:
-            self.abandon()
+            self._discard()
             self._file = self._beside.open("wb")
+            if self._abandoned:  # while it was being opened: who cancels a download does not wait for the disk
+                self._discard()
         else:
             self._file.seek(self._start)
             self._file.truncate()
@@ -357,7 +360,11 @@ class Sink:
         self._file = None
 
     def abandon(self) -> None:
-        """Leave nothing half done beside a path."""
+        """Leave nothing half done beside a path. The sink takes nothing more."""
+        self._abandoned = True
+        self._discard()
+
+    def _discard(self) -> None:
         if self._path is not None and self._file is not None:
             with suppress(OSError):
                 self._file.close()

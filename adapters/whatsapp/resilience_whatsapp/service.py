@@ -86,7 +86,8 @@ class WhatsAppService:
             asked for anew, and the old one is served only while that fails, until it is 24 h old.
         template_file: where the list, and which templates are set aside, are kept so that they outlive the process.
         fleet: a `RedisFleet`: the list and what is set aside are those of all its members that send for the same
-            business account. One member fetches, the others use its list; what one forgets all forget.
+            business account: `http_client.waba_id`. One member fetches, the others use its list; what one forgets all
+            forget.
         template_quarantine: seconds, by error code, for which a template is set aside after a send of it failed with
             that `GraphTemplateError`: further sends of it in its language fail at once with the same error, marked
             `local`, without a request. Codes that are not in it, or have 0, set nothing aside; `{}` switches it off.
@@ -124,6 +125,11 @@ class WhatsAppService:
         self._mask_recipients = mask_recipients
         self._logger = client.logger
         account = getattr(client.http_client, "waba_id", None)
+        if fleet is not None and not isinstance(account, str):
+            raise ConfigurationError(
+                "WhatsAppService: with a fleet the http_client must have a waba_id: templates are shared between those "
+                "that send for one business account; give it one, or leave fleet out"
+            )
         self._store = TemplateStore(template_file, fleet, account, self._forgotten_by_others)
         self._cache = StaleCache(
             "whatsapp_templates",
@@ -136,6 +142,8 @@ class WhatsAppService:
         self._templates = self._cache(self._fetch_templates)
         self._era = object()  # another one since the list was forgotten
         self._quarantine = Quarantine(template_quarantine, self._now, self._store.aside)
+        if client.door is not None:  # the gate of templates, and which of them are marketing
+            client.door.quarantine, client.door.category_of = self._quarantine, self._category_of
         self.outbox = outbox
         self._sender = ServiceSender(self)
         if outbox is not None:
@@ -162,7 +170,7 @@ class WhatsAppService:
         """Send any message of `resilience_whatsapp.messages`.
 
         Args:
-            user: on whose behalf: any object with `.id`, or an id.
+            user: on whose behalf: any object with `.id`, a mapping with `"id"`, or an id. Logs show that.
             recipient: a phone number with `+` and country code, a `PhoneNumber`, a `UserId` or a `GroupId`.
             message: what is sent.
             reply_to: the id of a message of the recipient, which is quoted.
@@ -436,7 +444,8 @@ class WhatsAppService:
         A list that is younger than `templates_fresh_for` is served without asking; while the circuit is open the log
         says so, as it does of an older one. Who asks while somebody else's request is under way waits for that one;
         with a fleet also for that of another member, for at most 15 s.
-        Never raises for an API that fails: `source` and `age` of the result say what it is worth.
+        Never raises: `source` and `age` of the result say what it is worth. That the HTTP client was made without
+        `waba_id`, so that nobody is asked, is logged as an error each time.
         """
         await self._store.wait_for_others(self._has_fresh_list, self._now)
         before, asked = self._cache.entry(), self._now()
@@ -571,6 +580,8 @@ class WhatsAppService:
 
     def _log_templates(self, which: str, error: BaseException | None) -> None:
         """Tell which templates are used; without an error because the circuit is open anyway."""
+        if isinstance(error, ConfigurationError):
+            self._logger.error("Templates cannot be listed", extra={"error": str(error)})
         circuit_open = error is None or isinstance(error, CircuitOpenError)
         reason = "due to circuit breaker open" if circuit_open else "because fetching them failed"
         told = None if error is None else name_of_error(error)
@@ -582,7 +593,7 @@ class WhatsAppService:
         template = request.message if isinstance(request.message, TemplateMessage) else None
         return MessageRecord(
             id=os.urandom(16).hex(),
-            user_id=str(getattr(user, "id", user)),
+            user_id=_user_id(user),
             recipient=request.recipient.key,
             kind=request.message.kind,
             template=None if template is None else template.name,
@@ -617,7 +628,7 @@ class WhatsAppService:
             receipt = await self.client.send(payload, record.delivery, sending, retries=retries)
         except BaseException as error:
             ended = _ended(record, sending, started, sending.status(), error=name_of_error(error))
-            error.record = ended  # type: ignore[attr-defined]
+            object.__setattr__(error, "record", ended)  # also where the error's class lets nobody set anything
             if isinstance(error, CircuitOpenError):
                 self._log_down(ended)
             if key is not None and isinstance(error, GraphTemplateError):
@@ -644,6 +655,11 @@ class WhatsAppService:
         template = entry.value.by_key.get((message.name, message.language))
         if template is not None:
             check_fit(payload[message.kind].get("components", ()), template.components)
+
+    def _category_of(self, name: str, language: str) -> str | None:
+        entry = self._cache.entry()
+        template = None if entry is None else entry.value.by_key.get((name, language))
+        return None if template is None else template.category
 
     def _learn(self, key: TemplateKey, error: GraphTemplateError, era: object) -> None:
         """What the API's answer to one send says of the template, for the sends after it."""
@@ -690,6 +706,14 @@ def _ended(
         duration=SYSTEM.now() - started,
         error=error,
     )
+
+
+def _user_id(user: Any) -> str:
+    if not isinstance(user, Mapping):
+        return str(getattr(user, "id", user))
+    if "id" not in user:  # all of it must not get into logs
+        raise InvalidMessageError('user must be an id, or an object or mapping with an "id"')
+    return str(user["id"])
 
 
 def _checked(delivery: str) -> Delivery:

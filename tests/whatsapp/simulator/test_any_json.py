@@ -10,10 +10,10 @@ import pytest
 
 from resilience_whatsapp.simulator.clock import ManualClock
 from resilience_whatsapp.simulator.envelopes import Refusal
-from resilience_whatsapp.simulator.media import MediaStore
-from resilience_whatsapp.simulator.template_life import InAccount, TemplateLife
+from resilience_whatsapp.simulator.state.media import MediaStore
+from resilience_whatsapp.simulator.state.world import World
+from resilience_whatsapp.simulator.templates.life import InAccount, TemplateLife
 from resilience_whatsapp.simulator.validation import Rules, refusal_of
-from resilience_whatsapp.simulator.world import World
 from tests._cost import size
 from tests.whatsapp.simulator.test_template_check import IMAGE, NAMED, PICTURE, TITLED, WHOLE
 

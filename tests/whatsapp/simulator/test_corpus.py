@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from resilience_whatsapp.simulator import Fault, ManualClock, Receiver, SimTemplate, Simulator, Statuses
-from resilience_whatsapp.simulator.events import failure
+from resilience_whatsapp.simulator.webhooks.events import failure
 from tests.whatsapp.simulator.tools import Api, clock_of, receiver, run
 
 CORPUS = Path(__file__).parents[4] / "shared" / "corpus"

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from resilience_whatsapp.simulator import Fault, FaultError, Simulator
+from resilience_whatsapp.simulator import Fault, FaultError, ManualClock, Simulator
 
 TEXT = {"messaging_product": "whatsapp", "to": "+33612345678", "type": "text", "text": {"body": "hi"}}
 
@@ -122,18 +122,23 @@ def test_a_message_whose_client_gave_up_is_booked_all_the_same() -> None:
     """That is what makes a read time-out ambiguous: a simulator that forgot it would hide every duplicate."""
 
     async def story(simulator: Simulator, session: aiohttp.ClientSession) -> None:
-        simulator.script(Fault("delay", seconds=0.2))
+        simulator.script(Fault("delay", seconds=60.0))
         waiting = asyncio.create_task(send(simulator, session))
         await until(lambda: simulator.book.requests["messages"])
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert simulator.book.entries == []
+        assert simulator._runner is not None
+        server = simulator._runner.server
+        assert server is not None
         async with asyncio.timeout(10):
-            await until(lambda: simulator.book.entries)
-        assert not simulator.book.entries[0].answered
+            await until(lambda: all(each.transport is None for each in server.connections))
+        assert simulator.book.entries == []
+        assert isinstance(simulator.clock, ManualClock)
+        await simulator.clock.advance(60.0)
+        assert [entry.answered for entry in simulator.book.entries] == [False]
 
-    run(story)
+    run(story, clock=ManualClock())
 
 
 def test_what_waits_when_the_server_dies_is_not_carried_out() -> None:

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from resilience_whatsapp.simulator import Fault, FaultError, Limits, ManualClock, SimClock, Simulator, SimulatorThread
-from resilience_whatsapp.simulator.scenarios import SCENARIOS
+from resilience_whatsapp.simulator.faults.scenarios import SCENARIOS
 from tests.whatsapp.simulator.tools import TEXT, Api, clock_of, run, until
 
 LOST = (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resilience_whatsapp.simulator import Limits, LimitsError, ManualClock, SimTemplate
-from resilience_whatsapp.simulator.meters import Bucket, Pairs, Rolling, Users
+from resilience_whatsapp.simulator.limits.meters import Bucket, Pairs, Rolling, Users
 from tests.whatsapp.simulator.tools import USER, Api, clock_of, receiver, run
 
 OFFER = {"type": "template", "template": {"name": "offer", "language": {"code": "fr"}}}

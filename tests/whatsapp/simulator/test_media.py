@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from resilience_whatsapp.simulator import Fault, ManualClock
-from resilience_whatsapp.simulator.media import INBOUND_LIFE, LIMITS, UPLOAD_LIFE, URL_LIFE
+from resilience_whatsapp.simulator.state.media import INBOUND_LIFE, LIMITS, UPLOAD_LIFE, URL_LIFE
 from resilience_whatsapp.webhooks import InboundMessage, read_webhook
 from tests.whatsapp.simulator.tools import USER, Api, clock_of, receiver, run
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from resilience_whatsapp.simulator import Limits, ManualClock, SimTemplate
-from resilience_whatsapp.simulator.changes import ChangeError
+from resilience_whatsapp.simulator.state.changes import ChangeError
 from resilience_whatsapp.status import read_health, read_number_status
 from tests.whatsapp.simulator.tools import Api, clock_of, receiver, run, until
 

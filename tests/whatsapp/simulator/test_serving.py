@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import runpy
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 from typing import Any
+from urllib.request import urlopen
 
 import aiohttp
 import pytest
@@ -170,14 +172,17 @@ def test_an_ipv6_address_is_written_as_one() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
+def test_the_command_serves_and_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "resilience_whatsapp.simulator", "--port", "0", "--token", "t", "--waba-id", "77"]
     command += ["--scenario", "unpaid"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.readline().startswith("Graph API simulator on http://127.0.0.1:")
+        first = process.stdout.readline()
+        assert first.startswith("Graph API simulator on http://127.0.0.1:")
         assert "business account 77" in process.stdout.readline()
+        with urlopen(first.split()[-1] + "/_sim/book") as response:
+            assert json.load(response)["entries"] == []
         process.send_signal(number)
         assert process.wait(20) == 0
         assert process.stderr.read() == ""

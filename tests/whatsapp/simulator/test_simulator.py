@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import subprocess
-import sys
 from typing import Any
 
 import aiohttp
@@ -224,21 +221,3 @@ def test_a_thread_serves_blocking_tests() -> None:
         simulator.start_listening()
         assert asyncio.run(post(simulator.simulator, template("a")))[0] == 200
         assert len(simulator.book.entries) == 1
-
-
-def test_the_command_serves_until_it_is_told_to_stop() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "resilience_whatsapp.simulator", "--port", "0"], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    first = process.stdout.readline()
-    assert first.startswith("Graph API simulator on http://127.0.0.1:")
-
-    async def ask() -> int:
-        async with aiohttp.ClientSession() as session, session.get(first.split()[-1] + "/_sim/book") as response:
-            return response.status
-
-    assert asyncio.run(ask()) == 200
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
-    process.stdout.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resilience_whatsapp.simulator import DEFAULT_TEMPLATES, ManualClock
-from resilience_whatsapp.simulator.standing import MESSAGING
+from resilience_whatsapp.simulator.state.standing import MESSAGING
 from tests.whatsapp.simulator.tools import Api, clock_of, run
 
 
@@ -92,3 +93,16 @@ def test_what_cannot_be_is_refused_with_its_field(what: str, content: Any, error
         assert await api.code() is None
 
     play(story)
+
+
+def test_the_routes_of_steering_are_listed_and_others_are_told_so() -> None:
+    async def story(api: Api) -> None:
+        routes = (await api.ask("GET", "/_sim"))[1]["routes"]
+        assert {"POST /_sim/faults", "GET /_sim/report", "POST /_sim/numbers"} <= {*routes}
+        page = (Path(__file__).parents[3] / "docs" / "simulator.md").read_text()
+        assert [route for route in routes if route.split()[1].rpartition("/")[2] not in page] == []
+        for method, path in (("GET", "/_sim/nothing"), ("GET", "/_sim/faults"), ("DELETE", "/_sim/")):
+            status, answer, _ = await api.ask(method, path)
+            assert (status, "GET /_sim" in answer["error"]) == (404, True)
+
+    run(story)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resilience_whatsapp.simulator import ManualClock, SimTemplate
-from resilience_whatsapp.simulator.changes import ChangeError
+from resilience_whatsapp.simulator.state.changes import ChangeError
 from tests.whatsapp.simulator.tools import Api, Receiver, clock_of, receiver, run, until
 
 CORPUS = Path(__file__).parents[4] / "shared" / "corpus"

@@ -9,8 +9,8 @@ import pytest
 from resilience_whatsapp.errors import GraphAuthError
 from resilience_whatsapp.graph import GraphClient
 from resilience_whatsapp.simulator import ManualClock, Simulator
-from resilience_whatsapp.simulator.changes import ChangeError
-from resilience_whatsapp.simulator.standing import MANAGEMENT, MESSAGING
+from resilience_whatsapp.simulator.state.changes import ChangeError
+from resilience_whatsapp.simulator.state.standing import MANAGEMENT, MESSAGING
 from tests.whatsapp.simulator.tools import Api, clock_of, run
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from resilience_whatsapp.simulator import Limits, ManualClock, SimTemplate, Simulator
 from tests.whatsapp.simulator.tools import USER, Api, clock_of, receiver, run
 
@@ -116,3 +120,25 @@ def test_who_is_known_by_number_is_known_however_it_is_written() -> None:
     simulator = Simulator(service_window=True)
     simulator.inbound("+" + USER)
     assert simulator.inbox.is_open(simulator.number, USER)
+
+
+def test_a_number_without_plus_gets_the_country_of_the_sender_if_that_is_asked_for() -> None:
+    async def story(api: Api) -> list[Any]:
+        told = []
+        for to in ("33612345678", "+33612345678", "(631) 555-1234"):
+            answer = (await api.send(to=to))[1]
+            told.append(answer["contacts"][0] if "contacts" in answer else answer["error"]["code"])
+        assert await api.code(to="g1", recipient_type="group") is None
+        told.append(api.simulator.book.entries[0].recipient)
+        return told
+
+    right = {"input": "+33612345678", "wa_id": "33612345678"}
+    assert run(story) == [{**right, "input": "33612345678"}, right, 100, "33612345678"]
+    assert run(story, country_code="1") == [
+        {"input": "33612345678", "wa_id": "133612345678"},
+        right,
+        {"input": "(631) 555-1234", "wa_id": "16315551234"},
+        "+133612345678",
+    ]
+    with pytest.raises(ValueError, match="country_code must be the 1 to 3 digits"):
+        Simulator(country_code="+1")

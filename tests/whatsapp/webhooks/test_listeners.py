@@ -7,6 +7,10 @@ import inspect
 import time
 from typing import Any
 
+import pytest
+from attrs import evolve
+
+from resilience_whatsapp import GraphTemplateError
 from resilience_whatsapp.errors import graph_error
 from resilience_whatsapp.history import History
 from resilience_whatsapp.webhooks import (
@@ -23,7 +27,7 @@ from resilience_whatsapp.webhooks import (
     gating,
     settling,
 )
-from tests.whatsapp.fakes import FakeClock, Stub, service_over
+from tests.whatsapp.fakes import OK, RECIPIENT, FakeClock, Stub, service_over
 
 ID = "0123456789abcdef" * 2
 
@@ -76,6 +80,20 @@ def test_news_of_a_template_let_the_list_be_asked_for_anew() -> None:
     assert asyncio.run(ask()) == "cache"
     tell(forgetting_templates(service), update)
     assert asyncio.run(ask()) == "api"
+
+
+def test_a_template_that_a_webhook_calls_paused_is_set_aside_until_one_calls_it_approved() -> None:
+    stub = Stub(OK)
+    service = service_over(stub, FakeClock())
+    update = TemplateUpdate(topic="message_template_status_update", name="t", language="fr", event="PAUSED")
+    other = TemplateUpdate(topic="message_template_quality_update", name="other", language="fr", event="GREEN")
+    for news in (update, other):  # news of another one changes nothing
+        tell(forgetting_templates(service), news)
+    with pytest.raises(GraphTemplateError) as caught:
+        asyncio.run(service.send_template_message("u", RECIPIENT, "t", "fr"))
+    assert (caught.value.code, caught.value.local, stub.payloads) == (132015, True, [])
+    tell(forgetting_templates(service), evolve(update, event="APPROVED"))
+    assert asyncio.run(service.send_template_message("u", RECIPIENT, "t", "fr")).status == "accepted"
 
 
 # --- gates ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 from attrs import frozen
 
+from resilience_whatsapp._envelope import text_of
 from resilience_whatsapp.api_versions import API_VERSIONS, SOON, state_of_version
 from resilience_whatsapp.cli._health import troubles
 from resilience_whatsapp.cli._templates import TemplateState
@@ -56,7 +58,7 @@ def clock_check(date_header: str | None, now: datetime) -> Check:
     """This host's clock against the moment at which the API says that it answered."""
     try:
         then = parsedate_to_datetime(date_header or "")
-    except ValueError:
+    except (ValueError, OverflowError):
         return Check("clock", "ok", "not told: the answer has no date")
     off = (then.replace(tzinfo=then.tzinfo or UTC) - now).total_seconds()
     if abs(off) <= MOST_SKEW:
@@ -68,7 +70,8 @@ def clock_check(date_header: str | None, now: datetime) -> Check:
 def permission_check(content: Mapping[str, Any] | None) -> Check:
     """The token's permissions; None where the API does not tell them."""
     rows = content.get("data") if content is not None else None
-    told = {row.get("permission"): row.get("status") for row in rows or () if isinstance(row, dict)}
+    named = [row for row in rows if text_of(row, "permission")] if isinstance(rows, list) else []
+    told = {row["permission"]: row.get("status") for row in named}
     if not told:
         return Check("permissions", "ok", "not told by the API; what was read here needs whatsapp_business_management")
     missing = [name for name in PERMISSIONS if told.get(name) != "granted"]
@@ -212,7 +215,11 @@ def _percents(told: Any) -> Iterator[float]:
         for name, value in told.items():
             if isinstance(value, list):
                 yield from _percents(value)
-            elif name in ("call_count", "total_cputime", "total_time") and type(value) in (int, float):
+            elif (
+                name in ("call_count", "total_cputime", "total_time")
+                and type(value) in (int, float)
+                and not math.isnan(value)
+            ):
                 yield value
 
 

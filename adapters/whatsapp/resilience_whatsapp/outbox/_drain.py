@@ -13,6 +13,7 @@ from resilience_core import CallRejected, Clock, ConfigurationError, Verdict
 from resilience_whatsapp._delivery import Sending, name_of_error
 from resilience_whatsapp._error_table import ErrorClass
 from resilience_whatsapp.errors import AmbiguousOutcomeError, GraphError, GraphTemplateError, classify_graph
+from resilience_whatsapp.gates import GateClosedError
 from resilience_whatsapp.outbox import _machine as machine
 from resilience_whatsapp.outbox._machine import Ending, Interval, Random, Rules
 from resilience_whatsapp.outbox._pace import Pace
@@ -390,6 +391,8 @@ class Drainer:
             if getattr(error, "scope", None) not in _ONE_MESSAGE:
                 lane.paused_until = max(lane.paused_until, now + (ending.wait or 1.0))
                 lane.pace.slow_down(now)
+        elif isinstance(error, GateClosedError):
+            pass  # a gate has a pace of its own, and most are about one message
         elif isinstance(error, CallRejected):
             lane.pace.restart()
         elif ending.unknown or ending.error_class in (ErrorClass.TRANSIENT, ErrorClass.AMBIGUOUS):

@@ -12,20 +12,20 @@ from typing import Any
 from attrs import fields
 
 from resilience_whatsapp.simulator.api import PHONE_NUMBER_ID, TOKEN, WABA_ID
-from resilience_whatsapp.simulator.limits import Limits
-from resilience_whatsapp.simulator.receivers import VERSION, Receiver, WebhookError
-from resilience_whatsapp.simulator.scenarios import SCENARIOS
+from resilience_whatsapp.simulator.faults.scenarios import SCENARIOS
+from resilience_whatsapp.simulator.limits.settings import Limits
 from resilience_whatsapp.simulator.server import Simulator
-from resilience_whatsapp.simulator.webhooks import APP_SECRET
+from resilience_whatsapp.simulator.webhooks.delivery import APP_SECRET
+from resilience_whatsapp.simulator.webhooks.receivers import VERSION, Receiver, WebhookError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes; for other commands that have it as a part."""
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free port (default)")
-    parser.add_argument("--token", default=TOKEN, help="the token that is accepted")
-    parser.add_argument("--phone-number-id", default=PHONE_NUMBER_ID)
-    parser.add_argument("--waba-id", default=WABA_ID)
+    parser.add_argument("--token", default=TOKEN, help="the token that is accepted (%(default)s)")
+    parser.add_argument("--phone-number-id", default=PHONE_NUMBER_ID, help="of the first number (%(default)s)")
+    parser.add_argument("--waba-id", default=WABA_ID, help="of the first account (%(default)s)")
     parser.add_argument("--numbers", type=_positive, default=1, metavar="N", help="of each account; their ids count up")
     parser.add_argument("--accounts", type=_positive, default=1, metavar="N", help="each of a portfolio of its own")
     parser.add_argument("--speed", type=float, default=1.0, help="seconds of the API in a second of real time")
@@ -37,10 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--service-window", action="store_true", help="refuse free-form messages to users who did not write in 24 h"
     )
+    parser.add_argument(
+        "--country-code", metavar="DIGITS", help="of the sending numbers: recipients without + get it, as documented"
+    )
     parser.add_argument("--webhook", action="append", default=[], metavar="URL", help="who is told; may be repeated")
     parser.add_argument("--verify-token", help="make the handshake with the receivers, with this token")
     parser.add_argument("--webhook-version", default=VERSION, help="of the API, in whose shape webhooks are")
-    parser.add_argument("--app-secret", default=APP_SECRET, help="signs the webhooks")
+    parser.add_argument("--app-secret", default=APP_SECRET, help="signs the webhooks (%(default)s)")
     parser.add_argument(
         "--scenario", action="append", default=[], choices=sorted(SCENARIOS), help="faults that belong together"
     )
@@ -62,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             limits=limits,
             service_window=options.service_window,
+            country_code=options.country_code,
             webhooks=[
                 Receiver(url, verify_token=options.verify_token, version=options.webhook_version)
                 for url in options.webhook

@@ -16,24 +16,24 @@ from aiohttp import web
 
 from resilience_whatsapp.simulator import resources, versions, wire
 from resilience_whatsapp.simulator.book import Book, BusinessKey, content_key
-from resilience_whatsapp.simulator.changes import Changes
 from resilience_whatsapp.simulator.clock import SimClock
 from resilience_whatsapp.simulator.envelopes import EXPIRED_TOKEN, NO_TOKEN, Refusal, unknown_object
-from resilience_whatsapp.simulator.faults import Script
-from resilience_whatsapp.simulator.inbox import Inbox
-from resilience_whatsapp.simulator.limiter import Limiter
-from resilience_whatsapp.simulator.limits import Limits
-from resilience_whatsapp.simulator.media import MediaStore
-from resilience_whatsapp.simulator.receivers import Receiver
+from resilience_whatsapp.simulator.faults.answers import Server
+from resilience_whatsapp.simulator.faults.script import Script
+from resilience_whatsapp.simulator.limits.limiter import Limiter
+from resilience_whatsapp.simulator.limits.settings import Limits
 from resilience_whatsapp.simulator.report import Report, report_of
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route
-from resilience_whatsapp.simulator.serving import Server
-from resilience_whatsapp.simulator.standing import LOCKED, news_of_ban, news_of_block, revoked
-from resilience_whatsapp.simulator.stories import Statuses, Stories
-from resilience_whatsapp.simulator.template_life import TemplateLife
-from resilience_whatsapp.simulator.templates import DEFAULT_TEMPLATES, SimTemplate
-from resilience_whatsapp.simulator.webhooks import APP_SECRET, Webhooks
-from resilience_whatsapp.simulator.world import Account, Block, Number, Token, World
+from resilience_whatsapp.simulator.state.changes import Changes
+from resilience_whatsapp.simulator.state.inbox import Inbox
+from resilience_whatsapp.simulator.state.media import MediaStore
+from resilience_whatsapp.simulator.state.standing import LOCKED, news_of_ban, news_of_block, revoked
+from resilience_whatsapp.simulator.state.world import Account, Block, Number, Token, World
+from resilience_whatsapp.simulator.templates.definitions import DEFAULT_TEMPLATES, SimTemplate
+from resilience_whatsapp.simulator.templates.life import TemplateLife
+from resilience_whatsapp.simulator.webhooks.delivery import APP_SECRET, Webhooks
+from resilience_whatsapp.simulator.webhooks.receivers import Receiver
+from resilience_whatsapp.simulator.webhooks.statuses import Statuses, Stories
 
 TOKEN = "simulator-token"
 PHONE_NUMBER_ID = "106540352242922"
@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
     own_number: str
     templates: Sequence[SimTemplate]
     allowed_recipients: Iterable[str] | None
+    country_code: str | None
     missing_template_status: int
     numbers: int
     accounts: int
@@ -62,6 +63,7 @@ class Options(TypedDict, total=False):
     service_window: bool
     webhooks: Sequence[str | Receiver]
     webhook_batch: int
+    webhook_backlog: int
     app_secret: str
     statuses: Statuses
     business_key: BusinessKey
@@ -82,6 +84,7 @@ class GraphApi:
         own_number: str = OWN_NUMBER,
         templates: Sequence[SimTemplate] = DEFAULT_TEMPLATES,
         allowed_recipients: Iterable[str] | None = None,
+        country_code: str | None = None,
         missing_template_status: int = 404,
         numbers: int = 1,
         accounts: int = 1,
@@ -92,10 +95,13 @@ class GraphApi:
         service_window: bool = False,
         webhooks: Sequence[str | Receiver] = (),
         webhook_batch: int = 50,
+        webhook_backlog: int = 100_000,
         app_secret: str = APP_SECRET,
         statuses: Statuses | None = None,
         business_key: BusinessKey = content_key,
     ) -> None:
+        if country_code is not None and not re.fullmatch("[1-9][0-9]{0,2}", country_code):
+            raise ValueError("country_code must be the 1 to 3 digits of a country, without +")
         self.clock = SimClock(speed) if clock is None else clock
         self.world = World()
         self._account = self.world.add_account(self.world.add_portfolio(), waba_id, templates=templates)
@@ -107,13 +113,14 @@ class GraphApi:
                 self.world.add_number(account)
         self._token = self.world.add_token(token)
         self.allowed_recipients = None if allowed_recipients is None else frozenset(allowed_recipients)
+        self.country_code = country_code
         self.missing_template_status = missing_template_status
         self.service_window = service_window
         self.book = Book(business_key=business_key)
         self.limiter = Limiter(limits or Limits.none())
         # A stream of its own for each purpose: more webhooks do not change which requests meet a fault.
-        self.faults = Script(self.clock, random.Random(f"{seed}/faults"))
-        self.webhooks = Webhooks(self.clock, app_secret, webhook_batch)
+        self.faults = Script(self.clock, f"{seed}/faults")
+        self.webhooks = Webhooks(self.clock, app_secret, webhook_batch, webhook_backlog, self.world.accounts)
         self.stories = Stories(
             statuses or Statuses(), self.clock, random.Random(f"{seed}/stories"), self.faults, self.webhooks
         )
@@ -288,7 +295,12 @@ class GraphApi:
         `records` maps each opaque id to the state that the sender believes it in, or to an object with `state` and
         `key`, its business key.
         """
-        return report_of(self.book, self.limiter, self.webhooks.so_far(), records)
+        return report_of(self.book, self.limiter.tallies, self.webhooks.so_far(), records)
+
+    async def report_beside(self, records: Mapping[str, Any] | None = None) -> Report:
+        """The same, told from a copy in a thread: of many messages it takes seconds, in which others are answered."""
+        copies = self.book.copy(), dict(self.limiter.tallies), self.webhooks.so_far()
+        return await asyncio.to_thread(report_of, *copies, records)
 
     # --- requests --------------------------------------------------------------------------------------------------
 

@@ -116,15 +116,22 @@ class Book:
 
     def duplicates(self) -> dict[str, int]:
         """Opaque ids that were booked more than once, and how often."""
-        return {opaque: len(entries) for opaque, entries in self.by_opaque().items() if len(entries) > 1}
+        counts = Counter(entry.opaque for entry in self.entries)
+        return {opaque: count for opaque, count in counts.items() if opaque is not None and count > 1}
 
-    def as_json(self) -> dict[str, Any]:
-        """The book as the admin route shows it."""
+    def as_json(self, first: int = 0, limit: int | None = None) -> dict[str, Any]:
+        """The book as the steering route shows it: all entries, or at most `limit` of them from number `first` on."""
+        shown = self.entries[first : None if limit is None else first + limit]
         return {
-            "entries": [asdict(entry) for entry in self.entries],
+            "entries": [asdict(entry, recurse=False) for entry in shown],
+            "accepted": len(self.entries),
             "requests": dict(self.requests),
             "duplicates": self.duplicates(),
         }
+
+    def copy(self) -> Book:
+        """The book as it is now, for a thread that reads it: the entries are the same, the list is another one."""
+        return Book(list(self.entries), Counter(self.requests), self.business_key)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -83,7 +83,7 @@ def without_code() -> dict[str, Any]:
     return envelope
 
 
-def html(status: int, headers: Mapping[str, str] | None = None) -> web.Response:
+def html(status: int) -> web.Response:
     """What a proxy before the API answers."""
     page = f"<!DOCTYPE html><html><head><title>Error</title></head><body><h1>{status}</h1></body></html>"
-    return web.Response(text=page, status=status, headers=headers, content_type="text/html")
+    return web.Response(text=page, status=status, content_type="text/html")

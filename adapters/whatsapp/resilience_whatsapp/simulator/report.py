@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import asdict, field, frozen
 
 from resilience_whatsapp.simulator.book import Book, Entry
-from resilience_whatsapp.simulator.limiter import Limiter
-from resilience_whatsapp.simulator.webhooks import Delivered
+from resilience_whatsapp.simulator.limits.limiter import Scope, Tally
+from resilience_whatsapp.simulator.webhooks.delivery import Delivered
 
 TAKEN = frozenset({"accepted", "sent", "delivered", "read", "played"})
 PENDING = frozenset({"queued", "in_flight"})
 ENDED = frozenset({"failed", "dead", "rejected"})
 STATES = TAKEN | PENDING | ENDED | {"unknown"}
+Tallies: TypeAlias = "Mapping[tuple[Scope, str], Tally]"
 
 
 class RecordsError(ValueError):
@@ -86,7 +87,7 @@ class Report:
         return asdict(self)
 
 
-def report_of(book: Book, limiter: Limiter, delivered: Delivered, records: Mapping[str, Any] | None) -> Report:
+def report_of(book: Book, tallies: Tallies, delivered: Delivered, records: Mapping[str, Any] | None) -> Report:
     """Judge; raises `RecordsError` for records that are none."""
     states = None if records is None else {opaque: _state(opaque, row) for opaque, row in records.items()}
     keys = {opaque: row["key"] for opaque, row in (records or {}).items() if isinstance(row, Mapping) and "key" in row}
@@ -97,8 +98,8 @@ def report_of(book: Book, limiter: Limiter, delivered: Delivered, records: Mappi
         failed=dict(Counter(entry.failed for entry in book.entries if entry.failed is not None)),
         duplicates=book.duplicates(),
         duplicates_by_key=_repeated(book.entries, keys),
-        limits=_broken(limiter),
-        pairs={key: tally.refused for (scope, key), tally in limiter.tallies.items() if scope == "pair"},
+        limits=_broken(tallies),
+        pairs={key: tally.refused for (scope, key), tally in tallies.items() if scope == "pair"},
         webhooks=delivered,
         compared=None if states is None else _compared(book, states),
     )
@@ -119,9 +120,9 @@ def _repeated(entries: Sequence[Entry], keys: Mapping[str, str]) -> dict[str, in
     return {key: count for key, count in counts.items() if key is not None and count > 1}
 
 
-def _broken(limiter: Limiter) -> dict[str, Broken]:
+def _broken(tallies: Tallies) -> dict[str, Broken]:
     found: dict[str, Broken] = {}
-    for (scope, _), tally in limiter.tallies.items():
+    for (scope, _), tally in tallies.items():
         old = found.get(scope, Broken())
         found[scope] = Broken(
             old.refused + tally.refused,

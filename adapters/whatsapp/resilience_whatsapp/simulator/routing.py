@@ -15,9 +15,9 @@ To add a resource, write a module in `resources/` with a function `routes(api: G
 * `limit`: what the call counts against: `management`, `app` alone, or `none` (sends have limits of their own).
 
 A handler tells news by webhook with `api.webhooks.tell(account, field, value)`, reads the time from `api.clock`, and
-finds accounts and numbers in `api.world`. A new name of a route goes into `faults.ROUTES`.
+finds accounts and numbers in `api.world`. A new name of a route goes into `faults.script.ROUTES`.
 
-Paths that are not the Graph API's (a media download, steering) are aiohttp's own routes: `raw_routes(api)` in the same
+Paths of another form (a media download, `/me/permissions`) are aiohttp's own routes: `raw_routes(api)` in the same
 module, if it has any.
 """
 
@@ -31,8 +31,8 @@ from attrs import define, frozen
 
 from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.envelopes import Refusal
-from resilience_whatsapp.simulator.standing import MANAGEMENT
-from resilience_whatsapp.simulator.world import InAccount, Token
+from resilience_whatsapp.simulator.state.standing import MANAGEMENT
+from resilience_whatsapp.simulator.state.world import InAccount, Token
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.book import Entry

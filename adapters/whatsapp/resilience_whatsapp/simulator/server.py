@@ -7,19 +7,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from functools import partial
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, TypedDict, Unpack
 
 from aiohttp import web
 
-from resilience_whatsapp.simulator import wire
-from resilience_whatsapp.simulator.admin import Admin, application
+from resilience_whatsapp.simulator import steering, wire
 from resilience_whatsapp.simulator.api import GraphApi, Options
 from resilience_whatsapp.simulator.clock import Timer
-from resilience_whatsapp.simulator.faults import Fault
-from resilience_whatsapp.simulator.receivers import Receiver
-from resilience_whatsapp.simulator.webhooks import Delivered
+from resilience_whatsapp.simulator.faults.script import Fault
+from resilience_whatsapp.simulator.webhooks.delivery import Delivered
+from resilience_whatsapp.simulator.webhooks.receivers import Receiver
+
+_MAX_BODY = 64 * 1024 * 1024
+"""Bytes of a body: 20,000 records for the report take 1 or 2 MB, aiohttp's own limit is 1 MB."""
+
+
+class ClientOptions(TypedDict):
+    """What a client must know."""
+
+    token: str
+    phone_number_id: str
+    waba_id: str
+    base_url: str
 
 
 class Simulator(GraphApi):
@@ -32,6 +42,8 @@ class Simulator(GraphApi):
         own_number: digits of the default number; it cannot write to itself.
         templates: of the default account.
         allowed_recipients: digits of the only numbers that may be written to, as for a test number; default all.
+        country_code: of the sending numbers (`"1"`): recipients without `+` get it prepended, as documented, and may be
+            other people then. None takes them as international, as many senders write them.
         missing_template_status: 404 as documented, or 400 as also seen, with error 132001.
         numbers, accounts: how many numbers each account has, and how many accounts there are, each of a portfolio of
             its own; the ids of the others count up from the first.
@@ -42,6 +54,8 @@ class Simulator(GraphApi):
         service_window: whether free-form messages to users who did not write within 24 h are refused (131047).
         webhooks: who is told: addresses, or `Receiver`s with a handshake, a version or accounts of their own.
         webhook_batch: at most so many statuses and messages in one body.
+        webhook_backlog: how many of them wait at most to be sent again to a receiver that did not take them; then the
+            oldest are forgotten, and counted as `dropped`. Ten times as many may wait for their first delivery.
         app_secret: signs the webhooks.
         statuses: when the statuses of a message are told.
         business_key: what a message stands for, told from its payload; default recipient and content. The report
@@ -60,6 +74,7 @@ class Simulator(GraphApi):
         self.port = port
         self._deaths: list[Fault] = []
         self._timers: list[Timer] = []
+        self._dead = 0  # faults that keep it dead now
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
@@ -71,7 +86,7 @@ class Simulator(GraphApi):
         return f"http://{host}:{self.port}"
 
     @property
-    def client_options(self) -> dict[str, str]:
+    def client_options(self) -> ClientOptions:
         """The default token, number and account, and the address: `GraphClient(**simulator.client_options)`."""
         return {
             "token": self.token,
@@ -88,12 +103,15 @@ class Simulator(GraphApi):
             self._plan_deaths()
 
     def clear_faults(self) -> None:
-        """From now on all is well; who waits already waits on."""
+        """From now on all is well; who waits already waits on. Of a fault that it is dead of, it comes back."""
         self.faults.clear()
         self._deaths.clear()
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+        if self._dead:
+            self._dead = 0
+            self._spawn(self.start_listening)
 
     def reset(self) -> None:
         """Forget the book, the faults, what was used of the limits, and how many webhooks were told."""
@@ -108,10 +126,20 @@ class Simulator(GraphApi):
 
     def _plan_deaths(self) -> None:
         for fault in self._deaths:
-            self._timers.append(self.clock.call_later(fault.at, partial(self._spawn, self.stop_listening)))
             back = fault.at + (fault.lasts or 0.0)
-            self._timers.append(self.clock.call_later(back, partial(self._spawn, self.start_listening)))
+            self._timers += [self.clock.call_later(fault.at, self._die), self.clock.call_later(back, self._come_back)]
         self._deaths.clear()
+
+    def _die(self) -> None:
+        self._dead += 1
+        if self._dead == 1:
+            self._spawn(self.stop_listening)
+
+    def _come_back(self) -> None:
+        """Of deaths that overlap the last one decides."""
+        self._dead -= 1
+        if self._dead == 0:
+            self._spawn(self.start_listening)
 
     def _spawn(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = asyncio.get_running_loop().create_task(step())
@@ -120,8 +148,8 @@ class Simulator(GraphApi):
 
     async def start(self) -> None:
         """Begin to listen; raises `OSError` when the port is taken, and then nothing is left behind."""
-        app = application()
-        app.add_routes([*Admin(self).routes(), *self.routes()])
+        app = web.Application(client_max_size=_MAX_BODY)
+        app.add_routes([*steering.routes(self), *self.routes()])
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
         try:
@@ -153,9 +181,9 @@ class Simulator(GraphApi):
         """Be dead: new connections are refused, the open ones are reset, delayed messages are never booked."""
         assert self._runner is not None, "start() first"
         self._died.set()
-        if self._site is not None:
-            await self._site.stop()
-            self._site = None
+        site, self._site = self._site, None
+        if site is not None:
+            await site.stop()
         server = self._runner.server
         for connection in list(server.connections) if server is not None else []:
             if connection.transport is not None:
@@ -168,6 +196,8 @@ class Simulator(GraphApi):
             for timer in self._timers:
                 timer.cancel()
             self._timers.clear()
+            self._dead = 0
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             await self.webhooks.close()
             await self._runner.cleanup()
             self._runner = self._site = None

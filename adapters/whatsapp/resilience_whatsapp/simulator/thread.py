@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 from resilience_whatsapp.simulator.book import Book
 from resilience_whatsapp.simulator.clock import ManualClock
-from resilience_whatsapp.simulator.faults import Fault
-from resilience_whatsapp.simulator.receivers import Receiver
+from resilience_whatsapp.simulator.faults.script import Fault
 from resilience_whatsapp.simulator.report import Report
-from resilience_whatsapp.simulator.server import Simulator
+from resilience_whatsapp.simulator.server import ClientOptions, Simulator
+from resilience_whatsapp.simulator.webhooks.receivers import Receiver
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class SimulatorThread:
         return self.simulator.base_url
 
     @property
-    def client_options(self) -> dict[str, str]:
+    def client_options(self) -> ClientOptions:
         """What a client must know; see `Simulator.client_options`."""
         return self.simulator.client_options
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from attrs import frozen
 
-from resilience_whatsapp.simulator import template_check
 from resilience_whatsapp.simulator.envelopes import Refusal, required
-from resilience_whatsapp.simulator.templates import SimTemplate
+from resilience_whatsapp.simulator.templates import check as template_check
+from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 
 TYPES = (
     "text",

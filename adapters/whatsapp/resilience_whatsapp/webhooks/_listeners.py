@@ -36,8 +36,10 @@ class Settles(Protocol):
 class ForgetsTemplates(Protocol):
     """A `WhatsAppService`."""
 
-    def forget_templates(self) -> None:
-        """Ask for the list anew."""
+    def handle_template_update(
+        self, topic: str, *, name: str | None = None, language: str | None = None, event: str | None = None
+    ) -> bool:
+        """Ask for the list anew, and set the template aside or not any more."""
         ...
 
 
@@ -57,8 +59,15 @@ def settling(outbox: Settles) -> Listener:
 
 
 def forgetting_templates(service: ForgetsTemplates) -> Listener:
-    """Lets a service ask for its list of templates anew when one of them was approved, paused or changed."""
-    return on(TemplateUpdate, lambda _: service.forget_templates())
+    """Lets a service ask for its list of templates anew when one of them was approved, paused or changed.
+
+    One that is paused or disabled is set aside, as `WhatsAppService.handle_template_update` says.
+    """
+
+    def tell(update: TemplateUpdate) -> None:
+        service.handle_template_update(update.topic, name=update.name, language=update.language, event=update.event)
+
+    return on(TemplateUpdate, tell)
 
 
 class Observes(Protocol):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from resilience_whatsapp.simulator.resources import (
     accounts,
+    apps,
     media,
     messages,
     numbers,
-    steering,
     template_lists,
     templates,
 )
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi
     from resilience_whatsapp.simulator.routing import Route
 
-MODULES: tuple[ModuleType, ...] = (messages, template_lists, numbers, accounts, media, templates, steering)
+MODULES: tuple[ModuleType, ...] = (messages, template_lists, numbers, accounts, apps, media, templates)
 """In the order in which they are asked whether they know an id."""
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resilience_whatsapp.simulator import health
 from resilience_whatsapp.simulator.resources.numbers import node_of
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route, fields_of
-from resilience_whatsapp.simulator.world import Account
+from resilience_whatsapp.simulator.state import health
+from resilience_whatsapp.simulator.state.world import Account
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi

@@ -6,15 +6,18 @@ The download is no path of the Graph API: it has no version, and answers 401 wit
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http import HttpProcessingError
 from attrs import frozen
 
+from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.envelopes import Refusal, required, unknown_object
-from resilience_whatsapp.simulator.media import LARGEST, Media, MediaStore
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route
-from resilience_whatsapp.simulator.standing import MESSAGING
-from resilience_whatsapp.simulator.world import Number
+from resilience_whatsapp.simulator.state.media import LARGEST, Media, MediaStore
+from resilience_whatsapp.simulator.state.standing import MESSAGING
+from resilience_whatsapp.simulator.state.world import Number
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi
@@ -47,27 +50,30 @@ class _Form:
 
 
 async def _form(request: web.Request) -> _Form:
-    """The fields of an upload; what is no form has none. Of a file that is too large only so much is kept."""
+    """The fields of an upload; what is no form has none. Of what is too large a part is kept, of others nothing."""
     found: dict[str, bytes] = {}
     declared = None
     try:
         async for part in await request.multipart():
-            if not isinstance(part, BodyPartReader):
+            if not isinstance(part, BodyPartReader) or part.name not in _FIELDS:
                 continue
             kept = bytearray()
             while chunk := await part.read_chunk():
-                if len(kept) <= LARGEST:
+                if len(kept) <= (LARGEST if part.name == "file" else _LONGEST):
                     kept += chunk
-            found[part.name or ""] = bytes(kept)
+            found[part.name] = bytes(kept)
             if part.name == "file":
                 declared = part.headers.get("Content-Type")
-    except (AssertionError, ValueError):
+    except (AssertionError, ValueError, HttpProcessingError, web.RequestPayloadError):
         return _Form()
     product, kind = (found[name].decode(errors="replace") if name in found else None for name in _TEXTS)
     return _Form(product, kind or declared, found.get("file"))
 
 
+_LONGEST = 256
+"""Bytes that are kept of a field that is a text."""
 _TEXTS = ("messaging_product", "type")
+_FIELDS = ("file", *_TEXTS)
 
 
 class _Media:
@@ -95,10 +101,9 @@ class _Media:
     def node(self, call: Call, media: Media) -> Outcome:
         if not _is_of(call, media):
             return unknown_object("GET", call.object_id)
-        origin = call.request.url.origin()
-        url = origin.with_path(DOWNLOADS).with_query(self._store.query_of(media, self._api.clock.now()))
+        query = urlencode(self._store.query_of(media, self._api.clock.now()))
         return {
-            "url": str(url),
+            "url": f"{wire.origin_of(call.request)}{DOWNLOADS}?{query}",
             "mime_type": media.mime_type,
             "sha256": media.sha256,
             "file_size": len(media.content),

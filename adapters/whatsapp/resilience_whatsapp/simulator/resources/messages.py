@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from resilience_whatsapp.simulator.book import recipient_type_of
 from resilience_whatsapp.simulator.envelopes import Refusal
-from resilience_whatsapp.simulator.events import Party
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route, Taken
-from resilience_whatsapp.simulator.standing import MESSAGING
-from resilience_whatsapp.simulator.templates import SimTemplate
+from resilience_whatsapp.simulator.state.standing import MESSAGING
+from resilience_whatsapp.simulator.state.world import Number
+from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 from resilience_whatsapp.simulator.validation import Rules, refusal_of
-from resilience_whatsapp.simulator.world import Number
+from resilience_whatsapp.simulator.webhooks.events import Party
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi
@@ -45,6 +45,7 @@ class _Sending:
         self._api = api
 
     def answer(self, call: Call, number: Number) -> Outcome:
+        written, call.body = call.body, self._addressed(call.body)
         rules = self._rules(call, number)
         refused = refusal_of(call.body, rules)
         if refused is not None:
@@ -55,25 +56,33 @@ class _Sending:
         to_marketing = (
             template is not None and template.category == "MARKETING" and not number.account.standing.marketing
         )
-        return Refusal(131063) if to_marketing else self._taken(call, number, template)
+        return Refusal(131063) if to_marketing else self._taken(call, number, template, written)
 
     def market(self, call: Call, number: Number) -> Outcome:
         """The Marketing Messages API: for marketing templates only, 10 minutes after they were approved."""
+        written, call.body = call.body, self._addressed(call.body)
         rules = self._rules(call, number)
         refused = refusal_of(call.body, rules)
         if refused is not None:
             return refused
-        template = _template(call.body, rules)
+        template = None if call.body.get("status") == "read" else _template(call.body, rules)
         if template is None or template.category != "MARKETING":
             return Refusal(134100)
         if not number.account.standing.marketing_api:
             return Refusal(134102)
         if template.approved_at is not None and self._api.clock.now() < template.approved_at + SYNCING:
             return Refusal(134101)
-        outcome = self._taken(call, number, template)
+        outcome = self._taken(call, number, template, written)
         if isinstance(outcome, Taken):
             outcome.content["success"] = True
         return outcome
+
+    def _addressed(self, body: Any) -> Any:
+        """The message with its recipient as an international number: see `country_code` of `Simulator`."""
+        country, to = self._api.country_code, body.get("to") if isinstance(body, dict) else None
+        if country is None or not isinstance(to, str) or to[:1] in ("", "+") or body.get("recipient_type") == "group":
+            return body
+        return {**body, "to": f"+{country}{to}"}
 
     def _rules(self, call: Call, number: Number) -> Rules:
         api = self._api
@@ -86,7 +95,7 @@ class _Sending:
             lambda kind, content: api.media.refusal_of(kind, content, number, api.clock.now()),
         )
 
-    def _taken(self, call: Call, number: Number, template: SimTemplate | None) -> Outcome:
+    def _taken(self, call: Call, number: Number, template: SimTemplate | None, written: dict[str, Any]) -> Outcome:
         api, payload = self._api, call.body
         user = _recipient(payload).key
         now = api.clock.now()
@@ -108,7 +117,7 @@ class _Sending:
             message["message_status"] = "accepted"
         if entry.recipient_type == "group":
             message["group_id"] = user
-        answer = {"messaging_product": "whatsapp", "contacts": [_contact(payload, user)], "messages": [message]}
+        answer = {"messaging_product": "whatsapp", "contacts": [_contact(written, user)], "messages": [message]}
         return Taken(answer, entry, before)
 
     def _refused(self, payload: dict[str, Any], number: Number, user: str, now: float) -> Refusal | None:

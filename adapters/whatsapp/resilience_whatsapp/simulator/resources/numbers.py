@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from resilience_whatsapp.simulator import health
 from resilience_whatsapp.simulator.envelopes import Refusal, required
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route, fields_of
-from resilience_whatsapp.simulator.world import Number
+from resilience_whatsapp.simulator.state import health
+from resilience_whatsapp.simulator.state.world import Number
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.envelopes import Refusal
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route
-from resilience_whatsapp.simulator.templates import BadQueryError, listing
-from resilience_whatsapp.simulator.world import Account
+from resilience_whatsapp.simulator.state.world import Account
+from resilience_whatsapp.simulator.templates.definitions import BadQueryError, listing
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi
@@ -24,7 +25,9 @@ def routes(api: GraphApi) -> list[Route]:
 
 def _listed(call: Call, account: Account) -> Outcome:
     try:
-        page = listing(account.templates, call.request.query, str(call.request.url.with_query(None)), account.id)
+        page = listing(
+            account.templates, call.request.query, wire.origin_of(call.request) + call.request.path, account.id
+        )
     except BadQueryError as error:
         return Refusal(100, str(error))
     # The API is known to send an ETag; that it would answer 304 is a guess, which a client must not rely on.

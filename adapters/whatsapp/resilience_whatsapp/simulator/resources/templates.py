@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from resilience_whatsapp.simulator import health, wire
+from resilience_whatsapp.simulator import wire
 from resilience_whatsapp.simulator.routing import Call, Outcome, Route, asked_of
-from resilience_whatsapp.simulator.template_life import InAccount, TemplateChange, find
-from resilience_whatsapp.simulator.world import Account
+from resilience_whatsapp.simulator.state import health
+from resilience_whatsapp.simulator.state.world import Account
+from resilience_whatsapp.simulator.templates.life import InAccount, TemplateChange, find
 
 if TYPE_CHECKING:
     from resilience_whatsapp.simulator.api import GraphApi

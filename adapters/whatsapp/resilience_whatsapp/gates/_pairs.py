@@ -1,0 +1,55 @@
+"""The pacer of pairs of number and user: one message in 6 s each, 44 at once borrowed from the time to come.
+
+The platform lends 45. With as many here, the 46th message left exactly 6 s after the first one and was refused, in each
+of 40 pairs: the first one had taken longer on its way. One less is a margin of 6 s for that.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from resilience_core import Clock, Fleet, RateLimiter
+from resilience_whatsapp.gates._growth import Growth
+
+SECONDS = 6.0
+BURST = 44
+MOST = 10_000
+
+
+class Pairs:
+    """A rate limiter of the core with a key, and the growing waits of the pairs that were too early."""
+
+    def __init__(self, name: str, burst: int, *, max_wait: float, clock: Clock, fleet: Fleet | None) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.growths: OrderedDict[tuple[str, str], Growth] = OrderedDict()
+        """Of the pairs that were too early with their last message."""
+        self.limiter: RateLimiter = RateLimiter(
+            name, rate=1, per=SECONDS, burst=burst, key=_pair, max_wait=max_wait, clock=clock, fleet=fleet
+        )
+
+    def hit(self, number: str, recipient: str, began: float, told: float | None) -> float:
+        """A request that began at `began` was too early: the seconds to wait."""
+        pair = (number, recipient)
+        with self._lock:
+            growth = self.growths.get(pair)
+            if growth is None:
+                growth = self.growths[pair] = Growth(1.0, 4.0, 256.0)
+                if len(self.growths) > MOST:
+                    self.growths.popitem(last=False)
+            wait = max(growth.hit(began, self._clock.now()), told or 0.0)
+        if wait > 0:
+            self.limiter.close_for(wait, *pair)
+        return wait
+
+    def succeeded(self, number: str, recipient: str, began: float) -> None:
+        """A request that began at `began` got through."""
+        with self._lock:
+            growth = self.growths.get((number, recipient))
+            if growth is not None and growth.succeeded(began):
+                del self.growths[number, recipient]
+
+
+def _pair(number: str, recipient: str) -> tuple[str, str]:
+    return number, recipient

@@ -1,0 +1,3 @@
+"""Fixtures of the tests of gates that a fleet shares."""
+
+from tests.fleet.members import fleets as fleets

@@ -328,6 +328,8 @@ def test_what_nobody_waits_for_is_tried_again_in_its_order_until_the_disk_has_it
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     database.post(put("a"))
+    while not caplog.records:
+        pass
     with pytest.raises(sqlite3.OperationalError):
         database.call(put("b"))
     with pytest.raises(sqlite3.OperationalError):

@@ -161,7 +161,7 @@ class Drainer:
         self._lanes: dict[str, _Lane] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wakes: dict[str, asyncio.Event] = {}
-        self._care: asyncio.Task[None] | None = None
+        self._care: list[asyncio.Task[None]] = []
         self._drains: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -183,7 +183,7 @@ class Drainer:
         if self._loop is not None:
             raise ConfigurationError("this outbox is running already")
         self._loop, self._stopping = asyncio.get_running_loop(), False
-        self._care = self._loop.create_task(self._look_after(), name="whatsapp-outbox-care")
+        self._care = [self._loop.create_task(self._look_after(), name="whatsapp-outbox-care")]
         for lane in self._lanes.values():
             self._start_lane(lane)
 
@@ -203,17 +203,16 @@ class Drainer:
             if ending:
                 await asyncio.wait(ending, timeout=patience)
         finally:
-            left = [*self._drains, *(send for lane in self._lanes.values() for send in lane.sends)]
-            if self._care is not None:
-                left.append(self._care)
+            left = [*self._care, *self._drains, *(send for lane in self._lanes.values() for send in lane.sends)]
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
             takes = [take for lane in self._lanes.values() for take in lane.takes]
             await asyncio.gather(*takes, return_exceptions=True)
+            self._care.clear()
             self._drains.clear()
             self._wakes.clear()
-            self._loop = self._care = None
+            self._loop = None
 
     async def detach(self, sender: Sender, patience: float) -> None:
         """One number less; what is under way for it has `patience` seconds."""

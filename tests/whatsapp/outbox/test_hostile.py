@@ -305,3 +305,18 @@ def test_many_that_are_not_due_cost_nothing(tmp_path: Path) -> None:
             assert len(await store.take("100", NOW + 100, 180.0, 10)) == 10
 
     run(story)
+
+
+@pytest.mark.parametrize("when_down", ["raise", "queue"])
+def test_what_expired_while_it_was_written_is_not_sent(when_down: str) -> None:
+    clock = FakeClock()
+
+    async def story() -> None:
+        stub = Stub(OK)
+        service = made(stub, store=Stopped(clock, lambda *_: None), clock=clock)
+        with pytest.raises(OutboxStoreError, match="not_after") as caught:
+            await send(service, not_after=clock.wall() + 500, when_down=when_down)
+        row = await service.outbox.get(caught.value.record.id)
+        assert (row.state, caught.value.record.status, stub.payloads) == ("rejected", "rejected", [])
+
+    run(story)

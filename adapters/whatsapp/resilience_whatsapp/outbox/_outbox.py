@@ -18,7 +18,7 @@ from resilience_whatsapp.errors import InvalidMessageError
 from resilience_whatsapp.outbox import _machine as machine
 from resilience_whatsapp.outbox._drain import Drainer, Gate, Recheck, Sender, accepting, ending_of
 from resilience_whatsapp.outbox._machine import Interval, Rules
-from resilience_whatsapp.outbox._row import IdempotencyKeyError, OutboxRow, digest_of
+from resilience_whatsapp.outbox._row import IdempotencyKeyError, OutboxRow, OutboxStoreError, digest_of
 from resilience_whatsapp.outbox._store import OutboxStore
 from resilience_whatsapp.records import MessageRecord, MessageStatus
 
@@ -235,6 +235,11 @@ class Outbox:
             sender.tell(kept.record(), Sending())
             return kept.record()
         sending, rules, started = Sending(), self.rules, self.clock.wall()
+        if started > kept.not_after:
+            self._give_up(kept, kept)
+            late = OutboxStoreError("keeping the message took until its not_after was over: it was not sent")
+            late.record = machine.given_up(kept, kept, started).record()
+            raise late
         if (kept.due or 0.0) - started < rules.send_timeout:
             # The store, or this process, took so long that others may hold its sender for dead before it has ended.
             fence = kept.fence

@@ -16,7 +16,7 @@ from resilience_whatsapp import (
     classify_graph,
 )
 from resilience_whatsapp.errors import graph_error
-from resilience_whatsapp.service import _MISFITS
+from resilience_whatsapp.templates._book import _MISFITS
 
 PAGE = Path(__file__).parents[2] / "docs" / "whatsapp-errors.md"
 DOES = {Verdict.TRANSIENT: "tries again", Verdict.THROTTLED: "waits, tries again", Verdict.PERMANENT: "gives up"}

@@ -191,7 +191,7 @@ def listings(service: WhatsAppService, number: int, between: Any = None) -> list
 
 def cached_service(stub: Any, clock: FakeClock, **options: Any) -> WhatsAppService:
     service = service_over(stub, clock, max_attempts=1, **options)
-    object.__setattr__(service._cache, "clock", clock)
+    object.__setattr__(service._templates._cache, "clock", clock)
     return service
 
 

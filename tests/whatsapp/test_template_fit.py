@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from resilience_whatsapp import DEFAULT_TEMPLATES, GraphTemplateError, InvalidMessageError, WhatsAppService
-from resilience_whatsapp._template_fit import check_fit
 from resilience_whatsapp.messages import (
     Image,
     MediaParameter,
@@ -19,6 +18,7 @@ from resilience_whatsapp.messages import (
     TextParameter,
 )
 from resilience_whatsapp.simulator import Fault, SimTemplate, Simulator
+from resilience_whatsapp.templates._fit import check_fit
 from tests.whatsapp.fakes import RECIPIENT, FakeClock
 from tests.whatsapp.test_templates import HOUR, asked, sent, served
 

@@ -25,9 +25,9 @@ from resilience_whatsapp import (
     TemplatePage,
     WhatsAppService,
 )
-from resilience_whatsapp._quarantine import Quarantine
-from resilience_whatsapp._template_store import AsideInMemory
 from resilience_whatsapp.simulator import Fault, SimTemplate, Simulator, SimulatorThread
+from resilience_whatsapp.templates._quarantine import Quarantine
+from resilience_whatsapp.templates._store import AsideInMemory
 from tests.whatsapp.fakes import RECIPIENT, FakeClock, Stub, service_over
 
 HOUR = 3600.0
@@ -52,7 +52,7 @@ async def served(
         http_client = graph_client(simulator)
         breaker, retry = CircuitBreaker("whatsapp_api", clock=clock), Retry(max_attempts=1, clock=clock)
         service = WhatsAppService(ResilientWhatsAppClient(http_client, breaker, retry), **options)
-        object.__setattr__(service._cache, "clock", clock)
+        object.__setattr__(service._templates._cache, "clock", clock)
         async with http_client:
             yield simulator, service
 
@@ -143,7 +143,7 @@ def test_the_age_counts_the_time_of_the_attempt_that_failed() -> None:
 
     clock = FakeClock()
     service = service_over(Slow(SendReceipt("w"), ConnectionError()), clock, max_attempts=1)
-    object.__setattr__(service._cache, "clock", clock)
+    object.__setattr__(service._templates._cache, "clock", clock)
 
     async def story() -> None:
         await service.get_approved_templates()
@@ -180,7 +180,7 @@ def test_a_forgotten_list_is_asked_for_anew_and_never_served_again(tmp_path: Pat
             simulator.script(Fault("error", route="message_templates", times=None))
             assert (await service.get_approved_templates()).source == "default"
         async with served(FakeClock(), template_file=file) as (simulator, service):
-            assert service._cache.entry() is None, "it was forgotten in the file, too"
+            assert service._templates._cache.entry() is None, "it was forgotten in the file, too"
 
     asyncio.run(story())
 

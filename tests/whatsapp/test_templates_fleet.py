@@ -51,14 +51,14 @@ def member(
     breaker, retry = CircuitBreaker("whatsapp_api"), Retry(max_attempts=1)
     service = WhatsAppService(ResilientWhatsAppClient(api, breaker, retry), fleet=fleet, **options)
     has_list(service)
-    service._quarantine.error_for(("joins", ""))
+    service._templates.quarantine.error_for(("joins", ""))
     if source is None:
         assert fleet.wait_ready(PATIENCE)
     return service, api
 
 
 def has_list(service: WhatsAppService) -> bool:
-    return service._cache.entry() is not None
+    return service._templates._cache.entry() is not None
 
 
 def listed(service: WhatsAppService) -> str:
@@ -86,7 +86,7 @@ def test_one_member_fetches_and_the_others_use_its_list(fleets: Fleets) -> None:
     newcomer, newcomer_api = member(fleets)
     assert listed(newcomer) == "cache"
     assert (first_api.pages, second_api.pages, newcomer_api.pages) == (1, 0, 0)
-    assert second._cache.snapshot()["entries"] == 1
+    assert second._templates._cache.snapshot()["entries"] == 1
     with pytest.raises(InvalidMessageError, match="takes 2 parameters, 1 given"):
         asyncio.run(second.send("u", RECIPIENT, TemplateMessage("order", "fr", [TemplateBody(["7"])])))
 
@@ -94,8 +94,8 @@ def test_one_member_fetches_and_the_others_use_its_list(fleets: Fleets) -> None:
 def test_a_newcomer_waits_for_what_the_fleet_knows_and_does_not_ask_the_api(fleets: Fleets) -> None:
     first, _ = member(fleets)
     listed(first)
-    assert first._store._shared is not None
-    assert first._store._shared.fleet.flush(PATIENCE)
+    assert first._templates._store._shared is not None
+    assert first._templates._store._shared.fleet.flush(PATIENCE)
     api = Account(LISTED)
     newcomer = WhatsAppService(ResilientWhatsAppClient(api), fleet=fleets.member())
     assert listed(newcomer) == "cache", "its very first call"
@@ -116,7 +116,7 @@ def test_many_members_that_ask_at_once_fetch_once_when_one_of_them_was_first(fle
     first = WhatsAppService(ResilientWhatsAppClient(slow), fleet=fleets.member())
 
     def told(service: WhatsAppService) -> bool:
-        shared = service._store._shared
+        shared = service._templates._store._shared
         return shared is not None and shared.get("fetching") is not None
 
     async def story() -> list[str]:
@@ -146,7 +146,7 @@ def test_a_fetch_that_fails_or_is_cancelled_lets_the_others_try_at_once(fleets: 
 
 def test_a_member_that_died_while_it_fetched_is_waited_for_only_so_long(fleets: Fleets) -> None:
     first, first_api = member(fleets)
-    shared = first._store._shared
+    shared = first._templates._store._shared
     assert shared is not None
     shared.set("fetching", "somebody who is gone", shared.clock.wall() - 15)
     assert listed(first) == "api"
@@ -170,9 +170,9 @@ def test_a_list_that_was_fetched_before_others_forgot_is_asked_for_again(fleets:
         async def get_templates_page(self, after: str | None) -> TemplatePage:
             page = await super().get_templates_page(after)
             if self.pages == 1:
-                era = service._era
+                era = service._templates.era
                 other.forget_templates()
-                while service._era is era:
+                while service._templates.era is era:
                     await asyncio.sleep(0.002)
             return page
 
@@ -193,7 +193,7 @@ def test_what_one_member_sets_aside_all_set_aside_and_a_listing_of_any_ends_it(f
     second, second_api = member(fleets)
     error = send(first)
     assert (error.code, error.local) == (132015, False)
-    wait_until(lambda: len(second._quarantine) == 1)
+    wait_until(lambda: len(second._templates.quarantine) == 1)
     told = send(second)
     assert (told.code, told.local, told.http_status, told.fbtrace_id) == (132015, True, 400, "Az8or2yhqkZfEZ")
     assert 0 < told.retry_after <= 300
@@ -202,7 +202,7 @@ def test_what_one_member_sets_aside_all_set_aside_and_a_listing_of_any_ends_it(f
     newcomer, _ = member(fleets)
     assert send(newcomer).local
     assert listed(second) == "api"
-    wait_until(lambda: len(first._quarantine) == len(newcomer._quarantine) == 0)
+    wait_until(lambda: len(first._templates.quarantine) == len(newcomer._templates.quarantine) == 0)
     assert send(first) is send(second) is send(newcomer) is None
 
 
@@ -210,7 +210,7 @@ def test_each_member_s_own_seconds_count(fleets: Fleets) -> None:
     first, _ = member(fleets, GraphTemplateError(132015, None, 400, "template"))
     careless, _ = member(fleets, OK, template_quarantine={})
     send(first)
-    wait_until(lambda: len(careless._quarantine) == 1)
+    wait_until(lambda: len(careless._templates.quarantine) == 1)
     assert send(careless) is None
 
 
@@ -250,7 +250,7 @@ def test_accounts_share_nothing_and_redis_has_neither_samples_nor_numbers(fleets
 )
 def test_a_poisoned_list_is_ignored_and_told(fleets: Fleets, caplog: pytest.LogCaptureFixture, poison: Any) -> None:
     first, api = member(fleets)
-    shared = first._store._shared
+    shared = first._templates._store._shared
     assert shared is not None
     shared.encode = lambda value: poison
     shared.set("'approved'", None, shared.clock.wall())
@@ -274,8 +274,8 @@ def test_a_poisoned_list_is_ignored_and_told(fleets: Fleets, caplog: pytest.LogC
 )
 def test_a_poisoned_error_sets_nothing_aside(fleets: Fleets, poison: Any) -> None:
     service, _ = member(fleets, OK)
-    service._quarantine._kept.set(json.dumps(["order", "fr"]), poison, service._now())
-    assert len(service._quarantine) == 1
+    service._templates.quarantine._kept.set(json.dumps(["order", "fr"]), poison, service._templates._now())
+    assert len(service._templates.quarantine) == 1
     assert send(service) is None
 
 
@@ -293,7 +293,7 @@ def test_without_redis_each_member_goes_on_by_itself_and_says_so_once(
         told = [record for record in caplog.records if "resilience.store.degraded" in str(vars(record))]
         assert len(told) == 1
         proxy.heal()
-        fleet = alone._store._shared.fleet  # type: ignore[union-attr]
+        fleet = alone._templates._store._shared.fleet  # type: ignore[union-attr]
         assert fleet.wait_ready(PATIENCE)
         assert fleet.flush(PATIENCE)
     newcomer, newcomer_api = member(fleets)
@@ -304,7 +304,7 @@ def test_without_redis_each_member_goes_on_by_itself_and_says_so_once(
 def test_a_send_never_asks_redis(fleets: Fleets) -> None:
     service, _ = member(fleets)
     listed(service)
-    fleet = service._store._shared.fleet  # type: ignore[union-attr]
+    fleet = service._templates._store._shared.fleet  # type: ignore[union-attr]
     assert fleet.flush(PATIENCE)
     before = fleet.snapshot()["commands"]
 
@@ -335,7 +335,7 @@ def test_with_a_fleet_the_file_is_for_a_start_without_redis(
 def aside(file: Path, clock: FakeClock, *outcomes: Any) -> WhatsAppService:
     """A process that keeps it in the file."""
     service = service_over(Stub(*outcomes), clock, max_attempts=1, template_file=file)
-    object.__setattr__(service._cache, "clock", clock)
+    object.__setattr__(service._templates._cache, "clock", clock)
     return service
 
 
@@ -353,7 +353,7 @@ def test_what_is_set_aside_outlives_the_process_in_the_template_file(tmp_path: P
     assert send(again) is None
     later = aside(file, clock, OK)
     later.forget_templates()
-    assert len(aside(file, clock, OK)._quarantine) == 0
+    assert len(aside(file, clock, OK)._templates.quarantine) == 0
 
 
 def test_a_clock_that_was_set_back_sets_nothing_aside_for_longer(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_file_with_anything_else_is_of_no_use_and_does_no_harm(tmp_path: Path,
     file.write_text(json.dumps({"version": 1, "entries": entries}))
     service = aside(file, FakeClock(), LISTED, OK)
     assert not has_list(service)
-    assert len(service._quarantine) == 0
+    assert len(service._templates.quarantine) == 0
     assert listed(service) == "api"
 
 
@@ -454,7 +454,7 @@ def test_what_a_webhook_tells_one_member_all_know(fleets: Fleets) -> None:
     listed(first)
     wait_until(lambda: has_list(second))
     told(first, STATUS, "PAUSED")
-    wait_until(lambda: not has_list(second) and len(second._quarantine) == 1)
+    wait_until(lambda: not has_list(second) and len(second._templates.quarantine) == 1)
     assert send(second).local
 
 

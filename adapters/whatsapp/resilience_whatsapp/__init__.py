@@ -2,7 +2,6 @@
 
 from resilience_whatsapp._error_table import ERROR_CODES, ERROR_SUBCODES, Ambiguity, ErrorClass, ErrorCode, RetryAdvice
 from resilience_whatsapp._opaque import MAX_OPAQUE_DATA, join_opaque_data, split_opaque_data
-from resilience_whatsapp._quarantine import TEMPLATE_QUARANTINE
 from resilience_whatsapp._version import __version__
 from resilience_whatsapp.blocking import BlockingBulkSend, BlockingWhatsAppService
 from resilience_whatsapp.bulk import BulkProgress, BulkSend, Outgoing, SendResult
@@ -42,7 +41,7 @@ from resilience_whatsapp.records import Delivery, MessageRecord, MessageStatus, 
 from resilience_whatsapp.service import WhatsAppService
 from resilience_whatsapp.settings import DEVELOPMENT, PRODUCTION, Settings, from_mapping
 from resilience_whatsapp.status import EntityHealth, Health, NumberStatus
-from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
+from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TEMPLATE_QUARANTINE, TemplateList
 
 __all__ = [
     "DEFAULT_TEMPLATES",

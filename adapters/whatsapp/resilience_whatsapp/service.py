@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from attrs import evolve
 
-from resilience_core import CircuitOpenError, CircuitState, ConfigurationError, Event, StaleCache, StaleServed
+from resilience_core import CircuitOpenError, ConfigurationError
 from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp._closing import Calls, checked_drain
 from resilience_whatsapp._delivery import Sending, name_of_error
 from resilience_whatsapp._media_ids import MediaIds
 from resilience_whatsapp._opaque import check_opaque_data, join_opaque_data
-from resilience_whatsapp._quarantine import TEMPLATE_QUARANTINE, Quarantine
-from resilience_whatsapp._template_fit import check_fit
-from resilience_whatsapp._template_store import Listing, TemplateKey, TemplateStore
 from resilience_whatsapp.bulk import BulkSend, Outgoing, Progress, WhenDown
 from resilience_whatsapp.client import ResilientWhatsAppClient
 from resilience_whatsapp.errors import GraphTemplateError, InvalidMessageError, ServiceClosedError
-from resilience_whatsapp.graph import Template, TemplateReceipt
+from resilience_whatsapp.graph import TemplateReceipt
 from resilience_whatsapp.media import (
     DownloadedMedia,
     MediaFile,
@@ -49,7 +46,8 @@ from resilience_whatsapp.outbox._options import OutboxOptions
 from resilience_whatsapp.outbox._sender import ServiceSender
 from resilience_whatsapp.records import DELIVERIES, Delivery, MessageRecord, MessageStatus, mask_recipient
 from resilience_whatsapp.status import Health, NumberStatus
-from resilience_whatsapp.templates import DEFAULT_TEMPLATES, TemplateList
+from resilience_whatsapp.templates import TEMPLATE_QUARANTINE, TemplateList
+from resilience_whatsapp.templates._book import TEMPLATES_FRESH_FOR, TemplateBook
 
 if TYPE_CHECKING:
     from resilience_core.fleet import BaseFleet
@@ -57,21 +55,6 @@ if TYPE_CHECKING:
     from resilience_whatsapp.blocking import BlockingWhatsAppService
     from resilience_whatsapp.history import History
     from resilience_whatsapp.outbox import Outbox
-
-TEMPLATES_FRESH_FOR = 3600.0
-TEMPLATES_SERVED_FOR = 24 * 3600.0
-_REJECTING = (CircuitState.OPEN, CircuitState.FORCED_OPEN)
-_MAX_PAGES = 1_000  # a cursor that never ends must not keep us for ever
-_MISFITS = (132000, 132012, 132018)
-"""The values do not fit, although the listing, if there is one, did not object: it may be out of date."""
-_TEMPLATE_TOPICS = (
-    "message_template_status_update",
-    "message_template_components_update",
-    "message_template_quality_update",
-    "template_category_update",
-)
-_UNUSABLE = {"PAUSED": 132015, "DISABLED": 132016}
-"""The error that a send of such a template would end with, by the event that a webhook tells."""
 
 
 class WhatsAppService:
@@ -121,29 +104,20 @@ class WhatsAppService:
         self._calls = Calls()
         self._media = MediaIds(client, media_file)
         self.delivery: Delivery = _checked(delivery)
-        self._validates = validate_templates
         self._mask_recipients = mask_recipients
         self._logger = client.logger
-        account = getattr(client.http_client, "waba_id", None)
-        if fleet is not None and not isinstance(account, str):
-            raise ConfigurationError(
-                "WhatsAppService: with a fleet the http_client must have a waba_id: templates are shared between those "
-                "that send for one business account; give it one, or leave fleet out"
-            )
-        self._store = TemplateStore(template_file, fleet, account, self._forgotten_by_others)
-        self._cache = StaleCache(
-            "whatsapp_templates",
+        self._templates = TemplateBook(
+            client,
+            self._calls,
             fresh_for=templates_fresh_for,
-            stale_for=max(0.0, TEMPLATES_SERVED_FOR - templates_fresh_for),
-            key=lambda: "approved",
-            store=self._store,
+            file=template_file,
+            fleet=fleet,
+            quarantine=template_quarantine,
+            checks=validate_templates,
         )
-        self._cache.subscribe(self._log_stale)
-        self._templates = self._cache(self._fetch_templates)
-        self._era = object()  # another one since the list was forgotten
-        self._quarantine = Quarantine(template_quarantine, self._now, self._store.aside)
         if client.door is not None:  # the gate of templates, and which of them are marketing
-            client.door.quarantine, client.door.category_of = self._quarantine, self._category_of
+            client.door.quarantine = self._templates.quarantine
+            client.door.category_of = self._templates.category_of
         self.outbox = outbox
         self._sender = ServiceSender(self)
         if outbox is not None:
@@ -195,8 +169,8 @@ class WhatsAppService:
         check_opaque_data(opaque_data)
         request = MessageRequest(recipient, message, reply_to=reply_to)
         payload = request.payload()
-        if self._validates and isinstance(message, TemplateMessage):
-            self._check_fit(message, payload)
+        if isinstance(message, TemplateMessage):
+            self._templates.check_fit(message, payload)
         record = self._new_record(user, request, delivery)
         try:
             if self.outbox is not None:
@@ -447,18 +421,7 @@ class WhatsAppService:
         Never raises: `source` and `age` of the result say what it is worth. That the HTTP client was made without
         `waba_id`, so that nobody is asked, is logged as an error each time.
         """
-        await self._store.wait_for_others(self._has_fresh_list, self._now)
-        before, asked = self._cache.entry(), self._now()
-        try:
-            listing: Listing = await self._templates()
-        except Exception as error:
-            self._log_templates("default", error)
-            return TemplateList(DEFAULT_TEMPLATES, "default", None)
-        if before is not None and before.value is listing:
-            if before.freshness == "fresh" and self._lists_rejected():
-                self._log_templates("cached", None)  # nobody was asked, and nobody could be
-            return TemplateList(listing.templates, "cache", before.age + self._now() - asked)
-        return TemplateList(listing.templates, "api", 0.0)
+        return await self._templates.approved()
 
     def forget_templates(self) -> None:
         """Forget the list of templates, in the file and in the fleet too, and which are set aside.
@@ -466,8 +429,7 @@ class WhatsAppService:
         For when a person tells that templates were approved, changed, paused or deleted. The next call asks the API;
         the old list is not served any more, not even while the API fails.
         """
-        self._quarantine.clear()
-        self._forget_list()
+        self._templates.forget()
 
     def handle_template_update(
         self, topic: str, *, name: str | None = None, language: str | None = None, event: str | None = None
@@ -485,18 +447,7 @@ class WhatsAppService:
         Returns:
             Whether it was about a template.
         """
-        if topic not in _TEMPLATE_TOPICS:
-            return False
-        self._forget_list()
-        if name is None or language is None:
-            return True
-        key = (name, language.replace("-", "_"))  # webhooks were seen to write en-US
-        code = _UNUSABLE.get((event or "").upper()) if topic == "message_template_status_update" else None
-        if code is not None:
-            self._set_aside(key, GraphTemplateError(code, None, None, "template"))
-        elif topic in _TEMPLATE_TOPICS[:2]:
-            self._quarantine.release([key], self._now())
-        return True
+        return self._templates.handle_update(topic, name, language, event)
 
     async def aclose(self, drain: float = 10.0) -> None:
         """Take no more calls, let those under way end, and close the HTTP client. Idempotent.
@@ -526,66 +477,6 @@ class WhatsAppService:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
-
-    def _forget_list(self) -> None:
-        self._era = object()
-        self._cache.clear()
-
-    def _forgotten_by_others(self) -> None:
-        self._era = object()
-
-    def _has_fresh_list(self) -> bool:
-        entry = self._cache.entry()
-        return entry is not None and entry.freshness == "fresh"
-
-    async def _fetch_templates(self) -> Listing:
-        """The whole listing or nothing: half a list would hide templates that exist.
-
-        Approved ones only, whatever an HTTP client of the user's answers. A listing that was to be forgotten while it
-        was under way is asked for again: it may be of the time before.
-        """
-        self._store.begin(self._now())
-        try:
-            return await self._fetch_all_pages()
-        except BaseException:
-            self._store.give_up()
-            raise
-
-    async def _fetch_all_pages(self) -> Listing:
-        templates: list[Template] = []
-        after: str | None = None
-        begun, asked = self._era, self._now()
-        for _ in range(_MAX_PAGES):
-            page = await self._calls.run(self.client.get_templates_page, after)
-            templates += (template for template in page.templates if template.status.upper() == "APPROVED")
-            after = page.next_after
-            if begun is not self._era:
-                templates, after, begun, asked = [], None, self._era, self._now()
-            elif after is None:
-                listing = Listing(tuple(templates))
-                self._quarantine.release(listing.by_key, asked)
-                return listing
-        raise RuntimeError(f"the template listing did not end after {_MAX_PAGES} pages")
-
-    def _lists_rejected(self) -> bool:
-        breaker = self.client.breaker_for("templates")
-        return breaker is not None and breaker.state in _REJECTING
-
-    def _now(self) -> float:
-        return self._cache.clock.wall()
-
-    def _log_stale(self, event: Event) -> None:
-        if isinstance(event, StaleServed) and event.error is not None:
-            self._log_templates("cached", event.error)
-
-    def _log_templates(self, which: str, error: BaseException | None) -> None:
-        """Tell which templates are used; without an error because the circuit is open anyway."""
-        if isinstance(error, ConfigurationError):
-            self._logger.error("Templates cannot be listed", extra={"error": str(error)})
-        circuit_open = error is None or isinstance(error, CircuitOpenError)
-        reason = "due to circuit breaker open" if circuit_open else "because fetching them failed"
-        told = None if error is None else name_of_error(error)
-        self._logger.warning("Using %s templates %s", which, reason, extra={"error": told})
 
     # --- one send --------------------------------------------------------------------------------------------------
 
@@ -620,9 +511,9 @@ class WhatsAppService:
         sending = Sending() if sending is None else sending
         started = SYSTEM.now()
         key = None if record.template is None or record.language is None else (record.template, record.language)
-        era = self._era
+        era = self._templates.era
         try:
-            known = None if key is None else self._quarantine.error_for(key)
+            known = None if key is None else self._templates.quarantine.error_for(key)
             if known is not None:
                 raise known
             receipt = await self.client.send(payload, record.delivery, sending, retries=retries)
@@ -632,7 +523,7 @@ class WhatsAppService:
             if isinstance(error, CircuitOpenError):
                 self._log_down(ended)
             if key is not None and isinstance(error, GraphTemplateError):
-                self._learn(key, error, era)
+                self._templates.learn(key, error, era)
             if not kept:
                 self._tell(ended, sending, error)
             raise
@@ -647,34 +538,6 @@ class WhatsAppService:
         if self.alarms is not None and error is not None:
             number = getattr(self.client.http_client, "phone_number_id", None)
             self.alarms.on_error(error, phone_number_id=number)
-
-    def _check_fit(self, message: TemplateMessage, payload: Mapping[str, Any]) -> None:
-        entry = self._cache.entry()
-        if entry is None or entry.freshness == "expired":
-            return
-        template = entry.value.by_key.get((message.name, message.language))
-        if template is not None:
-            check_fit(payload[message.kind].get("components", ()), template.components)
-
-    def _category_of(self, name: str, language: str) -> str | None:
-        entry = self._cache.entry()
-        template = None if entry is None else entry.value.by_key.get((name, language))
-        return None if template is None else template.category
-
-    def _learn(self, key: TemplateKey, error: GraphTemplateError, era: object) -> None:
-        """What the API's answer to one send says of the template, for the sends after it."""
-        if error.local or era is not self._era:
-            return  # known already, or an answer of the time before
-        self._set_aside(key, error)
-        entry = self._cache.entry() if error.code in _MISFITS else None
-        if entry is not None:
-            entry.value.by_key.pop(key, None)
-
-    def _set_aside(self, key: TemplateKey, error: GraphTemplateError) -> None:
-        seconds = self._quarantine.put(key, error)
-        if seconds > 0:
-            told = {"template": key[0], "language": key[1], "error": name_of_error(error), "seconds": seconds}
-            self._logger.warning("Template set aside: sends of it fail at once", extra=told)
 
     def _log_down(self, record: MessageRecord) -> None:
         recipient = mask_recipient(record.recipient) if self._mask_recipients else record.recipient

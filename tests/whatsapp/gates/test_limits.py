@@ -10,7 +10,7 @@ from resilience_core import RateLimitedError
 from resilience_core.testing import VirtualClock
 from resilience_whatsapp.gates._pairs import BURST, Pairs
 from resilience_whatsapp.gates._throughput import Throughput
-from resilience_whatsapp.simulator import meters as simulated
+from resilience_whatsapp.simulator.limits import meters as simulated
 
 
 def takes(server: simulated.Bucket, now: float) -> bool:

@@ -39,8 +39,8 @@ from resilience_whatsapp.gates._switch import Permit, Probe, Switch
 from resilience_whatsapp.gates._usage import Slowdown, read_usage
 
 if TYPE_CHECKING:
-    from resilience_whatsapp._quarantine import Quarantine
     from resilience_whatsapp.gates._gates import Gates
+    from resilience_whatsapp.templates._quarantine import Quarantine
 
 Kind: TypeAlias = Literal["messages", "management"]
 T = TypeVar("T")

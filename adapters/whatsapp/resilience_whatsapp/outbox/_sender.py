@@ -65,10 +65,10 @@ class ServiceSender:
         if row.template is None or row.language is None:
             return 0.0
         key = (row.template, row.language)
-        aside = self._service._quarantine.error_for(key)
+        aside = self._service._templates.quarantine.error_for(key)
         if aside is not None:
             return aside.retry_after or 0.0
-        entry = self._service._cache.entry()
+        entry = self._service._templates.kept()
         clock = SYSTEM if self._service.outbox is None else self._service.outbox.clock
         if entry is None or entry.age >= min(LISTING_BINDS, clock.wall() - row.created_at):
             return 0.0  # an old listing proves nothing: then the API is asked

@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import Any
 
 from resilience_core import ConfigurationError
-from resilience_whatsapp._template_store import Aside, TemplateKey
 from resilience_whatsapp.errors import GraphTemplateError
+from resilience_whatsapp.templates._store import Aside, TemplateKey
 
 TEMPLATE_QUARANTINE: Mapping[int, float] = MappingProxyType(
     {

@@ -289,7 +289,7 @@ def test_an_open_circuit_stops_the_loop_or_is_waited_for() -> None:
             for result in service.send_many(many, concurrency=4):
                 results.append(result)  # noqa: PERF402 - those before the error count
         assert 100 - len(list(many)) == len(results) < 20
-        results = list(service.send_many(rows(50), concurrency=4, when_down="wait"))
+        results = list(service.send_many(rows(50), concurrency=4, when_open="wait"))
         assert Counter(result.status for result in results) == {MessageStatus.ACCEPTED: 50}
 
 

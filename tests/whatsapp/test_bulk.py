@@ -38,7 +38,7 @@ from resilience_whatsapp import (
     WhatsAppService,
     Wire,
 )
-from resilience_whatsapp.bulk import WhenDown
+from resilience_whatsapp.bulk import WhenOpen
 from resilience_whatsapp.messages import Text
 from tests._cost import size
 from tests.whatsapp.fakes import FakeClock, Stub, WireStub, service_over
@@ -289,7 +289,7 @@ def test_by_default_an_open_circuit_stops_it_and_says_which_rows_were_not_sent()
 def test_it_can_wait_for_the_circuit_and_then_sends_every_row_once() -> None:
     clock = FakeClock()
     api = down_until(clock, 1_000 + 290)
-    results, error, bulk = everything(service_over(api, clock), rows(100), concurrency=8, when_down="wait")
+    results, error, bulk = everything(service_over(api, clock), rows(100), concurrency=8, when_open="wait")
     assert error is None
     # Those that met the outage before the circuit opened ended with it; all others were sent.
     told = Counter(statuses(results).values())
@@ -303,7 +303,7 @@ def test_it_can_wait_for_the_circuit_and_then_sends_every_row_once() -> None:
 def test_it_does_not_wait_for_ever() -> None:
     clock = FakeClock()
     service = service_over(down_until(clock, 1e9), clock)
-    results, error, bulk = everything(service, rows(100), concurrency=4, when_down="wait", wait_at_most=600)
+    results, error, bulk = everything(service, rows(100), concurrency=4, when_open="wait", wait_at_most=600)
     assert isinstance(error, CircuitOpenError)
     assert 1_000 < clock.time < 1_000 + 700
     assert len(results) == bulk.progress.begun == bulk.progress.failed < 100
@@ -318,7 +318,7 @@ def test_what_was_waited_before_a_message_was_accepted_does_not_count() -> None:
     assert clock.time == 1_000 + 2 * (1 + 2 + 4)
 
 
-@pytest.mark.parametrize("when_down", ["stop", "wait"])
+@pytest.mark.parametrize("when_open", ["stop", "wait"])
 @pytest.mark.parametrize(
     "trouble",
     [
@@ -327,10 +327,10 @@ def test_what_was_waited_before_a_message_was_accepted_does_not_count() -> None:
         DeadlineExceeded("mine", RejectionReason.DEADLINE),
     ],
 )
-def test_what_no_wait_cures_stops_it_before_all_rows_are_burnt(trouble: Any, when_down: Any) -> None:
+def test_what_no_wait_cures_stops_it_before_all_rows_are_burnt(trouble: Any, when_open: Any) -> None:
     api = Api(lambda index, attempt: trouble if index >= 10 else None)
     service = service_over(api, FakeClock(), max_attempts=1)
-    results, error, bulk = everything(service, rows(1_000), concurrency=4, when_down=when_down)
+    results, error, bulk = everything(service, rows(1_000), concurrency=4, when_open=when_open)
     assert error is trouble
     assert Counter(statuses(results).values()) == {ACCEPTED: 10, FAILED: bulk.progress.begun - 10}
     assert bulk.progress.begun <= 14
@@ -350,7 +350,7 @@ def test_a_row_that_may_have_been_sent_is_not_sent_again() -> None:
     clock = FakeClock()
     api = Api(lambda index, attempt: AMBIGUOUS if index == 0 else None)
     service = service_over(api, clock, breaker=lambda: CircuitBreaker("whatsapp_api", failure_threshold=1, clock=clock))
-    results, error, bulk = everything(service, rows(5), concurrency=1, when_down="wait")
+    results, error, bulk = everything(service, rows(5), concurrency=1, when_open="wait")
     assert error is None
     assert statuses(results) == {0: UNKNOWN} | dict.fromkeys(range(1, 5), ACCEPTED)
     assert api.attempts[0] == 1
@@ -554,7 +554,7 @@ def test_a_service_that_is_closed_stops_it() -> None:
         ([], {"concurrency": 0}, "concurrency"),
         ([], {"concurrency": True}, "concurrency"),
         ([], {"concurrency": 1.5}, "concurrency"),
-        ([], {"when_down": "queue"}, "when_down must be one of stop, wait"),
+        ([], {"when_open": "queue"}, "when_open must be one of stop, wait"),
         ([], {"wait_at_most": -1}, "wait_at_most"),
         ([], {"wait_at_most": float("inf")}, "wait_at_most"),
         ([], {"progress": 5}, "progress"),
@@ -618,8 +618,8 @@ def test_however_it_ends_each_row_is_told_once_and_as_it_was(end: str) -> None:
                 yield row
 
         source = given() if draw.random() < 0.5 else waited_for()
-        when_down: WhenDown = draw.choice(("stop", "wait"))
-        bulk = service.send_many(source, concurrency=draw.choice((1, 3, 20)), when_down=when_down)
+        when_open: WhenOpen = draw.choice(("stop", "wait"))
+        bulk = service.send_many(source, concurrency=draw.choice((1, 3, 20)), when_open=when_open)
         results: list[SendResult] = []
 
         async def loop() -> None:

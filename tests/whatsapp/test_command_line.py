@@ -21,16 +21,20 @@ import pytest
 
 from resilience_whatsapp import split_opaque_data
 from resilience_whatsapp.cli import COMMANDS, main
+from resilience_whatsapp.outbox import SQLiteStore
+from resilience_whatsapp.records import MessageStatus
 from resilience_whatsapp.simulator import Fault, SimulatorThread
 from resilience_whatsapp.simulator.state.world import Block
 from resilience_whatsapp.simulator.templates.definitions import SimTemplate
 from tests._cost import unmeasured
+from tests.whatsapp.outbox.stores import a_row
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPIENT, MASKED = "+33612345678", "+33******78"
 TEMPLATE = ("--template", "order_confirmation", "--language", "fr", "--value", "1234", "--value", "lundi")
 SECRETS = ("EAAGsecrettoken", "33612345678", "my private words")
 NAMES = ("WHATSAPP_TOKEN", "WHATSAPP_TOKEN_FILE", "WHATSAPP_PHONE_NUMBER_ID", "WHATSAPP_WABA_ID", "WHATSAPP_BASE_URL")
+OTHERS = ("WHATSAPP_API_VERSION", "WHATSAPP_OUTBOX", "WHATSAPP_HISTORY")
 
 
 def variables(simulator: SimulatorThread) -> dict[str, str]:
@@ -42,7 +46,7 @@ def variables(simulator: SimulatorThread) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*NAMES, "WHATSAPP_API_VERSION"):
+    for name in (*NAMES, *OTHERS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -475,6 +479,20 @@ def test_a_template_without_an_id_has_no_health(simulator: SimulatorThread, caps
     assert (told["id"], told["health"]) == (None, None)
 
 
+def test_the_status_tells_how_much_the_outbox_holds(
+    simulator: SimulatorThread, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "outbox.db"
+    asyncio.run(leave_behind(file, simulator.simulator.phone_number_id))
+    assert main(["status", "--outbox", str(file)]) == 0
+    assert capsys.readouterr().out.endswith("outbox\n  1 queued, 1 unknown, 1 dead\n")
+    assert main(["status", "--outbox", str(file), "--json"]) == 0
+    assert documents(capsys)["outbox"]["queued"] == 1
+    assert main(["status", "--json"]) == 0
+    assert documents(capsys)["outbox"] is None
+    assert main(["status", "--outbox", str(tmp_path / "none.db")]) == 2
+
+
 # --- the page --------------------------------------------------------------------------------------------------------
 
 PAGE = ROOT / "docs" / "whatsapp-command-line.md"
@@ -482,6 +500,7 @@ VARIES = [
     (r"http://127\.0\.0\.1:\d+", "http://127.0.0.1:8080"),
     (r"packages: .*", "packages: resilience-whatsapp 0.1.0, Python 3.11.7"),
     (r"attempt, [\d.]+s", "attempt, 0.3s"),
+    (r"  \d\.\d+s ", "  0.3s "),
 ]
 
 
@@ -492,10 +511,32 @@ def alike(text: str) -> str:
     return text.strip()
 
 
+async def leave_behind(path: Path, lane: str) -> None:
+    """The outbox of the page."""
+    store, now = SQLiteStore(path), time.time()
+    made = {"lane": lane, "created_at": now, "not_after": now + 3600, "kept": True}
+    template = {"kind": "template", "template": "order_confirmation", "language": "fr"}
+    error, wait = "GraphAuthError(190)", "auth: somebody must repair it"
+    names: list[dict[str, Any]] = [
+        {"recipient": "+33612345680", "state": "unknown", "unknown": 1, "attempts": 1, "reason": "no echo"},
+        {"recipient": "+33612345679", "state": "dead", "reason": "expired"},
+        {"state": "queued", "attempts": 1, "error": error, "reason": wait, "due": now, **template},
+    ]
+    names[0]["error"] = "ClientOSError"
+    for number, row in enumerate(names, 1):
+        row_id, state = f"9f0c2a4477d1b6503e8a95c1d2f4{number:04}", MessageStatus(row["state"])
+        text = {"messaging_product": "whatsapp", "to": RECIPIENT, "type": "text", "text": {"body": "hello"}}
+        changes = {**made, "id": row_id, "payload": text, "due": None, "changed_at": now + number / 1000, **row}
+        await store.add(a_row(**{**changes, "state": state}))
+    await store.aclose()
+
+
 def test_the_page_shows_what_the_command_line_says(
-    simulator: SimulatorThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    simulator: SimulatorThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("WHATSAPP_API_VERSION", "v26.0")
+    monkeypatch.chdir(tmp_path)
+    outbox = tmp_path / "outbox.db"
     code = 0
     for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
         parts = re.split(r"^\$ (.*)\n", block, flags=re.MULTILINE)[1:]
@@ -503,9 +544,12 @@ def test_the_page_shows_what_the_command_line_says(
             if command == "echo $?":
                 assert int(shown) == code
                 continue
+            if "--outbox" in command and not outbox.exists():
+                asyncio.run(leave_behind(outbox, simulator.simulator.phone_number_id))
             code = main(shlex.split(command)[1:])
             out, err = capsys.readouterr()
-            assert alike(shown) == alike(out + err), command
+            told = out if "drain" in command else out + err  # which tells how far it is, if that takes long
+            assert alike(shown) == alike(told), command
 
 
 def test_the_page_names_every_command() -> None:

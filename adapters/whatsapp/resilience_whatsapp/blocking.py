@@ -20,7 +20,7 @@ import anyio
 from anyio.from_thread import BlockingPortal
 
 from resilience_core import ConfigurationError
-from resilience_whatsapp.bulk import BulkProgress, BulkSend, Outgoing, Progress, SendResult, WhenDown
+from resilience_whatsapp.bulk import BulkProgress, BulkSend, Outgoing, Progress, SendResult, WhenOpen
 from resilience_whatsapp.client import ResilientWhatsAppClient
 from resilience_whatsapp.errors import ServiceClosedError
 from resilience_whatsapp.graph import TemplateReceipt
@@ -137,7 +137,7 @@ class BlockingWhatsAppService:
         messages: Iterable[Outgoing],
         *,
         concurrency: int = 10,
-        when_down: WhenDown = "stop",
+        when_open: WhenOpen = "stop",
         wait_at_most: float = 3600.0,
         progress: Progress | None = None,
     ) -> BlockingBulkSend:
@@ -146,7 +146,7 @@ class BlockingWhatsAppService:
         """
         if not isinstance(messages, Iterable):
             raise ConfigurationError("send_many: messages must be an iterable of Outgoing")
-        bulk = self.service._bulk(None, concurrency, when_down, wait_at_most, progress)
+        bulk = self.service._bulk(None, concurrency, when_open, wait_at_most, progress)
         return BlockingBulkSend(bulk, messages, self._call)
 
     def mark_as_read(self, message_id: str, *, typing: bool = False) -> None:

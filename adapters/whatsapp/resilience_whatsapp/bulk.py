@@ -2,10 +2,11 @@
 
     a row ends in                                          what happens
     -----------------------------------------------------  --------------------------------------------------------
-    accepted, or an error of this row alone                a result; the next row is begun
+    accepted, kept by an outbox for later, or an error     a result; the next row is begun
+     of this row alone
     a limit of the number, account or app (not of a pair)  all wait, and the row is sent again; then one at a time,
                                                             one more with each row that ends well
-    the open circuit                                       `when_down="stop"`: no more rows are begun, those under way
+    the open circuit                                       `when_open="stop"`: no more rows are begun, those under way
                                                             end, and the error is raised. "wait": as for a limit
     a refused token, policy or sender; a limit for hours;   no wait cures it: as "stop"
     a service that is closed, a deadline that has passed
@@ -20,6 +21,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -32,12 +34,18 @@ from resilience_whatsapp._error_table import ErrorClass, RetryAdvice
 from resilience_whatsapp.errors import GraphError, GraphThrottledError, ServiceClosedError
 from resilience_whatsapp.gates import GateClosedError
 from resilience_whatsapp.messages import Message, Recipient
-from resilience_whatsapp.records import Delivery, MessageRecord, MessageStatus, mask_recipient
+from resilience_whatsapp.outbox._options import OutboxOptions
+from resilience_whatsapp.records import DELIVERY_RANK, Delivery, MessageRecord, MessageStatus, mask_recipient
 
-__all__ = ["BulkProgress", "BulkSend", "Outgoing", "SendResult", "WhenDown"]
+__all__ = ["BulkProgress", "BulkSend", "Outgoing", "SendResult", "WhenOpen"]
 
-WhenDown: TypeAlias = Literal["stop", "wait"]
+WhenOpen: TypeAlias = Literal["stop", "wait"]
 _NOT_SENT = (MessageStatus.REJECTED, MessageStatus.FAILED)
+_COUNTED = {
+    MessageStatus.UNKNOWN: "unknown",
+    MessageStatus.QUEUED: "queued",
+    MessageStatus.IN_FLIGHT: "queued",
+}
 _ONE_ROW = ("pair", "message", "recipient", "template", "flow", "group", "request")
 _SOME_ROWS = ("templates", "marketing")  # of gates
 _INCURABLE = (ErrorClass.AUTH, ErrorClass.POLICY, ErrorClass.SENDER)
@@ -48,7 +56,11 @@ _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 
 @frozen
 class Outgoing:
-    """One row: a message to one recipient; the arguments of `WhatsAppService.send`."""
+    """One row: a message to one recipient; the arguments of `WhatsAppService.send`, those of an outbox included.
+
+    A row with `when_down="queue"` never holds up the others: what cannot be sent now is kept by the outbox, and its
+    result says `queued`. What `send_many(when_open=...)` says is for the other rows.
+    """
 
     user: Any = field(repr=False)
     recipient: str | Recipient = field(repr=lambda value: mask_recipient(value) if isinstance(value, str) else "...")
@@ -56,6 +68,26 @@ class Outgoing:
     reply_to: str | None = field(default=None, kw_only=True)
     delivery: Delivery | None = field(default=None, kw_only=True)
     opaque_data: str | None = field(default=None, kw_only=True, repr=False)
+    idempotency_key: str | None = field(default=None, kw_only=True, repr=False)
+    when_down: Literal["raise", "queue"] | None = field(default=None, kw_only=True)
+    not_after: float | datetime | None = field(default=None, kw_only=True)
+    priority: int | None = field(default=None, kw_only=True)
+    ordered: bool | None = field(default=None, kw_only=True)
+
+    def keeping(self) -> OutboxOptions:
+        """The options of an outbox that are given."""
+        given: OutboxOptions = {}
+        if self.idempotency_key is not None:
+            given["idempotency_key"] = self.idempotency_key
+        if self.when_down is not None:
+            given["when_down"] = self.when_down
+        if self.not_after is not None:
+            given["not_after"] = self.not_after
+        if self.priority is not None:
+            given["priority"] = self.priority
+        if self.ordered is not None:
+            given["ordered"] = self.ordered
+        return given
 
 
 @frozen
@@ -68,7 +100,7 @@ class SendResult:
     record: MessageRecord | None
     """None for a row that is no message: no request was made."""
     error: BaseException | None
-    """None for one that the API accepted."""
+    """None for one that the API accepted, or that the outbox has kept."""
 
     @property
     def status(self) -> MessageStatus:
@@ -83,6 +115,8 @@ class BulkProgress:
     begun: int = 0
     """Rows that were read."""
     accepted: int = 0
+    queued: int = 0
+    """Rows that the outbox has kept, and sends later."""
     failed: int = 0
     """Rows that surely were not sent."""
     unknown: int = 0
@@ -93,7 +127,7 @@ class BulkProgress:
     @property
     def done(self) -> int:
         """Rows that ended."""
-        return self.accepted + self.failed + self.unknown
+        return self.accepted + self.queued + self.failed + self.unknown
 
 
 Progress: TypeAlias = Callable[[BulkProgress], object]
@@ -122,14 +156,14 @@ class BulkSend:
         rows: Iterable[Outgoing] | AsyncIterable[Outgoing] | None,
         *,
         concurrency: int,
-        when_down: WhenDown,
+        when_open: WhenOpen,
         wait_at_most: float,
         progress: Progress | None,
         clock: Clock,
         logger: logging.Logger,
     ) -> None:
         _check("concurrency", type(concurrency) is int and 1 <= concurrency <= 10_000, "a whole number, 1 to 10,000")
-        _check("when_down", when_down in get_args(WhenDown), f"one of {', '.join(get_args(WhenDown))}")
+        _check("when_open", when_open in get_args(WhenOpen), f"one of {', '.join(get_args(WhenOpen))}")
         _check("wait_at_most", _is_time(wait_at_most), "a finite number of seconds")
         _check("progress", progress is None or callable(progress), "a function")
         self.progress = BulkProgress()
@@ -138,7 +172,7 @@ class BulkSend:
         self._send = send
         self._rows = None if rows is None else _iterator(rows)  # None: they are handed over, see `step`
         self._concurrency = self._room = concurrency
-        self._waits = when_down == "wait"
+        self._waits = when_open == "wait"
         self._wait_at_most = wait_at_most
         self._tell = progress
         self._clock = clock
@@ -303,6 +337,8 @@ class BulkSend:
     def _row_ended(self, row: _Row, end: _End) -> None:
         record, error = end
         if error is None:
+            if record is None or record.status not in DELIVERY_RANK:  # kept by an outbox: it says nothing of limits
+                return self._result(row, end)
             self._pauses, self._waited = 0, 0.0
             self._room = min(self._concurrency, self._room + 1)
             return self._result(row, end)
@@ -337,7 +373,8 @@ class BulkSend:
 
     def _result(self, row: _Row, end: _End) -> None:
         result = SendResult(*row, *end)
-        name = {MessageStatus.ACCEPTED: "accepted", MessageStatus.UNKNOWN: "unknown"}.get(result.status, "failed")
+        # With a key that is known, the status is that of the first send, and whatever webhooks have told of it since.
+        name = "accepted" if result.status in DELIVERY_RANK else _COUNTED.get(result.status, "failed")
         self.progress = evolve(self.progress, **{name: getattr(self.progress, name) + 1})
         self._results.append(result)
         if self._tell is None:

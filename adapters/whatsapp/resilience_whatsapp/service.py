@@ -16,7 +16,7 @@ from resilience_whatsapp._closing import Calls, checked_drain
 from resilience_whatsapp._delivery import Sending, name_of_error
 from resilience_whatsapp._media_ids import MediaIds
 from resilience_whatsapp._opaque import check_opaque_data, join_opaque_data
-from resilience_whatsapp.bulk import BulkSend, Outgoing, Progress, WhenDown
+from resilience_whatsapp.bulk import BulkSend, Outgoing, Progress, WhenOpen
 from resilience_whatsapp.client import ResilientWhatsAppClient
 from resilience_whatsapp.errors import GraphTemplateError, InvalidMessageError, ServiceClosedError
 from resilience_whatsapp.graph import TemplateReceipt
@@ -243,7 +243,7 @@ class WhatsAppService:
         messages: Iterable[Outgoing] | AsyncIterable[Outgoing],
         *,
         concurrency: int = 10,
-        when_down: WhenDown = "stop",
+        when_open: WhenOpen = "stop",
         wait_at_most: float = 3600.0,
         progress: Progress | None = None,
     ) -> BulkSend:
@@ -253,7 +253,7 @@ class WhatsAppService:
             messages: the rows, read one by one as there is room; an iterable that waits for something (a file, a
                 database) should be an async one.
             concurrency: rows that are under way at once.
-            when_down: what an open circuit does: `stop` begins no more rows and raises it after the results of those
+            when_open: what an open circuit does: `stop` begins no more rows and raises it after the results of those
                 under way; `wait` holds all until it admits a probe, and goes on. Limits always hold all for a time.
             wait_at_most: seconds of waiting, since the last message that was accepted, before it stops all the same.
             progress: called with a `BulkProgress` after each row that ended. What it raises is logged once.
@@ -261,13 +261,13 @@ class WhatsAppService:
         Raises:
             ConfigurationError: an argument cannot work.
         """
-        return self._bulk(messages, concurrency, when_down, wait_at_most, progress)
+        return self._bulk(messages, concurrency, when_open, wait_at_most, progress)
 
     def _bulk(
         self,
         messages: Iterable[Outgoing] | AsyncIterable[Outgoing] | None,
         concurrency: int,
-        when_down: WhenDown,
+        when_open: WhenOpen,
         wait_at_most: float,
         progress: Progress | None,
     ) -> BulkSend:
@@ -275,7 +275,7 @@ class WhatsAppService:
             self._send_outgoing,
             messages,
             concurrency=concurrency,
-            when_down=when_down,
+            when_open=when_open,
             wait_at_most=wait_at_most,
             progress=progress,
             clock=self.client.retry_policy.clock,
@@ -290,6 +290,7 @@ class WhatsAppService:
             reply_to=row.reply_to,
             delivery=row.delivery,
             opaque_data=row.opaque_data,
+            **row.keeping(),
         )
 
     # --- media -----------------------------------------------------------------------------------------------------

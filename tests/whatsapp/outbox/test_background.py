@@ -563,3 +563,21 @@ def test_the_history_is_told_of_every_step_and_the_webhooks_settle_it() -> None:
         await history.aclose()
 
     run(story)
+
+
+def test_drained_waits_for_a_send_that_is_under_way_and_for_what_is_put_off() -> None:
+    async def story() -> None:
+        stub = Slow(GraphTransientError(2, None, 503, "platform"), OK)
+        service = made(stub)
+        await service.outbox.store.add(a_row(lane="", not_after=time.time() + 60, due=0.0))
+        async with service.outbox.running():
+            waiting = asyncio.ensure_future(service.outbox.drained())
+            await stub.begun.wait()
+            done, _ = await asyncio.wait((waiting,), timeout=0.1)
+            assert not done
+            stub.go.set()
+            await waiting
+            assert (await service.outbox.counts())[MessageStatus.ACCEPTED] == 1
+            assert len(stub.payloads) == 2
+
+    run(story)

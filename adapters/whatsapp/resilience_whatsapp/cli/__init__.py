@@ -14,7 +14,7 @@ from typing import Protocol
 
 from resilience_core.cli import Failure, Parser, Screen, carry_out, parse, printable
 from resilience_whatsapp._version import __version__
-from resilience_whatsapp.cli import _doctor, _send, _simulate, _status, _templates
+from resilience_whatsapp.cli import _doctor, _history, _outbox, _send, _simulate, _status, _templates, _webhook
 
 __all__ = ["main"]
 
@@ -60,6 +60,9 @@ COMMANDS: dict[str, Command] = {
     "send": _send,
     "templates": _templates,
     "status": _status,
+    "outbox": _outbox,
+    "webhook": _webhook,
+    "history": _history,
     "doctor": _doctor,
     "simulate": _simulate,
 }

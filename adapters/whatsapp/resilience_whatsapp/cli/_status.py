@@ -11,9 +11,10 @@ from attrs import asdict
 
 from resilience_core.cli import Screen, printable
 from resilience_whatsapp.cli._connection import add_connection, client_of, token_of, told
+from resilience_whatsapp.cli._files import add_outbox, counts_as_json, has_outbox, opened_outbox, say_counts
 from resilience_whatsapp.cli._health import health_as_json, is_blocked, troubles
 from resilience_whatsapp.graph import GraphClient
-from resilience_whatsapp.records import mask_recipient
+from resilience_whatsapp.records import MessageStatus, mask_recipient
 from resilience_whatsapp.status import Health, NumberStatus
 
 TOLD = "how the sending number and the business account are; ends with 1 if one of them cannot send"
@@ -22,22 +23,32 @@ EXAMPLES = "resilience-whatsapp status\n  resilience-whatsapp status --json"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """See `Command`."""
+    add_outbox(parser)
     add_connection(parser)
 
 
 def run(options: Namespace, screen: Screen, env: Mapping[str, str]) -> int:
     """See `Command`."""
     http = client_of(options, env, token_of(options, env))
-    return asyncio.run(_told(screen, http))
+    return asyncio.run(_told(options, screen, env, http))
 
 
-async def _told(screen: Screen, http: GraphClient) -> int:
+async def _counts(options: Namespace, env: Mapping[str, str]) -> dict[MessageStatus, int] | None:
+    if not has_outbox(options, env):
+        return None
+    async with opened_outbox(options, env) as store:
+        return await store.counts()
+
+
+async def _told(options: Namespace, screen: Screen, env: Mapping[str, str], http: GraphClient) -> int:
+    outbox = await _counts(options, env)
     with told(http):
         async with http:
             number = await http.get_number_status()
             account = None if http.waba_id is None else await http.get_account_health()
     if screen.as_json:
-        screen.document({"number": _as_json(number), "account": _account(http, account)})
+        kept = None if outbox is None else counts_as_json(outbox)
+        screen.document({"number": _as_json(number), "account": _account(http, account), "outbox": kept})
     else:
         screen.say(f"number {number.id}")
         for name, value in _shown(number).items():
@@ -46,6 +57,8 @@ async def _told(screen: Screen, http: GraphClient) -> int:
         if account is not None:
             screen.say(f"account {http.waba_id}")
             _say_health(screen, account)
+        if outbox is not None:
+            screen.say(f"outbox\n  {say_counts(outbox)}")
     return int(is_blocked(number.health) or is_blocked(account))
 
 

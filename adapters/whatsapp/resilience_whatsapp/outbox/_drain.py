@@ -134,6 +134,9 @@ class _Lane:
     pace: Pace
     paused_until: float = 0.0
     detached: bool = False
+    taken: int = 0
+    """Rows, ever."""
+    taking: bool = False
     sends: set[asyncio.Task[None]] = field(factory=set)
     takes: set[asyncio.Task[list[OutboxRow]]] = field(factory=set)
 
@@ -277,14 +280,15 @@ class Drainer:
         if granted == 0:
             return self._poll if free <= 0 else lane.pace.wait(now)
         wall = self._clock.wall()
-        rows = await self._taken(lane, wall, granted)
-        if self._stopping or lane.detached:  # meanwhile: its client is closed, or will be
-            self._put_back(rows)
+        lane.taking = True
+        try:
+            rows = await self._taken(lane, wall, granted)
+            lane.taken += len(rows)
+            self._begin_sends(lane, rows)
+        finally:
+            lane.taking = False
+        if self._stopping or lane.detached:
             return self._poll
-        for row in rows:
-            send = asyncio.get_running_loop().create_task(self._send(lane, row), name="whatsapp-outbox-send")
-            lane.sends.add(send)
-            send.add_done_callback(lambda done: self._sent(lane, done))
         if len(rows) == granted:
             return lane.pace.wait(now)
         lane.pace.give_back(granted - len(rows), now)
@@ -306,6 +310,38 @@ class Drainer:
     def _taken_too_late(self, take: asyncio.Task[list[OutboxRow]]) -> None:
         if not take.cancelled() and take.exception() is None:
             self._put_back(take.result())
+
+    def _begin_sends(self, lane: _Lane, rows: list[OutboxRow]) -> None:
+        if self._stopping or lane.detached:  # meanwhile: its client is closed, or will be
+            self._put_back(rows)
+            return
+        for row in rows:
+            send = asyncio.get_running_loop().create_task(self._send(lane, row), name="whatsapp-outbox-send")
+            lane.sends.add(send)
+            send.add_done_callback(lambda done: self._sent(lane, done))
+
+    async def drained(self) -> None:
+        """Return when nothing is queued for any number here, and no send of a queued message is under way."""
+        while not await self._is_drained():
+            await asyncio.sleep(self._poll / 3)  # not each time at the moment when the drainer looks, too
+
+    async def _is_drained(self) -> bool:
+        lanes = list(self._lanes.values())
+        taken = [lane.taken for lane in lanes]
+        if any(lane.sends for lane in lanes):
+            return False
+        await self._store.flush()  # of sends that ended, what is to be tried again
+        for lane in lanes:
+            if await self._store.next_due(lane.sender.lane) is not None:
+                return False
+        # What was taken, or is just being taken, may have been the last that was queued.
+        return not any(lane.taking or lane.sends for lane in lanes) and taken == [lane.taken for lane in lanes]
+
+    def tell(self, row: OutboxRow) -> None:
+        """Tell the sender of its number where a row stands, if there is one here."""
+        lane = self._lanes.get(row.lane)
+        if lane is not None:
+            lane.sender.tell(row.record(), Sending())
 
     def _sent(self, lane: _Lane, send: asyncio.Task[None]) -> None:
         lane.sends.discard(send)
@@ -426,9 +462,8 @@ class Drainer:
 
     async def _settle_one(self, row: OutboxRow, now: float, intervals: Sequence[Interval]) -> None:
         changed = await self._store.change(row, self._overdue(row, now, intervals))
-        lane = self._lanes.get(row.lane)
-        if lane is not None and changed is not None and changed.state is not row.state:
-            lane.sender.tell(changed.record(), Sending())
+        if changed is not None and changed.state is not row.state:
+            self.tell(changed)
 
     def _overdue(self, row: OutboxRow, now: float, intervals: Iterable[Interval]) -> Callable[[OutboxRow], OutboxRow]:
         fence = row.fence

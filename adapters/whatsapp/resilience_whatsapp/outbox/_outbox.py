@@ -144,6 +144,15 @@ class Outbox:
             await self._drainer.stop(drain_timeout)
             await self.store.flush()
 
+    async def drained(self) -> None:
+        """Wait until nothing is queued for the numbers of the services that have this outbox, and no queued message is
+        under way here; while it is `running`. What waits for an hour is waited for: give it a time-out.
+
+        Raises:
+            OutboxStoreError: the store cannot be reached.
+        """
+        await self._drainer.drained()
+
     async def aclose(self) -> None:
         """Write what is not yet written and close the store."""
         await self.store.aclose()
@@ -398,6 +407,8 @@ class Outbox:
             return machine.revived(row, now, end) if unknown or machine.may_be_sent_anew(row) else row
 
         changed = await self.store.change(row, rule)
+        if changed is not None and changed.fence != row.fence and changed.state is MessageStatus.QUEUED:
+            self._drainer.tell(changed)
         self._drainer.wake()
         return changed
 

@@ -90,6 +90,11 @@ class RedisStore:
             from redis.exceptions import RedisError
         except ImportError:
             raise ConfigurationError("RedisStore needs the package redis: pip install redis") from None
+        if isinstance(source, str):
+            try:
+                redis.asyncio.ConnectionPool.from_url(source)  # connects nowhere
+            except ValueError:  # whose text may quote a password
+                raise ConfigurationError("RedisStore: source is no URL that redis-py understands") from None
         self._module, self._error = redis.asyncio, RedisError
         self._source, self._timeout = source, timeout
         self._secret, self._codec = secret.encode(), codec

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from resilience_core import CircuitBreaker, Retry
+from resilience_core.testing import run_virtual
 from resilience_whatsapp import (
     AmbiguousOutcomeError,
     GraphClient,
@@ -36,7 +37,7 @@ from resilience_whatsapp.outbox import (
     RedisStore,
     SQLiteStore,
     _drain,
-    _sqlite_store,
+    _row,
 )
 from resilience_whatsapp.simulator import Fault, Simulator, SimulatorThread
 from tests._redis import RedisServer
@@ -110,7 +111,7 @@ def test_a_send_that_is_cancelled_while_its_row_is_written_is_rejected(tmp_path:
 
 def test_a_limit_of_the_number_makes_all_wait() -> None:
     async def story() -> None:
-        stub = Stub(GraphThrottledError(130429, None, 429, "phone_number", 0.1), OK)
+        stub = Stub(GraphThrottledError(130429, None, 429, "phone_number", 10.0), OK)
         breaker = CircuitBreaker("whatsapp_api")
         service = made(stub, breaker=breaker, when_down="queue", first_rate=4.0, rate=50.0)
         breaker.force_open(reason="test")
@@ -126,7 +127,7 @@ def test_a_limit_of_the_number_makes_all_wait() -> None:
             lane = service.outbox._drainer._lanes[""]
 
             async def paused() -> bool:
-                return lane.paused_until > time.monotonic()
+                return lane.paused_until > asyncio.get_running_loop().time() + 9
 
             await until(paused)
 
@@ -136,7 +137,7 @@ def test_a_limit_of_the_number_makes_all_wait() -> None:
             await until(all_sent)
         assert len(stub.payloads) == 4
 
-    run(story)
+    run_virtual(story)
 
 
 def test_old_rows_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,7 +415,7 @@ def test_what_the_file_cannot_read_stops_nobody(tmp_path: Path, caplog: pytest.L
         await store._run(lambda db: db.execute("UPDATE outbox SET body = ? WHERE id = ?", (b"rubbish", bad.id)))
         assert [row.id for row in await store.take("100", NOW, 30.0, 1)] == []
         assert [row.id for row in await store.take("100", NOW, 30.0, 1)] == [good.id]
-        assert await store.next_due("100") == NOW + _sqlite_store.UNREADABLE_FOR
+        assert await store.next_due("100") == NOW + _row.UNREADABLE_FOR
         assert await store.rows(MessageStatus.QUEUED) == []
         with pytest.raises(OutboxStoreError, match="cannot be read"):
             await store.get(bad.id)

@@ -606,6 +606,60 @@ async def test_what_was_kept_although_the_request_was_given_up_is_handed_out_at_
         assert asyncio.get_running_loop().time() < 10
 
 
+@virtual
+async def test_a_receiver_that_is_started_again_hands_out_what_it_gave_back() -> None:
+    seen, begun = Seen(), asyncio.Event()
+
+    async def stuck(update: StatusUpdate) -> None:
+        if not begun.is_set():
+            begun.set()
+            await asyncio.sleep(20)
+        await seen(update)
+
+    receiver = receiver_of(listeners={"stuck": stuck})
+    async with receiver:
+        await post(receiver, body_of(("w", "sent"), ("w", "delivered"), ("w", "read")))
+        await begun.wait()
+    async with receiver:
+        await until(lambda: len(seen.updates) == 3)
+        assert asyncio.get_running_loop().time() < 10
+
+
+@virtual
+async def test_with_a_disk_that_fails_it_closes_all_the_same() -> None:
+    class Broken(MemoryInbox):
+        fails = closed = False
+
+        async def give_back(self, *args: Any) -> None:
+            raise OSError
+
+        async def beat(self, *args: Any) -> None:
+            if self.fails:
+                raise OSError
+            await super().beat(*args)
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    inbox = Broken()
+    async with receiver_of(inbox):
+        inbox.fails = True
+    assert inbox.closed
+
+
+@virtual
+async def test_rows_that_nobody_can_read_hold_up_nobody() -> None:
+    inbox, seen = MemoryInbox(), Seen()
+    texts = ["[]", "null", '["status","messages",null,null,null,3]', '["status","messages",null,null,null,{}]']
+    await inbox.take([(str(number).encode(), text) for number, text in enumerate(texts)], 0.0, 100)
+    async with receiver_of(inbox, listeners={"seen": seen}) as receiver:
+        await post(receiver, body_of(("w", "sent")))
+        await until(lambda: bool(seen.updates))
+        await asyncio.sleep(300)
+        await post(receiver, body_of(("w", "read")))
+        await until(lambda: len(seen.updates) == 2)
+
+
 class SlowTakes(MemoryInbox):
     """Takes at once, and tells of it a second later, as a disk does."""
 
@@ -673,6 +727,9 @@ def test_time_in_which_the_machine_slept_does_not_count() -> None:
         async with WebhookReceiver(MemoryInbox(), {}, **options) as receiver:
             await asyncio.sleep(20)
             jump[0] = 5_000.0
+            begin, end = receiver.downtime()[-1]
+            assert begin <= 1_700_000_020.0, "also before it has noticed"
+            assert end is None
             await asyncio.sleep(20)
             assert await receiver.listened_since(1_700_000_000.0) == pytest.approx(30, abs=10.1)
 

@@ -18,6 +18,7 @@ from attrs import evolve
 
 from resilience_core import ConfigurationError
 from resilience_whatsapp.outbox._row import (
+    UNREADABLE_FOR,
     Codec,
     OutboxRow,
     OutboxStoreError,
@@ -146,17 +147,18 @@ class RedisStore:
     async def _post(self, row: OutboxRow, rule: Change, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await before
-        pause, waited = 0.05, 0.0
+        now = asyncio.get_running_loop().time
+        pause, end = 0.05, now() + POST_PATIENCE  # with the time-outs: the end of a process waits for this
         while True:
             try:
                 await self._change(row, rule)
                 return
             except OutboxStoreError as error:
-                if waited >= POST_PATIENCE:
+                if now() >= end:
                     _logger.warning("How a send ended could not be written: %s", error)
                     return
             await asyncio.sleep(pause)
-            waited, pause = waited + pause, min(1.0, pause * 2)
+            pause = min(1.0, pause * 2)
 
     async def _posted(self, row_id: str) -> None:
         task = self._posts.get(row_id)
@@ -180,7 +182,12 @@ class RedisStore:
 
     async def overdue(self, now: float, lease: float, limit: int) -> list[OutboxRow]:
         """As `OutboxStore.overdue`. For how long something is in flight the server's clock tells."""
-        rows = self._readable(await self._run("", "timed", repr(now), limit))
+        timed = await self._run("", "timed", repr(now), limit)
+        rows = self._readable(timed)
+        if len(rows) < len(timed):
+            read = {row.id for row in rows}
+            blind = [each[0] for each in timed if each[0].decode() not in read]
+            await self._run("", "postpone", repr(now + UNREADABLE_FOR), *blind)
         for lane in await self._run("", "lanes"):
             rows += self._readable(await self._run(lane.decode(), "claim", int(lease * 1000), limit))
         return rows
@@ -268,7 +275,7 @@ class RedisStore:
         return row_of(body, self._codec, state.decode(), when, number)
 
     def _readable(self, found: list[list[bytes]]) -> list[OutboxRow]:
-        """Those that can be read. The others stay in flight, and are looked at again when their lease is over."""
+        """Those that can be read. The others stay as they are, and are looked at again later."""
         rows: list[OutboxRow] = []
         for each in found:
             try:

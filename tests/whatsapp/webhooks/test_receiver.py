@@ -20,7 +20,7 @@ from resilience_whatsapp.webhooks import (
     AsideUpdate,
     InboxFull,
     MemoryInbox,
-    SqliteInbox,
+    SQLiteInbox,
     StatusUpdate,
     WebhookAnswer,
     WebhookReceiver,
@@ -439,7 +439,7 @@ def test_while_the_inbox_fails_nothing_is_answered_with_200_and_nothing_is_lost(
 def inbox_file(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
     """Opens the same inbox each time."""
     if request.param == "sqlite":
-        return lambda: SqliteInbox(tmp_path / "webhooks.db")
+        return lambda: SQLiteInbox(tmp_path / "webhooks.db")
     memory = MemoryInbox()
     return lambda: memory
 
@@ -531,10 +531,10 @@ async def test_an_inbox_knows_when_receivers_were_up(inbox_file: Callable[[], An
 async def test_what_was_not_handled_is_handled_after_a_restart_and_what_was_is_not(tmp_path: Path) -> None:
     path = tmp_path / "webhooks.db"
     seen, broken = Seen(), Seen(failures=1)
-    async with receiver_of(SqliteInbox(path), listeners={"seen": seen, "broken": broken}) as receiver:
+    async with receiver_of(SQLiteInbox(path), listeners={"seen": seen, "broken": broken}) as receiver:
         assert (await post(receiver, body_of(("w1", "sent")))).status == 200
         await until(lambda: broken.failures == 0)
-    async with receiver_of(SqliteInbox(path), listeners={"seen": seen, "broken": broken}) as receiver:
+    async with receiver_of(SQLiteInbox(path), listeners={"seen": seen, "broken": broken}) as receiver:
         for _ in range(2):
             assert (await post(receiver, body_of(("w1", "sent"), ("w2", "sent")))).status == 200
         await until(lambda: len(broken.updates) == 2)
@@ -544,7 +544,7 @@ async def test_what_was_not_handled_is_handled_after_a_restart_and_what_was_is_n
 @real
 async def test_several_receivers_on_one_file_hand_out_each_update_once(tmp_path: Path) -> None:
     seen = Seen()
-    receivers = [receiver_of(SqliteInbox(tmp_path / "webhooks.db"), listeners={"seen": seen}) for _ in range(3)]
+    receivers = [receiver_of(SQLiteInbox(tmp_path / "webhooks.db"), listeners={"seen": seen}) for _ in range(3)]
     for receiver in receivers:
         await receiver.start()
     bodies = [body_of(*((f"w{number + offset}", "sent") for offset in range(4))) for number in range(20)]

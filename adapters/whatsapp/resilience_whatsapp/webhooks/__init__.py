@@ -16,7 +16,7 @@ from resilience_whatsapp.webhooks._inbox import (
     SetAside,
     Taken,
 )
-from resilience_whatsapp.webhooks._inbox_sqlite import SqliteInbox
+from resilience_whatsapp.webhooks._inbox_sqlite import SQLiteInbox
 from resilience_whatsapp.webhooks._listeners import forgetting_templates, gating, settling
 from resilience_whatsapp.webhooks._read import MAX_WEBHOOK, read_webhook
 from resilience_whatsapp.webhooks._receiver import ReceiverStatus, WebhookAnswer, WebhookReceiver
@@ -54,7 +54,7 @@ __all__ = [
     "QualityUpdate",
     "ReceiverStatus",
     "SetAside",
-    "SqliteInbox",
+    "SQLiteInbox",
     "StatusUpdate",
     "Taken",
     "TemplateUpdate",

@@ -78,7 +78,7 @@ class WebhookReceiver:
     Use it as an asynchronous context manager, or call `start` and `aclose`.
 
     Args:
-        inbox: where updates are kept until they are done, and their keys afterwards; `SqliteInbox("webhooks.db")`.
+        inbox: where updates are kept until they are done, and their keys afterwards; `SQLiteInbox("webhooks.db")`.
             Closed with the receiver.
         listeners: by name, in the order in which each update is offered to them. A name stands on disk as "has had
             it": keep it when you change the listener.

@@ -564,7 +564,7 @@ async def drive_whatsapp(fleet: RedisFleet, directory: Path) -> None:
                 keep_error(error)
             keep("describe client", client.describe())
             keep("explain client", [str(each) for each in client.explain()])
-            for policy in (client._repeatable, client._once, service._cache):
+            for policy in (client._repeatable, client._once, service._templates._cache):
                 keep_policy(policy)
 
 

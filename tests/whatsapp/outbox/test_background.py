@@ -6,21 +6,24 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resilience_core import CircuitBreaker, Retry
+from resilience_core import CircuitBreaker, RejectionReason, Retry
 from resilience_core.testing import run_virtual
 from resilience_whatsapp import (
     AmbiguousOutcomeError,
+    GateClosedError,
     GraphClient,
     GraphRequestError,
     GraphThrottledError,
     GraphTransientError,
     MessageStatus,
     ResilientWhatsAppClient,
+    SendReceipt,
     ServiceClosedError,
     Template,
     TemplatePage,
@@ -105,6 +108,73 @@ def test_a_send_that_is_cancelled_while_its_row_is_written_is_rejected(tmp_path:
             await asyncio.sleep(0.05)
         assert stub.payloads == []
         await store.aclose()
+
+    run(story)
+
+
+def test_while_the_circuit_probes_the_next_probe_follows_the_last_one_at_once() -> None:
+    """A fleet takes the right to probe from a member that pauses for 0.2 s, and its successes with it."""
+
+    async def story() -> None:
+        breaker = CircuitBreaker("whatsapp_api", failure_threshold=1, success_threshold=3, recovery_timeout=0.05)
+        stub = Stub(GraphTransientError(131016, None, 503, "platform", None), OK)
+        # At this pace the second probe would have a day to wait.
+        service = made(stub, breaker=breaker, when_down="queue", first_rate=1e-5, rate=1e-5)
+        for _ in range(4):
+            await send(service)
+        async with service.outbox.running():
+
+            async def closed() -> bool:
+                return breaker.state == "closed" and len(stub.payloads) >= 4
+
+            await until(closed)
+
+    run(story)
+
+
+def test_a_circuit_that_may_be_probed_makes_no_request_while_nothing_is_queued() -> None:
+    class Counting(MemoryStore):
+        takes = 0
+
+        async def take(self, *arguments: Any) -> list[OutboxRow]:
+            self.takes += 1
+            return await super().take(*arguments)
+
+    async def story() -> None:
+        breaker, store = CircuitBreaker("whatsapp_api", failure_threshold=1, recovery_timeout=0.01), Counting()
+        stub = Stub(GraphTransientError(131016, None, 503, "platform", None))
+        service = made(stub, breaker=breaker, store=store)
+        with pytest.raises(GraphTransientError):
+            await send(service)
+        async with service.outbox.running():
+
+            async def looked() -> bool:
+                return store.takes >= 2
+
+            await until(looked)
+        assert (len(stub.payloads), breaker.state) == (1, "open")
+
+    run(story)
+
+
+@pytest.mark.parametrize(("scope", "waits"), [("pair", 0.0), ("marketing", 0.0), ("throughput", 0.006)])
+def test_a_gate_that_is_closed_for_some_messages_does_not_slow_the_others_down(scope: str, waits: float) -> None:
+    class Shut(Stub):
+        async def send_message(self, payload: Mapping[str, Any]) -> SendReceipt:
+            inputs = {"scope": scope, "code": None, "latched": False}
+            raise GateClosedError("whatsapp_gate", RejectionReason.THROTTLED, 0.006, None, inputs)
+
+    async def story() -> None:
+        service = made(Shut(OK), when_down="queue", first_rate=10.0, ramp_every=1e-6)
+        lane = service.outbox._drainer._lanes[""]
+        now = time.monotonic()
+        lane.pace.grant(now, 1)
+        assert lane.pace.rate(now + 1.0) == 5000.0
+        record = await send(service)
+        assert record.status == "queued"
+        assert lane.pace.rate(now + 1.0) == 5000.0  # not begun anew
+        assert max(0.0, lane.paused_until - now) == pytest.approx(waits, abs=10.0 if waits else 0.0)
+        assert (lane.paused_until > now) is (waits > 0.0)
 
     run(story)
 

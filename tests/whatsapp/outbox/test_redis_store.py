@@ -235,6 +235,17 @@ def test_garbage_in_the_streams_is_cleared_away(redis_server: RedisServer, name:
     asyncio.run(story())
 
 
+def test_more_at_once_than_there_are_connections_wait_for_one(redis_server: RedisServer, name: str) -> None:
+    async def story() -> None:
+        store = RedisStore(redis_server.url, secret=SECRET, name=name)
+        many = 150  # redis-py opens 100 connections, and then raises
+        await asyncio.gather(*(store.add(a_row()) for _ in range(many)))
+        assert (await store.counts())[MessageStatus.QUEUED] == many
+        await store.aclose()
+
+    asyncio.run(story())
+
+
 def test_a_client_that_was_given_stays_open(redis_server: RedisServer, name: str) -> None:
     async def story() -> None:
         client = redis.asyncio.Redis.from_url(redis_server.url)

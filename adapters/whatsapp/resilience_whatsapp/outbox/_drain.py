@@ -27,6 +27,8 @@ TOGETHER = 20
 """Changes that are asked for at once: a file writes them with one wait for the disk."""
 _ONE_MESSAGE = frozenset({"pair", "recipient", "template", "group", "flow", "request", "message"})
 """Scopes of a limit that leave the other messages of the number alone."""
+_SOME_MESSAGES = frozenset({"templates", "marketing"})
+"""Scopes of gates that leave those that are no templates, or no offers, alone."""
 _NEEDS_REPAIR = (ErrorClass.AUTH, ErrorClass.POLICY, ErrorClass.SENDER)
 _logger = logging.getLogger("resilience_whatsapp.outbox")
 
@@ -275,8 +277,11 @@ class Drainer:
             return min(closed, self._poll)
         if now < lane.paused_until:
             return min(lane.paused_until - now, self._poll)
-        free = (1 if sender.is_probing() else self._max_concurrent) - len(lane.sends)
-        granted = lane.pace.grant(now, free)
+        probing = sender.is_probing()
+        free = (1 if probing else self._max_concurrent) - len(lane.sends)
+        # Probes are few and one at a time; a pause between them is not: a fleet passes the right to probe on from a
+        # member that pauses, and what the probes told is lost with it.
+        granted = min(1, max(0, free)) if probing else lane.pace.grant(now, free)
         if granted == 0:
             return self._poll if free <= 0 else lane.pace.wait(now)
         wall = self._clock.wall()
@@ -290,8 +295,9 @@ class Drainer:
         if self._stopping or lane.detached:
             return self._poll
         if len(rows) == granted:
-            return lane.pace.wait(now)
-        lane.pace.give_back(granted - len(rows), now)
+            return self._poll if probing else lane.pace.wait(now)
+        if not probing:
+            lane.pace.give_back(granted - len(rows), now)
         due = await self._store.next_due(sender.lane)
         later = self._poll if due is None or due <= wall else min(self._poll, due - wall)
         return max(later, lane.pace.wait(now))
@@ -427,8 +433,11 @@ class Drainer:
                 lane.paused_until = max(lane.paused_until, now + (ending.wait or 1.0))
                 lane.pace.slow_down(now)
         elif isinstance(error, GateClosedError):
-            pass  # a gate has a pace of its own, and most are about one message
+            if error.scope not in _ONE_MESSAGE | _SOME_MESSAGES:
+                lane.paused_until = max(lane.paused_until, now + min(ending.wait or self._poll, self._poll))
         elif isinstance(error, CallRejected):
+            # Somebody else of the fleet probes: it is enough to look now and then.
+            lane.paused_until = max(lane.paused_until, now + min(ending.wait or self._poll, self._poll))
             lane.pace.restart()
         elif ending.unknown or ending.error_class in (ErrorClass.TRANSIENT, ErrorClass.AMBIGUOUS):
             lane.pace.slow_down(now)

@@ -44,6 +44,8 @@ ORDER = (
     MessageStatus.DEAD,
 )
 """The script's order of the states."""
+CONNECTIONS = 20
+"""Of each process and event loop; what does not find one waits for it, as long as for an answer."""
 POST_PATIENCE = 20.0
 """Seconds for which the end of a send is offered to a Redis that does not answer; later it is `unknown`."""
 _PARTS = ("rows", "heads", "keys", "pairs", "flying", "seq", "timed", "lanes", *(f"state:{state}" for state in ORDER))
@@ -254,9 +256,15 @@ class RedisStore:
         if found is None:
             client = self._source
             if isinstance(client, str):
-                client = self._module.Redis.from_url(
-                    client, socket_timeout=self._timeout, socket_connect_timeout=self._timeout
+                # The usual pool raises when all its connections are in use, and then a message would be refused.
+                pool = self._module.BlockingConnectionPool.from_url(
+                    client,
+                    max_connections=CONNECTIONS,
+                    timeout=self._timeout,
+                    socket_timeout=self._timeout,
+                    socket_connect_timeout=self._timeout,
                 )
+                client = self._module.Redis.from_pool(pool)
             found = self._clients[loop] = (client, client.register_script(self._script_text))
         return found[1]
 

@@ -33,7 +33,7 @@ SAME_ON_EACH = canary conformance http whatsapp test_benchmarks.py test_reposito
 # Their asserts are plain, without the values in the message: to compile them anew takes 10 s in each process.
 CORE_TESTS = tests $(addprefix --ignore=tests/,$(SAME_ON_EACH))
 
-.PHONY: help setup demo test prove-long prove-fleet schema dashboards docs lint format types coverage other-pythons check bench requirements dist
+.PHONY: help setup demo test prove-long prove-fleet prove-whatsapp schema dashboards docs lint format types coverage other-pythons check bench requirements dist
 .PHONY: clean venv-base venv-test venv-lint venv-all venv-bench venv-others types-mypy types-pyright types-public
 
 help: ## what can be made
@@ -96,6 +96,9 @@ bench: venv-bench ## benchmarks against hand-written code and other libraries
 
 prove-fleet: venv-test ## 64 processes and a real Redis against each promise of a fleet (ARGS="--bars 6,8", --sizing, --help)
 	@$(BIN)/python -m proofs.fleet $(ARGS)
+
+prove-whatsapp: venv-test ## 20,000 messages through everything that the API can do wrong (ARGS="--parts cost", PLANT=name, --help)
+	@$(BIN)/python -m proofs.whatsapp $(ARGS)
 
 requirements: ## resolve and lock anew after a change of dependencies (needs uv)
 	@$(PYTHON) tools/requirements.py

@@ -63,6 +63,9 @@ SINGLE: tuple[tuple[str, Callable[[], float], float, bool], ...] = (
     ("whatsapp send, against a bare aiohttp POST", whatsapp.send_against_post, 1.3, False),
     ("whatsapp send, CPU of it against the POST's", whatsapp.cpu_against_post, 1.5, False),
     ("whatsapp send with telemetry, against a POST", lambda: whatsapp.send_against_post(telemetry=True), 1.7, False),
+    ("whatsapp send with an outbox, against a POST", lambda: whatsapp.send_against_post(outbox=True), 2.0, False),
+    ("the same, 32 at once", lambda: whatsapp.send_against_post(outbox=True, at_once=32), 2.0, False),
+    ("whatsapp outbox, of a core at 80 messages/s", whatsapp.outbox_core_at_80, 0.25, False),
     ("whatsapp gates, all of them open, ns a send", whatsapp.gates_nanoseconds, 3_000, False),
     ("whatsapp sends/s over 8 numbers", whatsapp.sends_per_second, 1_000, True),
 )

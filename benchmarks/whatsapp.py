@@ -15,6 +15,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from benchmarks import rows
 from resilience_core.testing import record_telemetry
 from resilience_whatsapp import Gates, GraphClient, ResilientWhatsAppClient, WhatsAppService
 from resilience_whatsapp.messages import TemplateBody
+from resilience_whatsapp.outbox import Outbox, SQLiteStore
 from resilience_whatsapp.simulator import Simulator
 from resilience_whatsapp.simulator.api import TOKEN
 
@@ -72,14 +74,28 @@ def server(numbers: int) -> Generator[Server]:
 
 
 @contextlib.asynccontextmanager
-async def contenders(base_url: str, number: str) -> AsyncGenerator[dict[str, Call]]:
+async def _outbox(used: bool) -> AsyncGenerator[Outbox | None]:
+    """One in a file of its own, as durable as it is by default, if one is used."""
+    if not used:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="rf-bench-") as directory:
+        outbox = Outbox(SQLiteStore(f"{directory}/outbox.db"))
+        async with outbox.running():
+            yield outbox
+        await outbox.aclose()
+
+
+@contextlib.asynccontextmanager
+async def contenders(base_url: str, number: str, outbox: bool = False) -> AsyncGenerator[dict[str, Call]]:
     """`ours` and `bare`: each sends one template message with two values."""
     url, headers = f"{base_url}/v25.0/{number}/messages", {"Authorization": f"Bearer {TOKEN}"}
     async with (
         aiohttp.ClientSession() as session,
         GraphClient(token=TOKEN, phone_number_id=number, base_url=base_url) as http,
+        _outbox(outbox) as kept,
     ):
-        service = WhatsAppService(ResilientWhatsAppClient(http))
+        service = WhatsAppService(ResilientWhatsAppClient(http), outbox=kept)
 
         async def ours() -> Any:
             body = TemplateBody(["Ann", "Monday"])
@@ -114,51 +130,58 @@ class Cost:
         return statistics.median(ours / bare for ours, bare in zip(which["ours"], which["bare"], strict=True))
 
 
-async def _turn(call: Call, times: int) -> tuple[float, float]:
+async def _turn(call: Call, times: int, at_once: int = 1) -> tuple[float, float]:
     wall: list[float] = []
     cpu: list[float] = []
     for _ in range(times):
         started, used = time.perf_counter(), time.process_time()
-        await call()
-        cpu.append((time.process_time() - used) * 1e6)
-        wall.append((time.perf_counter() - started) * 1e6)
+        if at_once == 1:
+            await call()
+        else:
+            await asyncio.gather(*(call() for _ in range(at_once)))
+        cpu.append((time.process_time() - used) * 1e6 / at_once)
+        wall.append((time.perf_counter() - started) * 1e6 / at_once)
     return statistics.median(wall), statistics.median(cpu)
 
 
-async def _turns(place: tuple[str, str], turns: int, times: int) -> Cost:
-    async with contenders(*place) as calls:
+async def _turns(place: tuple[str, str], turns: int, times: int, outbox: bool, at_once: int) -> Cost:
+    async with contenders(*place, outbox) as calls:
         for call in calls.values():
-            await _turn(call, times)  # connections
+            await _turn(call, times, at_once)  # connections
         found = Cost({name: [] for name in calls}, {name: [] for name in calls})
         for _ in range(turns):
             for name, call in calls.items():
-                wall, cpu = await _turn(call, times)
+                wall, cpu = await _turn(call, times, at_once)
                 found.wall[name].append(wall)
                 found.cpu[name].append(cpu)
         return found
 
 
 @functools.cache  # two rows are of one measurement
-def _cost(telemetry: bool) -> Cost:
-    turns, times = (1, 5) if rows.quick else (100, 30)
+def cost(*, telemetry: bool = False, outbox: bool = False, at_once: int = 1) -> Cost:
+    """Of a send; with `telemetry`, metrics and a span of it are recorded; with `outbox`, it is kept in a file first.
+
+    With `at_once` above 1, what is measured is that many sends together, divided by their number.
+    """
+    turns, times = (1, 5) if rows.quick else (100, 30) if at_once == 1 else (40, 3)
     with server(1) as simulator, contextlib.ExitStack() as stack:
         if telemetry:
             stack.enter_context(record_telemetry(spans="call"))
-        return asyncio.run(_turns(simulator.places[0], turns, times))
+        return asyncio.run(_turns(simulator.places[0], turns, times, outbox, at_once))
 
 
-def send_against_post(*, telemetry: bool = False) -> float:
-    """The time of a send, divided by that of a bare POST; with `telemetry`, metrics and a span of it are recorded."""
-    found = _cost(telemetry)
+def send_against_post(*, telemetry: bool = False, outbox: bool = False, at_once: int = 1) -> float:
+    """The time of a send, divided by that of a bare POST."""
+    found = cost(telemetry=telemetry, outbox=outbox, at_once=at_once)
     for name, wall in found.wall.items():
         cpu = statistics.median(found.cpu[name])
         print(f"    {name:<20} {statistics.median(wall):7.0f} us, of which CPU {cpu:4.0f} us")
     return found.ratio(found.wall)
 
 
-def cpu_against_post() -> float:
+def cpu_against_post(*, outbox: bool = False) -> float:
     """The CPU time of the client's process for a send, divided by that for a bare POST."""
-    found = _cost(False)
+    found = cost(outbox=outbox)
     return found.ratio(found.cpu)
 
 
@@ -213,6 +236,58 @@ def sends_per_second() -> float:
         best = max(asyncio.run(_many(simulator, sends, turns)), key=lambda turn: turn.per_second)
     print(f"    CPU seconds of each second: client {best.client_share:.2f}, simulator {best.simulator_share:.2f}")
     return best.per_second
+
+
+@frozen
+class Paced:
+    """What sending to one number at a pace takes."""
+
+    per_second: dict[str, float]
+    """Messages, by contender."""
+    cores: dict[str, float]
+    """CPU of the client process, threads and kernel included, as part of one core."""
+
+    @property
+    def beyond(self) -> float:
+        """Of a core, what ours takes more than the bare POST, in the median of the turns."""
+        return self.cores["ours"] - self.cores["bare"]
+
+
+async def _paced(place: tuple[str, str], rate: float, seconds: float, turns: int) -> Paced:
+    async with contenders(*place, True) as calls:
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+        for _ in range(turns):
+            for name, call in calls.items():
+                await _turn(call, 5)
+                sends = set[asyncio.Task[Any]]()
+                used, started = time.process_time(), time.perf_counter()
+                for number in range(int(rate * seconds)):
+                    await asyncio.sleep(started + number / rate - time.perf_counter())
+                    send = asyncio.ensure_future(call())
+                    sends.add(send)
+                    send.add_done_callback(sends.discard)
+                if sends:
+                    await asyncio.gather(*sends)
+                took = time.perf_counter() - started
+                found[name].append((int(rate * seconds) / took, (time.process_time() - used) / took))
+        return Paced(
+            {name: statistics.median(each for each, _ in turned) for name, turned in found.items()},
+            {name: statistics.median(each for _, each in turned) for name, turned in found.items()},
+        )
+
+
+def paced(rate: float, seconds: float = 4.0, turns: int = 5) -> Paced:
+    """Send to one number at `rate` a second through an outbox, and as bare POSTs, in turns of so many seconds."""
+    with server(1) as simulator:
+        return asyncio.run(_paced(simulator.places[0], rate, seconds, turns))
+
+
+def outbox_core_at_80() -> float:
+    """Of a core, what 80 messages a second to one number take through an outbox, beyond bare POSTs."""
+    found = paced(82.0, *((0.2, 1) if rows.quick else (4.0, 5)))
+    for name, share in found.cores.items():
+        print(f"    {name:<20} {share:7.3f} of a core at {found.per_second[name]:.1f} a second")
+    return found.beyond
 
 
 class _Nowhere:

@@ -49,7 +49,7 @@ def shown(bar: str, what: str, measured: str, sample: str) -> Row:
 def printed(row: Row) -> None:
     """One line of the table."""
     verdict = "met" if row.met else "missed"
-    print(f"{row.bar:>5}  {row.what:<64} {row.asked:>10} {row.measured:>12}  {verdict:<6}  {row.sample}", flush=True)
+    print(f"{row.bar:>7}  {row.what:<64} {row.asked:>10} {row.measured:>12}  {verdict:<6}  {row.sample}", flush=True)
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -17,8 +17,8 @@ from pathlib import Path
 from proofs.fleet import counting, keys, limits, outages, probing, sizing, values
 from proofs.fleet.crew import Crew
 from proofs.fleet.plants import PLANTS
-from proofs.fleet.server import Server
 from proofs.fleet.stage import Proof, Stage
+from proofs.redis_server import Server
 from proofs.table import Row, printed
 
 AT_A_TIME = 4

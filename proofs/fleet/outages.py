@@ -11,8 +11,8 @@ from typing import Any
 import redis
 
 from proofs.fleet.crew import Broken, Member, good
-from proofs.fleet.server import Server
 from proofs.fleet.stage import Stage, timed
+from proofs.redis_server import Server
 from proofs.table import NEVER, Row, none, percentile, shown, zero
 from resilience_core import Bulkhead, CallRejected, RateLimiter
 from resilience_core._fleet_events import StoreDegraded, StoreRecovered

@@ -8,7 +8,7 @@ from typing import Any
 
 from proofs.fleet.crew import Broken, Crew, Member, join, leave, sleep_until
 from proofs.fleet.keys import commands
-from proofs.fleet.server import Server
+from proofs.redis_server import Server
 
 POLL = 2.0
 """Seconds, the default of `poll_interval`."""

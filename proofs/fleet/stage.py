@@ -7,7 +7,7 @@ from collections.abc import Callable
 from attrs import field, frozen
 
 from proofs.fleet.crew import Crew, leave
-from proofs.fleet.server import Server
+from proofs.redis_server import Server
 from proofs.table import NEVER, Row, at_most
 
 

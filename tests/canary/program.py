@@ -553,7 +553,7 @@ async def drive_whatsapp(fleet: RedisFleet, directory: Path) -> None:
             )
             for _ in range(6):
                 await send()
-            for value in (http_client, client, service, DEVELOPMENT, service._cache, simulator.book.requests):
+            for value in (http_client, client, service, DEVELOPMENT, service._templates, simulator.book.requests):
                 keep("repr " + type(value).__name__, repr(value))
                 keep("str " + type(value).__name__, value)
             simulator.clear_faults()
@@ -564,7 +564,7 @@ async def drive_whatsapp(fleet: RedisFleet, directory: Path) -> None:
                 keep_error(error)
             keep("describe client", client.describe())
             keep("explain client", [str(each) for each in client.explain()])
-            for policy in (client._repeatable, client._once, service._cache):
+            for policy in (client._repeatable, client._once, service._templates._cache):
                 keep_policy(policy)
 
 

@@ -413,7 +413,7 @@ def test_a_drain_tells_what_was_given_up_and_what_was_perhaps_sent(
 
 
 def test_a_message_that_may_arrive_twice_is_told(path: Path, simulator: SimulatorThread, capsys: Capture) -> None:
-    fill(SQLiteStore(path), kept(id="1" * 32, unknown=1, delivery="at_least_once"))
+    fill(SQLiteStore(path), kept(id="1" * 32, attempts=1, unknown=1, delivery="at_least_once"))
     assert main(["outbox", "drain"]) == 0
     assert "(of these, 1 may arrive twice" in capsys.readouterr().out
 

@@ -34,7 +34,7 @@ from resilience_whatsapp.webhooks import (
     AsideUpdate,
     InboundMessage,
     QualityUpdate,
-    SqliteInbox,
+    SQLiteInbox,
     StatusUpdate,
     TemplateUpdate,
     sign,
@@ -152,7 +152,7 @@ def test_what_is_set_aside_is_told_and_waits_again_when_asked(tmp_path: Path, ca
     now = time.time()
 
     async def work() -> None:
-        inbox = SqliteInbox(path)
+        inbox = SQLiteInbox(path)
         await inbox.take([(b"%d" % number, part) for number in range(4)], now - 1000, 100)
         claim = await inbox.claim(3, now, now + 60, True)
         for item in claim.items:

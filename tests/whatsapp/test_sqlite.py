@@ -104,8 +104,8 @@ def test_many_writers_share_transactions(tmp_path: Path) -> None:
     batches: list[int] = []
     begin = database._next_batch
 
-    def counted(jobs):
-        found = begin(jobs)
+    def counted(jobs, patience):
+        found = begin(jobs, patience)
         batches.append(len(found[0]))
         return found
 
@@ -271,3 +271,121 @@ def test_the_switch_to_a_log_is_tried_again_while_another_process_does_it() -> N
             return ("wal",)
 
     assert _sqlite._switch_to_wal(Switching()) == "wal"  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_locked_for_long_is_an_error_for_all_who_wait_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sqlite, "BUSY_TIMEOUT", 0.01)
+    database = Database(tmp_path / "a.db", "things", SCHEMA)
+    assert database.call(put("a")) == 1
+    tried: list[int] = []
+    transact = _sqlite._transact
+
+    def counted(connection: sqlite3.Connection, batch: list) -> None:
+        tried.append(len(batch))
+        transact(connection, batch)
+
+    monkeypatch.setattr(_sqlite, "_transact", counted)
+    holder = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+
+    async def story() -> None:
+        works = [database.run(put(f"{number}")) for number in range(50)]
+        found = await asyncio.gather(*works, return_exceptions=True)
+        assert {type(each) for each in found} == {sqlite3.OperationalError}
+
+    asyncio.run(story())
+    holder.execute("ROLLBACK")
+    holder.close()
+    database.close()
+    assert sum(tried) == 50, "none waits for the lock a second time"
+
+
+def test_trouble_that_begins_while_each_is_done_alone_ends_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = sqlite3.OperationalError("busy")
+    busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    errors: list[Exception | None] = [sqlite3.IntegrityError(), None, busy]
+
+    def transact(connection: object, batch: list) -> None:
+        error = errors.pop(0)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(_sqlite, "_transact", transact)
+    jobs = [_sqlite._Job(put("a"), None, None) for _ in range(4)]
+    _sqlite._carry_out(None, jobs)  # type: ignore[arg-type]
+    assert [job.error for job in jobs] == [None, busy, busy, busy]
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_what_nobody_waits_for_is_tried_again_in_its_order_until_the_disk_has_it(
+    opened: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_sqlite, "BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr(_sqlite, "AGAIN_AFTER", 0.01)
+    path = tmp_path / "a.db"
+    database = Database(path, "things", SCHEMA, lazy=0.001)
+    if opened:
+        assert database.call(put("e")) == 1
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    database.post(put("a"))
+    while not caplog.records:
+        pass
+    with pytest.raises(sqlite3.OperationalError):
+        database.call(put("b"))
+    with pytest.raises(sqlite3.OperationalError):
+        database.call(put("c"))
+    holder.execute("ROLLBACK")
+    holder.close()
+    with pytest.raises(sqlite3.IntegrityError):
+        database.call(put("a"))  # the one before was first
+    database.post(put("d"))
+    while "d" not in names(path):
+        pass
+    database.close()
+    assert [name for name in names(path) if name != "e"] == ["a", "d"]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_what_cannot_be_written_for_too_long_or_is_wrong_in_itself_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_sqlite, "AGAIN_AFTER", 0.001)
+    monkeypatch.setattr(_sqlite, "AGAIN_FOR", 0.01)
+    monkeypatch.setattr(_sqlite, "MAX_AGAIN", 2)
+    tries: list[int] = []
+
+    def fail(connection: sqlite3.Connection) -> None:
+        tries.append(1)
+        raise ZeroDivisionError
+
+    def given_up() -> int:
+        return caplog.text.count("failed: ZeroDivisionError")
+
+    database = Database(tmp_path / "a.db", "things", SCHEMA, lazy=0.001)
+    database.post(fail)
+    while given_up() < 1:
+        pass
+    for _ in range(3):
+        database.post(fail, again_on=(ZeroDivisionError,))
+    while given_up() < 4:
+        pass
+    assert len(tries) > 5
+    database.close()
+    assert "Writes to the things fail (ZeroDivisionError) and are tried again" in caplog.text
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_deleted_or_replaced_while_it_is_open_is_refused(replaced: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    database = Database(path, "things", SCHEMA)
+    assert database.call(put("a")) == 1
+    path.rename(tmp_path / "b.db")
+    if replaced:
+        path.touch()
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError, match="deleted or replaced"):
+            database.call(put("b"))
+    database.close()

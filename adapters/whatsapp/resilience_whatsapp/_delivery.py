@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from contextvars import ContextVar
 from typing import Any
 
 from attrs import define, field
 
+from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp.errors import GraphError, surely_not_carried_out
 from resilience_whatsapp.graph import Wire
 from resilience_whatsapp.records import MessageStatus
@@ -41,7 +41,7 @@ class Sending:
         """One more request."""
         self.attempts += 1
         self.wire = wire
-        self.told.append(AttemptTold(time.time(), time.monotonic()))
+        self.told.append(AttemptTold(SYSTEM.wall(), SYSTEM.now()))
         if self.unknown:
             self.possible_duplicate = True
 
@@ -59,7 +59,7 @@ class Sending:
 
     def _end(self, error: BaseException | None) -> None:
         last = self.told[-1]
-        last.duration, last.error = time.monotonic() - last.began, error
+        last.duration, last.error = SYSTEM.now() - last.began, error
 
     def status(self) -> MessageStatus:
         """What it means for the message that the send ended in an error."""

@@ -6,7 +6,9 @@
   word. That costs milliseconds. `NORMAL` does not wait: it outlives `kill -9`, not a power cut.
 * Group commit: whatever was asked for while the disk was busy is written in the next transaction, all of it with one
   wait. So a hundred writers at once wait no longer than one, and a single one waits once for each write.
+* What nobody waits for is not lost to a disk that is full or locked for a time: it is tried again, first of all.
 * Several parts (outbox, history, webhooks) can share a file: each has tables and a version of its own.
+* A file that is deleted or replaced while it is open is refused from then on: what is written to it would be nowhere.
 
 Files are made with the mode 0600, because they hold messages and recipients.
 """
@@ -123,6 +125,30 @@ def _switch_to_wal(connection: sqlite3.Connection) -> str:
 
 MAX_BATCH = 1_000
 """Works in one transaction: a bound on how long others wait for the file."""
+AGAIN_AFTER = 1.0
+AGAIN_FOR = 600.0
+"""Seconds: how soon, and for how long, a failed write that nobody waits for is tried again."""
+MAX_AGAIN = 10_000
+_TROUBLE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+"""Errors of the file and not of one work: whoever else wants to write meets them, too."""
+
+
+class FileGoneError(sqlite3.OperationalError):
+    """The file was deleted or replaced while it was open."""
+
+    sqlite_errorname = "it was deleted or replaced while it was open; start the process anew"
 
 
 _databases: WeakSet[Database] = WeakSet()
@@ -140,6 +166,9 @@ class _Job:
     """None: nobody waits for it, and it may wait for company."""
     result: Any = None
     error: BaseException | None = None
+    again_on: tuple[type[Exception], ...] = ()
+    until: float | None = None
+    """When it has failed, although nobody waits for it: how long it is tried again, in monotonic seconds."""
 
 
 class Database:
@@ -166,6 +195,7 @@ class Database:
         self._open: Callable[[], sqlite3.Connection] = partial(
             open_database, path, part, schema, synchronous=synchronous
         )
+        self._path = path
         self._part = part
         self._lazy = lazy
         self._begin()
@@ -196,9 +226,10 @@ class Database:
         self._put(_Job(work, None, future))
         return future.result()
 
-    def post(self, work: Work[Any]) -> None:
-        """Have it done soon; if it fails, the log says so."""
-        self._put(_Job(work, None, None))
+    def post(self, work: Work[Any], *, again_on: tuple[type[Exception], ...] = ()) -> None:
+        """Have it done soon. If it fails, the log says so; and while it is the file that fails, or with an error of
+        `again_on`, it is tried again for ten minutes, or until the end."""
+        self._put(_Job(work, None, None, again_on=again_on))
 
     def close(self) -> None:
         """Finish what was given, then close the file. It opens again with the next work."""
@@ -222,27 +253,56 @@ class Database:
     def _serve(self, jobs: queue.SimpleQueue[_Job | None]) -> None:
         more = True
         connection: sqlite3.Connection | None = None
+        file: tuple[int, int] | None = None
+        again: list[_Job] = []
         while more:
-            batch, more = self._next_batch(jobs)
+            batch, more = self._next_batch(jobs, AGAIN_AFTER if again else None)
             try:
                 if connection is None:
                     connection = self._connection = self._open()
+                    file = _identity(self._path)
+                if file is None or _identity(self._path) != file:
+                    raise FileGoneError("the file was deleted or replaced while it was open")
+                _carry_out(connection, again)
+                trouble = next((job.error for job in again if _is_trouble(job.error)), None)
+                if trouble is not None:  # nobody overtakes: who reads now must see what was written before
+                    raise trouble
                 _carry_out(connection, batch)
-            except Exception as error:  # the file cannot be opened: who waits must hear of it
-                for job in batch:
+            except Exception as error:  # the file cannot be used: who waits must hear of it
+                for job in (*again, *batch):
                     job.error = error
-            self._report(batch)
+            told = bool(again)
+            again = self._tried_again(self._report([*again, *batch]), more)
+            if again and not told:
+                name = type(again[0].error).__name__
+                _logger.warning("Writes to the %s fail (%s) and are tried again", self._part, name)
         if connection is not None:
             connection.close()
 
-    def _next_batch(self, jobs: queue.SimpleQueue[_Job | None]) -> tuple[list[_Job], bool]:
-        """What is there, at least one; and whether there may be more. While nobody waits, it waits for company."""
+    def _tried_again(self, failed: list[_Job], more: bool) -> list[_Job]:
+        """Those of which another try may help. A work that is wrong in itself would only delay the others."""
+        again: list[_Job] = []
+        now = time.monotonic()
+        for job in failed:
+            job.until = now + AGAIN_FOR if job.until is None else job.until
+            helps = _is_trouble(job.error) or isinstance(job.error, (ConfigurationError, job.again_on))
+            if more and helps and now < job.until and len(again) < MAX_AGAIN:
+                again.append(job)
+            else:
+                _logger.error("A write to the %s failed: %s", self._part, type(job.error).__name__)
+        return again
+
+    def _next_batch(self, jobs: queue.SimpleQueue[_Job | None], patience: float | None) -> tuple[list[_Job], bool]:
+        """What is there, at least one; and whether there may be more. While nobody waits, it waits for company.
+
+        With `patience` there may be none, after so many seconds.
+        """
         batch: list[_Job] = []
         until: float | None = None
         while len(batch) < MAX_BATCH:
             try:
                 if not batch:
-                    job = jobs.get()
+                    job = jobs.get(timeout=patience)
                 elif until is None:
                     job = jobs.get_nowait()
                 else:
@@ -258,21 +318,23 @@ class Database:
                 until = time.monotonic() + self._lazy
         return batch, True
 
-    def _report(self, batch: list[_Job]) -> None:
-        """One wake-up for each loop: they are what costs."""
+    def _report(self, batch: list[_Job]) -> list[_Job]:
+        """Those that failed and that nobody waits for. One wake-up for each loop: they are what costs."""
         loops: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+        failed: list[_Job] = []
         for job in batch:
             if job.loop is not None:
                 loops.setdefault(job.loop, []).append(job)
             elif job.future is not None:
                 _resolve([job])
             elif job.error is not None:
-                _logger.error("A write to the %s failed: %s", self._part, type(job.error).__name__)
+                failed.append(job)
         for loop, waiting in loops.items():
             try:
                 loop.call_soon_threadsafe(_resolve, waiting)
             except RuntimeError:  # the loop has ended, and those who waited with it
                 pass
+        return failed
 
 
 def _after_fork_in_child() -> None:
@@ -295,15 +357,43 @@ def _resolve(jobs: list[_Job]) -> None:
 
 
 def _carry_out(connection: sqlite3.Connection, batch: list[_Job]) -> None:
-    """All in one transaction; if one fails, each in its own, so that it fails alone."""
+    """All in one transaction; if one fails, each in its own, so that it fails alone.
+
+    What is wrong with the file ends all of them: each would wait for a lock anew, one after the other.
+    """
+    error = _attempted(connection, batch)
+    if error is None or len(batch) == 1:
+        return
+    for at, job in enumerate(batch):
+        if _is_trouble(error):
+            for each in batch[at:]:
+                each.error = error
+            return
+        error = _attempted(connection, [job])
+
+
+def _attempted(connection: sqlite3.Connection, batch: list[_Job]) -> Exception | None:
+    error: Exception | None = None
     try:
         _transact(connection, batch)
-    except Exception as error:
-        if len(batch) == 1:
-            batch[0].error = error
-            return
-        for job in batch:
-            _carry_out(connection, [job])
+    except Exception as raised:
+        error = raised
+    for job in batch:
+        job.error = error
+    return error
+
+
+def _is_trouble(error: BaseException | None) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    return isinstance(error, FileGoneError) or (isinstance(error, sqlite3.Error) and code & 0xFF in _TROUBLE)
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _transact(connection: sqlite3.Connection, batch: list[_Job]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Collection
 from attrs import frozen
 
 from resilience_core import Clock, ConfigurationError
+from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp._envelope import text_of
 from resilience_whatsapp._error_table import ErrorClass
 from resilience_whatsapp.errors import GraphError
@@ -53,7 +54,7 @@ class Alarms:
             Gets the `Condition`. If it raises, the log says so, and the next message with the condition calls it again.
         cool_down: seconds.
         classes: which errors call; default `PERMANENT`.
-        clock: gives the time.
+        clock: gives the time; default that of the policies.
 
     Raises:
         ConfigurationError: a cool-down below 0.
@@ -72,7 +73,7 @@ class Alarms:
         self._pager = pager
         self._cool_down = cool_down
         self._classes = frozenset(classes)
-        self._clock = clock or Clock()
+        self._clock = clock or SYSTEM
         self._last: OrderedDict[Condition, float] = OrderedDict()
         self._calls: set[asyncio.Task[None]] = set()
 

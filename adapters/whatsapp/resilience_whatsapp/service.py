@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from attrs import evolve
 
 from resilience_core import CircuitOpenError, ConfigurationError
+from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp._closing import Calls, checked_drain
 from resilience_whatsapp._delivery import Sending, name_of_error
 from resilience_whatsapp._media_ids import MediaIds
@@ -495,7 +495,7 @@ class WhatsAppService:
             wamid=None,
             attempts=0,
             possible_duplicate=False,
-            started_at=time.time(),
+            started_at=SYSTEM.wall(),
             duration=0.0,
             error=None,
         )
@@ -510,7 +510,7 @@ class WhatsAppService:
     ) -> MessageRecord:
         kept = sending is not None  # by an outbox, which tells what became of it: it may send it again
         sending = Sending() if sending is None else sending
-        started = time.monotonic()
+        started = SYSTEM.now()
         key = None if record.template is None or record.language is None else (record.template, record.language)
         era = self._templates.era
         try:
@@ -567,7 +567,7 @@ def _ended(
         wamid=wamid,
         attempts=sending.attempts,
         possible_duplicate=sending.possible_duplicate,
-        duration=time.monotonic() - started,
+        duration=SYSTEM.now() - started,
         error=error,
     )
 

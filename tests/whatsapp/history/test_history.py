@@ -339,3 +339,13 @@ def test_what_cannot_work_is_refused_at_once(tmp_path: Path) -> None:
     for options in wrong:
         with pytest.raises(ConfigurationError):
             History(**options)
+
+
+def test_an_answer_that_was_lost_after_the_webhook_told_of_a_failure_takes_nothing_back() -> None:
+    async def main() -> None:
+        history = History()
+        await history.on_update(StatusUpdate(topic="messages", wamid="w", record_id=ID, status="failed"))
+        history.add(record(status=MessageStatus.UNKNOWN, wamid=None))
+        assert (await history.get(ID)).status is MessageStatus.FAILED
+
+    asyncio.run(main())

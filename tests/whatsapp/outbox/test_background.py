@@ -6,20 +6,24 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resilience_core import CircuitBreaker, Retry
+from resilience_core import CircuitBreaker, RejectionReason, Retry
+from resilience_core.testing import run_virtual
 from resilience_whatsapp import (
     AmbiguousOutcomeError,
+    GateClosedError,
     GraphClient,
     GraphRequestError,
     GraphThrottledError,
     GraphTransientError,
     MessageStatus,
     ResilientWhatsAppClient,
+    SendReceipt,
     ServiceClosedError,
     Template,
     TemplatePage,
@@ -36,7 +40,7 @@ from resilience_whatsapp.outbox import (
     RedisStore,
     SQLiteStore,
     _drain,
-    _sqlite_store,
+    _row,
 )
 from resilience_whatsapp.simulator import Fault, Simulator, SimulatorThread
 from tests._redis import RedisServer
@@ -108,9 +112,76 @@ def test_a_send_that_is_cancelled_while_its_row_is_written_is_rejected(tmp_path:
     run(story)
 
 
+def test_while_the_circuit_probes_the_next_probe_follows_the_last_one_at_once() -> None:
+    """A fleet takes the right to probe from a member that pauses for 0.2 s, and its successes with it."""
+
+    async def story() -> None:
+        breaker = CircuitBreaker("whatsapp_api", failure_threshold=1, success_threshold=3, recovery_timeout=0.05)
+        stub = Stub(GraphTransientError(131016, None, 503, "platform", None), OK)
+        # At this pace the second probe would have a day to wait.
+        service = made(stub, breaker=breaker, when_down="queue", first_rate=1e-5, rate=1e-5)
+        for _ in range(4):
+            await send(service)
+        async with service.outbox.running():
+
+            async def closed() -> bool:
+                return breaker.state == "closed" and len(stub.payloads) >= 4
+
+            await until(closed)
+
+    run(story)
+
+
+def test_a_circuit_that_may_be_probed_makes_no_request_while_nothing_is_queued() -> None:
+    class Counting(MemoryStore):
+        takes = 0
+
+        async def take(self, *arguments: Any) -> list[OutboxRow]:
+            self.takes += 1
+            return await super().take(*arguments)
+
+    async def story() -> None:
+        breaker, store = CircuitBreaker("whatsapp_api", failure_threshold=1, recovery_timeout=0.01), Counting()
+        stub = Stub(GraphTransientError(131016, None, 503, "platform", None))
+        service = made(stub, breaker=breaker, store=store)
+        with pytest.raises(GraphTransientError):
+            await send(service)
+        async with service.outbox.running():
+
+            async def looked() -> bool:
+                return store.takes >= 2
+
+            await until(looked)
+        assert (len(stub.payloads), breaker.state) == (1, "open")
+
+    run(story)
+
+
+@pytest.mark.parametrize(("scope", "waits"), [("pair", 0.0), ("marketing", 0.0), ("throughput", 0.006)])
+def test_a_gate_that_is_closed_for_some_messages_does_not_slow_the_others_down(scope: str, waits: float) -> None:
+    class Shut(Stub):
+        async def send_message(self, payload: Mapping[str, Any]) -> SendReceipt:
+            inputs = {"scope": scope, "code": None, "latched": False}
+            raise GateClosedError("whatsapp_gate", RejectionReason.THROTTLED, 0.006, None, inputs)
+
+    async def story() -> None:
+        service = made(Shut(OK), when_down="queue", first_rate=10.0, ramp_every=1e-6)
+        lane = service.outbox._drainer._lanes[""]
+        now = time.monotonic()
+        lane.pace.grant(now, 1)
+        assert lane.pace.rate(now + 1.0) == 5000.0
+        record = await send(service)
+        assert record.status == "queued"
+        assert lane.pace.rate(now + 1.0) == 5000.0  # not begun anew
+        assert max(0.0, lane.paused_until - now) == pytest.approx(waits, abs=10.0 if waits else 0.0)
+        assert (lane.paused_until > now) is (waits > 0.0)
+
+    run(story)
+
+
 def test_a_limit_of_the_number_makes_all_wait() -> None:
     async def story() -> None:
-        stub = Stub(GraphThrottledError(130429, None, 429, "phone_number", 0.1), OK)
+        stub = Stub(GraphThrottledError(130429, None, 429, "phone_number", 10.0), OK)
         breaker = CircuitBreaker("whatsapp_api")
         service = made(stub, breaker=breaker, when_down="queue", first_rate=4.0, rate=50.0)
         breaker.force_open(reason="test")
@@ -126,7 +197,7 @@ def test_a_limit_of_the_number_makes_all_wait() -> None:
             lane = service.outbox._drainer._lanes[""]
 
             async def paused() -> bool:
-                return lane.paused_until > time.monotonic()
+                return lane.paused_until > asyncio.get_running_loop().time() + 9
 
             await until(paused)
 
@@ -136,7 +207,7 @@ def test_a_limit_of_the_number_makes_all_wait() -> None:
             await until(all_sent)
         assert len(stub.payloads) == 4
 
-    run(story)
+    run_virtual(story)
 
 
 def test_old_rows_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,7 +485,7 @@ def test_what_the_file_cannot_read_stops_nobody(tmp_path: Path, caplog: pytest.L
         await store._run(lambda db: db.execute("UPDATE outbox SET body = ? WHERE id = ?", (b"rubbish", bad.id)))
         assert [row.id for row in await store.take("100", NOW, 30.0, 1)] == []
         assert [row.id for row in await store.take("100", NOW, 30.0, 1)] == [good.id]
-        assert await store.next_due("100") == NOW + _sqlite_store.UNREADABLE_FOR
+        assert await store.next_due("100") == NOW + _row.UNREADABLE_FOR
         assert await store.rows(MessageStatus.QUEUED) == []
         with pytest.raises(OutboxStoreError, match="cannot be read"):
             await store.get(bad.id)

@@ -18,8 +18,8 @@ from tests._cost import size, unmeasured
 from tests._redis import RedisServer
 from tests.whatsapp.outbox.stores import SECRET
 
-COUNT = size(2000, 60)
-KILLS = size(20, 2)
+COUNT = size(2000, 48)
+KILLS = size(20, 1)  # one takes two processes of a second each
 PATIENCE = 50.0
 PROGRAM = Path(__file__).with_name("_sender.py")
 

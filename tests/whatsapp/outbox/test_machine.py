@@ -134,13 +134,30 @@ def test_statuses_come_in_any_order_and_end_the_same() -> None:
 def test_an_echo_before_the_answer_stands_and_the_answer_is_counted_once() -> None:
     row = machine.echoed(flying(), "wamid.1", "delivered", 5.0, NOW)
     row = machine.accepted(row, "wamid.1", 1, 0, NOW)
-    assert (row.state, row.wamid) == (S.DELIVERED, "wamid.1")
+    assert (row.state, row.wamid, row.attempts) == (S.DELIVERED, "wamid.1", 1)
+    row = machine.accepted(row, "wamid.1", 2, 1, NOW)
+    assert (row.attempts, row.unknown, row.possible_duplicate) == (2, 1, True), "also what only the answer tells"
     row = machine.accepted(flying(), "wamid.2", 1, 0, NOW)
     assert machine.accepted(row, "wamid.2", 1, 0, NOW) is row
     failed = machine.echoed(flying(), "wamid.3", "failed", 5.0, NOW, "GraphSenderError(131042)")
     assert failed.error == "GraphSenderError(131042)"
     assert not machine.may_be_sent_anew(failed)
-    assert machine.accepted(evolve(failed, state=S.IN_FLIGHT), "wamid.4", 1, 0, NOW).state is S.ACCEPTED
+    assert machine.accepted(failed, "wamid.3", 1, 0, NOW) is failed
+    other = machine.accepted(failed, "wamid.4", 2, 1, NOW)
+    assert (other.state, other.wamid, other.error, other.possible_duplicate) == (S.ACCEPTED, "wamid.4", None, True)
+
+
+def test_of_a_message_that_was_accepted_twice_the_better_end_counts_and_it_is_a_duplicate() -> None:
+    for first, second in (("sent", "failed"), ("failed", "sent")):
+        row = machine.echoed(flying(delivery="at_least_once"), f"wamid.{first}", first, 5.0, NOW, "E")
+        row = machine.echoed(row, f"wamid.{second}", second, 6.0, NOW, "E")
+        assert (row.state, row.wamid, row.possible_duplicate, row.error) == (S.SENT, "wamid.sent", True, None)
+        again = machine.echoed(row, "wamid.failed", "failed", 7.0, NOW, "E")
+        assert again is row
+    row = machine.echoed(
+        machine.echoed(flying(), "wamid.1", "failed", 5.0, NOW, "A"), "wamid.2", "failed", 6.0, NOW, "B"
+    )
+    assert (row.state, row.wamid, row.error, row.possible_duplicate) == (S.FAILED, "wamid.1", "A", True)
 
 
 def test_the_answer_that_comes_after_the_lease_is_believed() -> None:
@@ -148,7 +165,8 @@ def test_the_answer_that_comes_after_the_lease_is_believed() -> None:
         row = machine.orphaned(flying(delivery=delivery), NOW + 181, RULES)
         assert row.state is state
         row = machine.accepted(row, "wamid.1", 1, 0, NOW + 182)
-        assert (row.state, row.due) == (S.ACCEPTED, None)
+        assert (row.state, row.due, row.attempts) == (S.ACCEPTED, None, 1)
+        assert not row.possible_duplicate, "nobody has sent it a second time"
 
 
 def test_left_in_flight_is_unknown_or_sent_again_and_then_it_may_be_a_duplicate() -> None:
@@ -156,7 +174,7 @@ def test_left_in_flight_is_unknown_or_sent_again_and_then_it_may_be_a_duplicate(
     assert (row.state, row.unknown, row.reason) == (S.UNKNOWN, 1, "the sender died")
     row = machine.orphaned(flying(delivery="at_least_once", kept=False), NOW + 181, RULES)
     assert (row.state, row.due, row.kept, row.possible_duplicate) == (S.QUEUED, NOW + 181, True, False)
-    again = machine.accepted(machine.begun(row, NOW + 182, RULES), "w", 1, 0, NOW + 183)
+    again = machine.accepted(machine.begun(row, NOW + 182, RULES), "w", 2, 1, NOW + 183)
     assert again.possible_duplicate
     refused = after(machine.begun(row, NOW + 182, RULES), ending(ErrorClass.TRANSIENT))
     assert refused.possible_duplicate
@@ -225,10 +243,12 @@ def test_only_what_was_certainly_not_sent_may_be_sent_anew(state: MessageStatus)
 
 
 def test_what_could_not_be_kept_is_rejected_unless_somebody_has_it_already() -> None:
-    row = machine.given_up(flying(), NOW)
+    kept = flying()
+    row = machine.given_up(kept, kept, NOW)
     assert (row.state, row.due, row.kept) == (S.REJECTED, None, False)
-    taken = flying(fence=1)
-    assert machine.given_up(taken, NOW) is taken
+    assert machine.given_up(evolve(kept, state=S.QUEUED, due=NOW), kept, NOW).state is S.REJECTED
+    taken = evolve(kept, fence=1)
+    assert machine.given_up(taken, kept, NOW) is taken
 
 
 def test_a_held_row_spends_nothing_and_a_row_shows_neither_number_nor_text() -> None:

@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio
 
 from resilience_core import ConfigurationError
-from resilience_core.testing import FaultProxy
+from resilience_core.testing import FaultProxy, run_virtual
 from resilience_whatsapp.outbox import OutboxStoreError, RedisStore, _redis_store
 from resilience_whatsapp.records import MessageStatus
 from tests._redis import HOST, RedisServer
@@ -82,6 +82,38 @@ def test_what_cannot_be_decoded_stays_and_stops_nobody(
     asyncio.run(story())
     assert "cannot be read (JSONDecodeError)" in caplog.text
     assert "rubbish" not in caplog.text
+
+
+def test_many_that_cannot_be_decoded_hold_up_no_other_that_is_overdue(redis_server: RedisServer, name: str) -> None:
+    async def story() -> None:
+        store = RedisStore(redis_server.url, secret=SECRET, name=name)
+        blind = [await store.add(a_row(not_after=NOW - 2)) for _ in range(3)]
+        row = await store.add(a_row(not_after=NOW - 1))
+        client = redis_server.client()
+        client.hset(f"rc:{{outbox:{name}}}:rows", mapping={each.id: b"rubbish" for each in blind})
+        assert await store.overdue(NOW, LEASE, 3) == []
+        assert [each.id for each in await store.overdue(NOW, LEASE, 3)] == [row.id]
+        client.hset(f"rc:{{outbox:{name}}}:rows", blind[0].id, client.hget(f"rc:{{outbox:{name}}}:rows", row.id))
+        assert len(await store.overdue(NOW + 61, LEASE, 3)) == 2
+        await store.aclose()
+
+    asyncio.run(story())
+
+
+def test_a_redis_that_does_not_answer_holds_up_the_end_for_a_bounded_time(caplog: pytest.LogCaptureFixture) -> None:
+    class Hanging(RedisStore):
+        async def _change(self, *_: Any) -> None:
+            await asyncio.sleep(5.0)
+            raise OutboxStoreError("no answer")
+
+    async def story() -> None:
+        store = Hanging("redis://127.0.0.1:1", secret=SECRET)
+        store.post(a_row(), lambda row: row)
+        await store.flush()
+        assert asyncio.get_running_loop().time() < 40
+
+    run_virtual(story)
+    assert "How a send ended could not be written" in caplog.text
 
 
 def test_rows_whose_answer_was_lost_are_given_again(redis_server: RedisServer, name: str) -> None:
@@ -198,6 +230,17 @@ def test_garbage_in_the_streams_is_cleared_away(redis_server: RedisServer, name:
         client.hset(f"{base}:heads", row.id, client.hget(f"{base}:heads", row.id).replace('"fence":"1"', '"fence":"x"'))
         with pytest.raises(OutboxStoreError, match="its head"):
             await store.get(row.id)
+        await store.aclose()
+
+    asyncio.run(story())
+
+
+def test_more_at_once_than_there_are_connections_wait_for_one(redis_server: RedisServer, name: str) -> None:
+    async def story() -> None:
+        store = RedisStore(redis_server.url, secret=SECRET, name=name)
+        many = 150  # redis-py opens 100 connections, and then raises
+        await asyncio.gather(*(store.add(a_row()) for _ in range(many)))
+        assert (await store.counts())[MessageStatus.QUEUED] == many
         await store.aclose()
 
     asyncio.run(story())

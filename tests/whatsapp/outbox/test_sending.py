@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from resilience_core import CircuitBreaker, CircuitOpenError, ConfigurationError, Retry
+from resilience_core.testing import run_virtual
 from resilience_whatsapp import (
     AmbiguousOutcomeError,
     GraphAuthError,
@@ -401,7 +402,7 @@ def test_what_a_person_must_repair_stops_all_and_is_tried_with_one_message_at_a_
     async def story() -> None:
         auth = GraphAuthError(190, None, 401, "token")
         breaker, stub = CircuitBreaker("whatsapp_api"), Stub(auth, auth, OK)
-        service = made(stub, breaker=breaker, when_down="queue", hold_for=0.1, first_rate=5.0)
+        service = made(stub, breaker=breaker, when_down="queue", hold_for=0.5, first_rate=5.0)
         breaker.force_open(reason="test")
         for _ in range(5):
             await send(service)
@@ -414,7 +415,7 @@ def test_what_a_person_must_repair_stops_all_and_is_tried_with_one_message_at_a_
             await until(all_sent)
         assert len(stub.payloads) == 7, "two that failed, and each message once"
 
-    run(story)
+    run_virtual(story)
 
 
 def test_checks_before_a_send_hold_or_drop_it_and_a_gate_makes_it_wait() -> None:

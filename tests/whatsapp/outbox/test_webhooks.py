@@ -12,7 +12,7 @@ from resilience_core import CircuitBreaker, Clock, Retry
 from resilience_whatsapp import AmbiguousOutcomeError, GraphClient, ResilientWhatsAppClient, WhatsAppService
 from resilience_whatsapp.outbox import Outbox, SQLiteStore
 from resilience_whatsapp.simulator import Fault, Receiver, Simulator, Statuses
-from resilience_whatsapp.webhooks import SqliteInbox, WebhookReceiver, aiohttp_handler, settling
+from resilience_whatsapp.webhooks import SQLiteInbox, WebhookReceiver, aiohttp_handler, settling
 from tests.whatsapp.outbox.test_sending import QUICK, until
 
 MESSAGES = 30
@@ -23,7 +23,7 @@ def test_every_send_whose_answer_was_lost_is_settled_by_its_webhook_and_none_is_
         outbox = Outbox(SQLiteStore(tmp_path / "a.db", synchronous="normal"), **QUICK)
         async with Simulator(speed=600, statuses=Statuses(reads=1.0, delivers=1.0), seed=3) as api:
             receiver = WebhookReceiver(
-                SqliteInbox(tmp_path / "a.db"),  # one file for both
+                SQLiteInbox(tmp_path / "a.db"),  # one file for both
                 {"outbox": settling(outbox)},
                 app_secrets=api.webhooks.app_secret,
                 verify_token="verify",
@@ -87,7 +87,7 @@ def test_while_the_receiver_is_down_no_unknown_message_is_given_up_and_the_late_
 
         def receives(secret: str) -> WebhookReceiver:
             return WebhookReceiver(
-                SqliteInbox(tmp_path / "inbox.db"),
+                SQLiteInbox(tmp_path / "inbox.db"),
                 {"outbox": settling(outbox)},
                 app_secrets=secret,
                 verify_token="verify",

@@ -121,10 +121,10 @@ def program(directory: str) -> None:
         effects.execute("INSERT INTO effects VALUES (?, ?)", (update.wamid, update.status))
 
     async def main() -> None:
-        from resilience_whatsapp.webhooks import SqliteInbox, _handing
+        from resilience_whatsapp.webhooks import SQLiteInbox, _handing
 
         _handing.LEASE = 2.0  # who was killed with a claim is followed after two seconds, not after a minute
-        inbox = SqliteInbox(Path(directory) / "webhooks.db")
+        inbox = SQLiteInbox(Path(directory) / "webhooks.db")
         listeners: Any = {"note": on(StatusUpdate, note)}
         options: Any = {"app_secrets": SECRET, "verify_token": TOKEN, "listener_timeout": 0.5}
         app = aiohttp_application(WebhookReceiver(inbox, listeners, **options))

@@ -20,7 +20,7 @@ from resilience_whatsapp.webhooks import (
     AsideUpdate,
     InboxFull,
     MemoryInbox,
-    SqliteInbox,
+    SQLiteInbox,
     StatusUpdate,
     WebhookAnswer,
     WebhookReceiver,
@@ -439,7 +439,7 @@ def test_while_the_inbox_fails_nothing_is_answered_with_200_and_nothing_is_lost(
 def inbox_file(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
     """Opens the same inbox each time."""
     if request.param == "sqlite":
-        return lambda: SqliteInbox(tmp_path / "webhooks.db")
+        return lambda: SQLiteInbox(tmp_path / "webhooks.db")
     memory = MemoryInbox()
     return lambda: memory
 
@@ -531,10 +531,10 @@ async def test_an_inbox_knows_when_receivers_were_up(inbox_file: Callable[[], An
 async def test_what_was_not_handled_is_handled_after_a_restart_and_what_was_is_not(tmp_path: Path) -> None:
     path = tmp_path / "webhooks.db"
     seen, broken = Seen(), Seen(failures=1)
-    async with receiver_of(SqliteInbox(path), listeners={"seen": seen, "broken": broken}) as receiver:
+    async with receiver_of(SQLiteInbox(path), listeners={"seen": seen, "broken": broken}) as receiver:
         assert (await post(receiver, body_of(("w1", "sent")))).status == 200
         await until(lambda: broken.failures == 0)
-    async with receiver_of(SqliteInbox(path), listeners={"seen": seen, "broken": broken}) as receiver:
+    async with receiver_of(SQLiteInbox(path), listeners={"seen": seen, "broken": broken}) as receiver:
         for _ in range(2):
             assert (await post(receiver, body_of(("w1", "sent"), ("w2", "sent")))).status == 200
         await until(lambda: len(broken.updates) == 2)
@@ -544,7 +544,7 @@ async def test_what_was_not_handled_is_handled_after_a_restart_and_what_was_is_n
 @real
 async def test_several_receivers_on_one_file_hand_out_each_update_once(tmp_path: Path) -> None:
     seen = Seen()
-    receivers = [receiver_of(SqliteInbox(tmp_path / "webhooks.db"), listeners={"seen": seen}) for _ in range(3)]
+    receivers = [receiver_of(SQLiteInbox(tmp_path / "webhooks.db"), listeners={"seen": seen}) for _ in range(3)]
     for receiver in receivers:
         await receiver.start()
     bodies = [body_of(*((f"w{number + offset}", "sent") for offset in range(4))) for number in range(20)]
@@ -604,6 +604,60 @@ async def test_what_was_kept_although_the_request_was_given_up_is_handed_out_at_
         asking.cancel()
         await until(lambda: bool(seen.updates))
         assert asyncio.get_running_loop().time() < 10
+
+
+@virtual
+async def test_a_receiver_that_is_started_again_hands_out_what_it_gave_back() -> None:
+    seen, begun = Seen(), asyncio.Event()
+
+    async def stuck(update: StatusUpdate) -> None:
+        if not begun.is_set():
+            begun.set()
+            await asyncio.sleep(20)
+        await seen(update)
+
+    receiver = receiver_of(listeners={"stuck": stuck})
+    async with receiver:
+        await post(receiver, body_of(("w", "sent"), ("w", "delivered"), ("w", "read")))
+        await begun.wait()
+    async with receiver:
+        await until(lambda: len(seen.updates) == 3)
+        assert asyncio.get_running_loop().time() < 10
+
+
+@virtual
+async def test_with_a_disk_that_fails_it_closes_all_the_same() -> None:
+    class Broken(MemoryInbox):
+        fails = closed = False
+
+        async def give_back(self, *args: Any) -> None:
+            raise OSError
+
+        async def beat(self, *args: Any) -> None:
+            if self.fails:
+                raise OSError
+            await super().beat(*args)
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    inbox = Broken()
+    async with receiver_of(inbox):
+        inbox.fails = True
+    assert inbox.closed
+
+
+@virtual
+async def test_rows_that_nobody_can_read_hold_up_nobody() -> None:
+    inbox, seen = MemoryInbox(), Seen()
+    texts = ["[]", "null", '["status","messages",null,null,null,3]', '["status","messages",null,null,null,{}]']
+    await inbox.take([(str(number).encode(), text) for number, text in enumerate(texts)], 0.0, 100)
+    async with receiver_of(inbox, listeners={"seen": seen}) as receiver:
+        await post(receiver, body_of(("w", "sent")))
+        await until(lambda: bool(seen.updates))
+        await asyncio.sleep(300)
+        await post(receiver, body_of(("w", "read")))
+        await until(lambda: len(seen.updates) == 2)
 
 
 class SlowTakes(MemoryInbox):
@@ -673,6 +727,9 @@ def test_time_in_which_the_machine_slept_does_not_count() -> None:
         async with WebhookReceiver(MemoryInbox(), {}, **options) as receiver:
             await asyncio.sleep(20)
             jump[0] = 5_000.0
+            begin, end = receiver.downtime()[-1]
+            assert begin <= 1_700_000_020.0, "also before it has noticed"
+            assert end is None
             await asyncio.sleep(20)
             assert await receiver.listened_since(1_700_000_000.0) == pytest.approx(30, abs=10.1)
 

@@ -15,7 +15,7 @@ from resilience_whatsapp.history import History
 from resilience_whatsapp.simulator import Fault, Receiver, Simulator, Statuses
 from resilience_whatsapp.webhooks import (
     InboundMessage,
-    SqliteInbox,
+    SQLiteInbox,
     StatusUpdate,
     WebhookReceiver,
     aiohttp_handler,
@@ -43,7 +43,7 @@ class Site:
     async def open(self) -> None:
         """Begin to listen, behind what was kept before."""
         self.receiver = WebhookReceiver(
-            SqliteInbox(self.directory / "webhooks.db"),
+            SQLiteInbox(self.directory / "webhooks.db"),
             {
                 "history": self.history.on_update,
                 "count": on(StatusUpdate, lambda update: self.seen.update([(update.wamid, update.status)])),

@@ -34,7 +34,7 @@ from resilience_whatsapp.webhooks import (
     AccountUpdate,
     AsideUpdate,
     QualityUpdate,
-    SqliteInbox,
+    SQLiteInbox,
     StatusUpdate,
     TemplateUpdate,
     WebhookReceiver,
@@ -174,7 +174,7 @@ def _receiver(
             listeners["history"] = history.on_update
         listeners["told"] = told.update
         return WebhookReceiver(
-            SqliteInbox(path), listeners, app_secrets=secrets, verify_token=token, on_set_aside=told.set_aside
+            SQLiteInbox(path), listeners, app_secrets=secrets, verify_token=token, on_set_aside=told.set_aside
         )
     except ConfigurationError as error:
         raise Failure(2, str(error), "see --inbox and --history") from None
@@ -251,7 +251,7 @@ def _word(value: Any) -> str:
 
 
 async def _looked_at(act: Callable[..., Any], options: Namespace, screen: Screen, path: str) -> int:
-    inbox = SqliteInbox(path)
+    inbox = SQLiteInbox(path)
     try:
         code: int = await act(options, screen, inbox)
         return code
@@ -259,7 +259,7 @@ async def _looked_at(act: Callable[..., Any], options: Namespace, screen: Screen
         await inbox.aclose()
 
 
-async def _check(options: Namespace, screen: Screen, inbox: SqliteInbox) -> int:
+async def _check(options: Namespace, screen: Screen, inbox: SQLiteInbox) -> int:
     now, counts, listening = time.time(), await inbox.counts(), await inbox.listening()
     oldest = min(listening.waiting.values(), default=None)
     last_up = max((end for _, end in listening.up), default=None)
@@ -304,7 +304,7 @@ def _ago(now: float, then: float | None) -> str:
     return "never" if then is None else f"{lasting(max(0.0, now - then))} ago"
 
 
-async def _try_again(options: Namespace, screen: Screen, inbox: SqliteInbox) -> int:
+async def _try_again(options: Namespace, screen: Screen, inbox: SQLiteInbox) -> int:
     if bool(options.ids) == options.all:
         raise Failure(2, "it is not said which", "give the ids that webhook check tells, or --all")
     ids, found = options.ids, 0

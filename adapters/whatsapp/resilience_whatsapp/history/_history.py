@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from resilience_core import Clock, ConfigurationError
+from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp._delivery import AttemptTold
 from resilience_whatsapp._sqlite import Database, Work
 from resilience_whatsapp.history import _sql
@@ -43,7 +44,7 @@ class History:
             are: the file is yours, made with the mode 0600, and support wants to see a number.
         kept_for: seconds after which messages are forgotten.
         max_messages: how many are kept at most; the oldest go first.
-        clock: gives the time.
+        clock: gives the time; default that of the policies.
 
     Raises:
         ConfigurationError: the path cannot be opened or is no database, or a number is out of range.
@@ -68,7 +69,7 @@ class History:
         self._secret = hash_recipients
         self._kept_for = kept_for
         self._max_messages = max_messages
-        self._clock = clock or Clock()
+        self._clock = clock or SYSTEM
         self._until_pruning = 0
         self._posted = self._done = 0
         self._drops = False

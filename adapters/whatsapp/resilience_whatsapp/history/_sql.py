@@ -73,7 +73,7 @@ def add(db: sqlite3.Connection, facts: Facts, steps: Sequence[Step]) -> None:
     else:
         number = row[0]
         known = MessageStatus(row[1])
-        status = status_after(known, last.status, last.source)
+        status = status_after(known, last.status, last.source, accepted=row[2] is not None)
         changes: dict[str, Any] = {
             "id": facts.id,
             "wamid": facts.wamid,
@@ -104,7 +104,9 @@ def _find(db: sqlite3.Connection, facts: Facts) -> Any:
     """By our id, else by the platform's. A message that only webhooks told of has the wamid as its id."""
     for column, value in (("id", facts.id), ("wamid", facts.wamid)):
         if value is not None:
-            row = db.execute(f"SELECT number, status FROM history_messages WHERE {column} = ?", (value,)).fetchone()
+            row = db.execute(
+                f"SELECT number, status, wamid FROM history_messages WHERE {column} = ?", (value,)
+            ).fetchone()
             if row is not None:
                 return row
     return None

@@ -91,12 +91,15 @@ def trouble_of(error: BaseException | None) -> Trouble | None:
     return Trouble(name, error.error_class if isinstance(error, AmbiguousOutcomeError) else None)
 
 
-def status_after(known: MessageStatus | None, told: MessageStatus, source: Source) -> MessageStatus:
-    """Where a message stands after `told`.
+def status_after(
+    known: MessageStatus | None, told: MessageStatus, source: Source, *, accepted: bool = False
+) -> MessageStatus:
+    """Where a message stands after `told`; `accepted`: the platform has given it an id of its own.
 
     Webhooks go by `later_status`. What the sender says of itself comes in order, but the platform's word about the
     same message may have come before it: that one stands.
     """
     if known is None or (source == "send" and known not in _PROVEN):
-        return known if known is MessageStatus.FAILED and told is MessageStatus.ACCEPTED else told
+        late = told is MessageStatus.ACCEPTED or (told is MessageStatus.UNKNOWN and accepted)
+        return known if known is MessageStatus.FAILED and late else told
     return later_status(known, told) if source == "webhook" else known

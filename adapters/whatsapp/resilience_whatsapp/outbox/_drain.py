@@ -23,8 +23,12 @@ from resilience_whatsapp.records import MessageRecord, MessageStatus
 
 PURGE_EVERY = 60.0
 BATCH = 200
+TOGETHER = 20
+"""Changes that are asked for at once: a file writes them with one wait for the disk."""
 _ONE_MESSAGE = frozenset({"pair", "recipient", "template", "group", "flow", "request", "message"})
 """Scopes of a limit that leave the other messages of the number alone."""
+_SOME_MESSAGES = frozenset({"templates", "marketing"})
+"""Scopes of gates that leave those that are no templates, or no offers, alone."""
 _NEEDS_REPAIR = (ErrorClass.AUTH, ErrorClass.POLICY, ErrorClass.SENDER)
 _logger = logging.getLogger("resilience_whatsapp.outbox")
 
@@ -111,6 +115,12 @@ def ending_of(error: BaseException, sending: Sending, template_wait: float = 0.0
     )
 
 
+def accepting(row: OutboxRow, wamid: str, sending: Sending, now: float) -> Callable[[OutboxRow], OutboxRow]:
+    """The rule that a send which began with `row` was accepted."""
+    attempts, unknown = row.attempts + sending.attempts, row.unknown + sending.unknown
+    return lambda known: machine.accepted(known, wamid, attempts, unknown, now)
+
+
 _CLASSES = {
     Verdict.TRANSIENT: ErrorClass.TRANSIENT,
     Verdict.UNKNOWN: ErrorClass.AMBIGUOUS,
@@ -130,6 +140,7 @@ class _Lane:
     """Rows, ever."""
     taking: bool = False
     sends: set[asyncio.Task[None]] = field(factory=set)
+    takes: set[asyncio.Task[list[OutboxRow]]] = field(factory=set)
 
 
 class Drainer:
@@ -155,7 +166,8 @@ class Drainer:
         self._lanes: dict[str, _Lane] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wakes: dict[str, asyncio.Event] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._care: list[asyncio.Task[None]] = []
+        self._drains: list[asyncio.Task[None]] = []
         self._stopping = False
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -176,7 +188,7 @@ class Drainer:
         if self._loop is not None:
             raise ConfigurationError("this outbox is running already")
         self._loop, self._stopping = asyncio.get_running_loop(), False
-        self._tasks.append(self._loop.create_task(self._look_after(), name="whatsapp-outbox-care"))
+        self._care = [self._loop.create_task(self._look_after(), name="whatsapp-outbox-care")]
         for lane in self._lanes.values():
             self._start_lane(lane)
 
@@ -184,22 +196,26 @@ class Drainer:
         assert self._loop is not None
         lane.pace.restart()
         self._wakes[lane.sender.lane] = asyncio.Event()
-        self._tasks.append(self._loop.create_task(self._drain(lane), name="whatsapp-outbox-drain"))
+        self._drains.append(self._loop.create_task(self._drain(lane), name="whatsapp-outbox-drain"))
 
     async def stop(self, patience: float) -> None:
         """Begin nothing more; what is under way has `patience` seconds."""
         self._stopping = True
         self.wake()
-        sends = [send for lane in self._lanes.values() for send in lane.sends]
         try:
-            if sends:
-                await asyncio.wait(sends, timeout=patience)
+            # Those that drain end by themselves: cancelled in the middle of a take they would not know what they have.
+            ending = [*self._drains, *(send for lane in self._lanes.values() for send in lane.sends)]
+            if ending:
+                await asyncio.wait(ending, timeout=patience)
         finally:
-            left = [*self._tasks, *(send for lane in self._lanes.values() for send in lane.sends)]
+            left = [*self._care, *self._drains, *(send for lane in self._lanes.values() for send in lane.sends)]
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
-            self._tasks.clear()
+            takes = [take for lane in self._lanes.values() for take in lane.takes]
+            await asyncio.gather(*takes, return_exceptions=True)
+            self._care.clear()
+            self._drains.clear()
             self._wakes.clear()
             self._loop = None
 
@@ -261,29 +277,49 @@ class Drainer:
             return min(closed, self._poll)
         if now < lane.paused_until:
             return min(lane.paused_until - now, self._poll)
-        free = (1 if sender.is_probing() else self._max_concurrent) - len(lane.sends)
-        granted = lane.pace.grant(now, free)
+        probing = sender.is_probing()
+        free = (1 if probing else self._max_concurrent) - len(lane.sends)
+        # Probes are few and one at a time; a pause between them is not: a fleet passes the right to probe on from a
+        # member that pauses, and what the probes told is lost with it.
+        granted = min(1, max(0, free)) if probing else lane.pace.grant(now, free)
         if granted == 0:
             return self._poll if free <= 0 else lane.pace.wait(now)
         wall = self._clock.wall()
         lane.taking = True
         try:
-            rows = await self._store.take(sender.lane, wall, self._rules.lease, granted)
+            rows = await self._taken(lane, wall, granted)
             lane.taken += len(rows)
             self._begin_sends(lane, rows)
         finally:
             lane.taking = False
-        if len(rows) == granted or lane.detached:
-            return self._poll if lane.detached else lane.pace.wait(now)
-        lane.pace.give_back(granted - len(rows), now)
+        if self._stopping or lane.detached:
+            return self._poll
+        if len(rows) == granted:
+            return self._poll if probing else lane.pace.wait(now)
+        if not probing:
+            lane.pace.give_back(granted - len(rows), now)
         due = await self._store.next_due(sender.lane)
         later = self._poll if due is None or due <= wall else min(self._poll, due - wall)
         return max(later, lane.pace.wait(now))
 
+    async def _taken(self, lane: _Lane, wall: float, most: int) -> list[OutboxRow]:
+        """What the store gives. Cut short, it may have given all the same: that is put back."""
+        take = asyncio.ensure_future(self._store.take(lane.sender.lane, wall, self._rules.lease, most))
+        lane.takes.add(take)
+        take.add_done_callback(lane.takes.discard)
+        try:
+            return await asyncio.shield(take)
+        except asyncio.CancelledError:
+            take.add_done_callback(self._taken_too_late)
+            raise
+
+    def _taken_too_late(self, take: asyncio.Task[list[OutboxRow]]) -> None:
+        if not take.cancelled() and take.exception() is None:
+            self._put_back(take.result())
+
     def _begin_sends(self, lane: _Lane, rows: list[OutboxRow]) -> None:
-        if lane.detached:  # meanwhile: its client is closed, or will be
-            for row in rows:
-                self._store.post(row, self._put_back(row))
+        if self._stopping or lane.detached:  # meanwhile: its client is closed, or will be
+            self._put_back(rows)
             return
         for row in rows:
             send = asyncio.get_running_loop().create_task(self._send(lane, row), name="whatsapp-outbox-send")
@@ -336,9 +372,9 @@ class Drainer:
             if not isinstance(error, Exception):
                 raise
             return
-        wamid, now = record.wamid or "", self._clock.wall()
-        sender.tell(machine.accepted(row, wamid, sending.attempts, sending.unknown, now).record(), sending)
-        self._store.post(row, lambda known: machine.accepted(known, wamid, sending.attempts, sending.unknown, now))
+        rule = accepting(row, record.wamid or "", sending, self._clock.wall())
+        self._store.post(row, rule)  # before anybody else can do harm
+        sender.tell(rule(row).record(), sending)
 
     async def _still_right(self, sender: Sender, row: OutboxRow) -> Callable[[OutboxRow], OutboxRow] | None:
         """None if it is to be sent now; else what becomes of it."""
@@ -365,9 +401,13 @@ class Drainer:
         )
         return lambda known: judged if known.fence == fence else known
 
-    def _put_back(self, row: OutboxRow) -> Callable[[OutboxRow], OutboxRow]:
-        now, fence = self._clock.wall(), row.fence
-        return lambda known: machine.held(known, now, "put back", now) if known.fence == fence else known
+    def _put_back(self, rows: Iterable[OutboxRow]) -> None:
+        now = self._clock.wall()
+        for row in rows:
+            self._store.post(row, self._held(row, now))
+
+    def _held(self, row: OutboxRow, now: float) -> Callable[[OutboxRow], OutboxRow]:
+        return lambda known: machine.held(known, now, "put back", now) if known.fence == row.fence else known
 
     def _ask_template(self, sender: Sender) -> Recheck:
         async def ask(row: OutboxRow) -> Hold | None:
@@ -393,8 +433,11 @@ class Drainer:
                 lane.paused_until = max(lane.paused_until, now + (ending.wait or 1.0))
                 lane.pace.slow_down(now)
         elif isinstance(error, GateClosedError):
-            pass  # a gate has a pace of its own, and most are about one message
+            if error.scope not in _ONE_MESSAGE | _SOME_MESSAGES:
+                lane.paused_until = max(lane.paused_until, now + min(ending.wait or self._poll, self._poll))
         elif isinstance(error, CallRejected):
+            # Somebody else of the fleet probes: it is enough to look now and then.
+            lane.paused_until = max(lane.paused_until, now + min(ending.wait or self._poll, self._poll))
             lane.pace.restart()
         elif ending.unknown or ending.error_class in (ErrorClass.TRANSIENT, ErrorClass.AMBIGUOUS):
             lane.pace.slow_down(now)
@@ -412,16 +455,24 @@ class Drainer:
 
     async def _settle_overdue(self) -> float:
         now = self._clock.wall()
-        rows = await self._store.overdue(now, self._rules.lease, BATCH)
-        awaited = any(row.state is MessageStatus.UNKNOWN for row in rows)
-        intervals = tuple(self._downtime()) if awaited else ()
-        for row in rows:
-            changed = await self._store.change(row, self._overdue(row, now, intervals))
-            if changed is not None and changed.state is not row.state:
-                self.tell(changed)
+        rows = found = await self._store.overdue(now, self._rules.lease, BATCH)
+        intervals: Sequence[Interval] = ()
+        if any(row.state is MessageStatus.UNKNOWN for row in rows):
+            try:
+                intervals = tuple(self._downtime())
+            except Exception:
+                _logger.exception("`downtime` failed; what is unknown waits")
+                rows = [row for row in rows if row.state is not MessageStatus.UNKNOWN]
+        for some in (rows[at : at + TOGETHER] for at in range(0, len(rows), TOGETHER)):
+            await asyncio.gather(*(self._settle_one(row, now, intervals) for row in some))
         if rows:
             self.wake()
-        return 0.0 if len(rows) == BATCH else self._poll
+        return 0.0 if len(rows) == len(found) == BATCH else self._poll
+
+    async def _settle_one(self, row: OutboxRow, now: float, intervals: Sequence[Interval]) -> None:
+        changed = await self._store.change(row, self._overdue(row, now, intervals))
+        if changed is not None and changed.state is not row.state:
+            self.tell(changed)
 
     def _overdue(self, row: OutboxRow, now: float, intervals: Iterable[Interval]) -> Callable[[OutboxRow], OutboxRow]:
         fence = row.fence

@@ -111,25 +111,27 @@ def begun(row: OutboxRow, now: float, rules: Rules) -> OutboxRow:
 
 
 def accepted(row: OutboxRow, wamid: str, attempts: int, unknown: int, now: float) -> OutboxRow:
-    """The API took it, `attempts` requests after it was taken, of which `unknown` ended without a verdict."""
-    if row.wamid == wamid and row.state is not IN_FLIGHT:
-        return row  # written before, or told by an echo that was quicker; counted once
-    again = row.possible_duplicate or row.unknown > 0 or (unknown > 0 and attempts > 1)
-    state = row.state if row.state in DELIVERY_RANK or (row.state is FAILED and row.wamid) else ACCEPTED
-    return evolve(
+    """The API took it, with the last of `attempts` requests in all, of which `unknown` ended without a verdict.
+
+    They count from the first one on, so that what is written twice, or was counted by others meanwhile, counts once.
+    """
+    attempts, unknown = max(row.attempts, attempts), max(row.unknown, unknown)
+    again = row.possible_duplicate or (unknown > 0 and attempts > 1) or row.wamid not in (None, wamid)
+    told = row.state in DELIVERY_RANK or (row.state is FAILED and row.wamid == wamid)  # by an echo that was quicker
+    new = evolve(
         row,
-        state=state,
+        state=row.state if told else ACCEPTED,
         due=None,
-        wamid=row.wamid or wamid,
-        attempts=row.attempts + attempts,
-        unknown=row.unknown + unknown,
+        wamid=row.wamid if told else wamid,
+        attempts=attempts,
+        unknown=unknown,
         troubles=0,
         throttled=0,
         possible_duplicate=again,
-        error=None,
+        error=row.error if told else None,
         reason=None,
-        changed_at=now,
     )
+    return row if new == row else evolve(new, changed_at=now)
 
 
 def ended(row: OutboxRow, ending: Ending, now: float, random: Random, rules: Rules, *, told: bool) -> OutboxRow:
@@ -185,9 +187,16 @@ def orphaned(row: OutboxRow, now: float, rules: Rules) -> OutboxRow:
     return _unknown(row, "the sender died", now, rules)
 
 
-def given_up(row: OutboxRow, now: float) -> OutboxRow:
-    """Its caller was told that it could not be kept; nobody has touched it, and nobody will."""
-    return evolve(_over(row, REJECTED, "the caller was told"), kept=False, changed_at=now) if row.fence == 0 else row
+def given_up(row: OutboxRow, kept: OutboxRow, now: float) -> OutboxRow:
+    """Its caller was told that it could not be kept as `kept`; nobody has touched it, and nobody will."""
+    if (row.fence, row.changed_at, row.not_after) != (kept.fence, kept.changed_at, kept.not_after):
+        return row
+    return evolve(_over(row, REJECTED, "the caller was told"), kept=False, changed_at=now)
+
+
+def renewed(row: OutboxRow, fence: int, now: float, rules: Rules) -> OutboxRow:
+    """A new lease for who has the row with this fence; the row as it is if somebody else has it."""
+    return evolve(row, due=now + rules.lease) if row.fence == fence and row.state is IN_FLIGHT else row
 
 
 def held(row: OutboxRow, until: float, reason: str, now: float) -> OutboxRow:
@@ -250,10 +259,25 @@ def echoed(
     was_accepted = row.state in DELIVERY_RANK or (row.state is FAILED and row.wamid is not None)
     state = later_status(row.state, told) if was_accepted else told
     first = row.wamid or wamid
-    if state is row.state and first == row.wamid:
+    twice = was_accepted and wamid != first
+    if twice:  # it was sent twice, and both were accepted: that one failed says nothing of the other one
+        failed = row.state is FAILED and told is not FAILED
+        state, first = (told, wamid) if failed else (row.state if told is FAILED else state, first)
+    again = row.possible_duplicate or twice
+    if state is row.state and first == row.wamid and again is row.possible_duplicate:
         return row
-    error = error if state is FAILED else None
-    return evolve(row, state=state, wamid=first, due=None, error=error, reason=None, changed_at=now, told_at=at)
+    return evolve(
+        row,
+        state=state,
+        wamid=first,
+        due=None,
+        attempts=row.attempts + 1 if row.state is IN_FLIGHT else max(row.attempts, 1),
+        possible_duplicate=again,
+        error=None if state is not FAILED else row.error if row.state is FAILED else error,
+        reason=None,
+        changed_at=now,
+        told_at=at,
+    )
 
 
 def revived(row: OutboxRow, now: float, not_after: float) -> OutboxRow:

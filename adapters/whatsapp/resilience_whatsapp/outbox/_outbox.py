@@ -12,12 +12,13 @@ from typing import Any, Literal, TypeAlias
 from attrs import evolve
 
 from resilience_core import Clock, ConfigurationError
+from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp._delivery import Sending
 from resilience_whatsapp.errors import InvalidMessageError
 from resilience_whatsapp.outbox import _machine as machine
-from resilience_whatsapp.outbox._drain import Drainer, Gate, Recheck, Sender, ending_of
+from resilience_whatsapp.outbox._drain import Drainer, Gate, Recheck, Sender, accepting, ending_of
 from resilience_whatsapp.outbox._machine import Interval, Rules
-from resilience_whatsapp.outbox._row import IdempotencyKeyError, OutboxRow, digest_of
+from resilience_whatsapp.outbox._row import IdempotencyKeyError, OutboxRow, OutboxStoreError, digest_of
 from resilience_whatsapp.outbox._store import OutboxStore
 from resilience_whatsapp.records import MessageRecord, MessageStatus
 
@@ -50,6 +51,7 @@ class Outbox:
         rechecks: asked before each queued message whether it is still right to send it: `Hold`, `Drop` or None.
         downtime: answers when the receiver of webhooks was down; these times do not count for `echo_within`.
         poll: seconds after which the store is looked at for what other processes queued.
+        clock: gives the time, but does not wait; default that of the policies.
 
     Raises:
         ConfigurationError: a number that cannot work.
@@ -100,13 +102,13 @@ class Outbox:
             keep_for=keep_for,
             keep_dead_for=keep_dead_for,
         )
-        self._clock = clock or Clock()
+        self.clock = clock or SYSTEM
         self._random = random.random
         self._joined: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Future[MessageRecord | None]] = {}
         self._drainer = Drainer(
             store,
             self.rules,
-            self._clock,
+            self.clock,
             self._random,
             gate=gate,
             rechecks=rechecks,
@@ -216,7 +218,11 @@ class Outbox:
             won = now.fence == known.fence
             return anew if won else now
 
-        changed = await self.store.change(known, rule)
+        try:
+            changed = await self.store.change(known, rule)
+        except BaseException:  # as in `_add`
+            self._give_up(known, evolve(anew, fence=known.fence + 1))
+            raise
         if changed is None or not won:
             return (changed or known).record()  # somebody else was quicker
         return await self._send(sender, changed)
@@ -226,15 +232,30 @@ class Outbox:
             return await self.store.add(row)
         except BaseException:
             # Cut short: it may have been kept all the same, and must not look as if it were under way.
-            self.store.post(row, lambda known: machine.given_up(known, self._clock.wall()))
+            self._give_up(row, row)
             raise
+
+    def _give_up(self, read: OutboxRow, kept: OutboxRow) -> None:
+        self.store.post(read, lambda known: machine.given_up(known, kept, self.clock.wall()))
 
     async def _send(self, sender: Sender, kept: OutboxRow) -> MessageRecord:
         if kept.state is MessageStatus.QUEUED:  # behind another one of its recipient
             self._drainer.wake()
             sender.tell(kept.record(), Sending())
             return kept.record()
-        sending, rules, started = Sending(), self.rules, self._clock.wall()
+        sending, rules, started = Sending(), self.rules, self.clock.wall()
+        if started > kept.not_after:
+            self._give_up(kept, kept)
+            late = OutboxStoreError("keeping the message took until its not_after was over: it was not sent")
+            late.record = machine.given_up(kept, kept, started).record()
+            raise late
+        if (kept.due or 0.0) - started < rules.send_timeout:
+            # The store, or this process, took so long that others may hold its sender for dead before it has ended.
+            fence = kept.fence
+            renewed = await self.store.change(kept, lambda row: machine.renewed(row, fence, started, rules))
+            if renewed is None or renewed.due != started + rules.lease:
+                return (renewed or kept).record()
+            kept = renewed
         try:
             async with asyncio.timeout(rules.send_timeout):
                 # What the outbox keeps is repeated by the outbox: the caller does not wait for it.
@@ -243,9 +264,9 @@ class Outbox:
             after = self._not_accepted(sender, kept, sending, error)
             if after.due is not None and after.kept and isinstance(error, Exception):
                 return after.record()
-            error.record = evolve(after.record(), duration=self._clock.wall() - started)  # type: ignore[attr-defined]
+            error.record = evolve(after.record(), duration=self.clock.wall() - started)  # type: ignore[attr-defined]
             raise
-        rule = _accepted(record.wamid or "", sending, self._clock.wall())
+        rule = accepting(kept, record.wamid or "", sending, self.clock.wall())
         self.store.post(kept, rule)
         accepted = evolve(record, started_at=kept.created_at, possible_duplicate=rule(kept).possible_duplicate)
         sender.tell(accepted, sending)
@@ -253,7 +274,7 @@ class Outbox:
 
     def _not_accepted(self, sender: Sender, kept: OutboxRow, sending: Sending, error: BaseException) -> OutboxRow:
         """The row after a send of the caller's that was not accepted."""
-        ending, now = ending_of(error, sending, sender.template_wait(kept)), self._clock.wall()
+        ending, now = ending_of(error, sending, sender.template_wait(kept)), self.clock.wall()
         hopeless = not isinstance(error, Exception) or (
             ending.unknown > 0 and (kept.delivery == "at_most_once" or kept.unknown > 0)
         )
@@ -277,7 +298,7 @@ class Outbox:
         ordered: bool,
         when_down: WhenDown | None,
     ) -> OutboxRow:
-        now = self._clock.wall()
+        now = self.clock.wall()
         end = _end(not_after, now, self.rules.expire_after)
         if type(priority) is not int or priority not in machine.PRIORITIES:
             raise InvalidMessageError(f"priority must be a whole number from 0 to 9, the highest, not {priority!r}")
@@ -332,7 +353,7 @@ class Outbox:
         row = await self.store.get(row_id)
         if row is None:
             return None
-        now = self._clock.wall()
+        now = self.clock.wall()
         changed = await self.store.change(row, lambda row: machine.echoed(row, wamid, status, at, now, error))
         if row.ordered:
             self._drainer.wake()
@@ -378,7 +399,7 @@ class Outbox:
         row = await self.store.get(row_id)
         if row is None:
             return None
-        now = self._clock.wall()
+        now = self.clock.wall()
         end = _end(not_after, now, self.rules.expire_after)
 
         def rule(row: OutboxRow) -> OutboxRow:
@@ -390,10 +411,6 @@ class Outbox:
             self._drainer.tell(changed)
         self._drainer.wake()
         return changed
-
-
-def _accepted(wamid: str, sending: Sending, now: float) -> Callable[[OutboxRow], OutboxRow]:
-    return lambda row: machine.accepted(row, wamid, sending.attempts, sending.unknown, now)
 
 
 def _same_message(row: OutboxRow, known: OutboxRow | None) -> None:

@@ -18,6 +18,7 @@ from attrs import evolve
 
 from resilience_core import ConfigurationError
 from resilience_whatsapp.outbox._row import (
+    UNREADABLE_FOR,
     Codec,
     OutboxRow,
     OutboxStoreError,
@@ -43,6 +44,8 @@ ORDER = (
     MessageStatus.DEAD,
 )
 """The script's order of the states."""
+CONNECTIONS = 20
+"""Of each process and event loop; what does not find one waits for it, as long as for an answer."""
 POST_PATIENCE = 20.0
 """Seconds for which the end of a send is offered to a Redis that does not answer; later it is `unknown`."""
 _PARTS = ("rows", "heads", "keys", "pairs", "flying", "seq", "timed", "lanes", *(f"state:{state}" for state in ORDER))
@@ -146,17 +149,18 @@ class RedisStore:
     async def _post(self, row: OutboxRow, rule: Change, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await before
-        pause, waited = 0.05, 0.0
+        now = asyncio.get_running_loop().time
+        pause, end = 0.05, now() + POST_PATIENCE  # with the time-outs: the end of a process waits for this
         while True:
             try:
                 await self._change(row, rule)
                 return
             except OutboxStoreError as error:
-                if waited >= POST_PATIENCE:
+                if now() >= end:
                     _logger.warning("How a send ended could not be written: %s", error)
                     return
             await asyncio.sleep(pause)
-            waited, pause = waited + pause, min(1.0, pause * 2)
+            pause = min(1.0, pause * 2)
 
     async def _posted(self, row_id: str) -> None:
         task = self._posts.get(row_id)
@@ -180,7 +184,12 @@ class RedisStore:
 
     async def overdue(self, now: float, lease: float, limit: int) -> list[OutboxRow]:
         """As `OutboxStore.overdue`. For how long something is in flight the server's clock tells."""
-        rows = self._readable(await self._run("", "timed", repr(now), limit))
+        timed = await self._run("", "timed", repr(now), limit)
+        rows = self._readable(timed)
+        if len(rows) < len(timed):
+            read = {row.id for row in rows}
+            blind = [each[0] for each in timed if each[0].decode() not in read]
+            await self._run("", "postpone", repr(now + UNREADABLE_FOR), *blind)
         for lane in await self._run("", "lanes"):
             rows += self._readable(await self._run(lane.decode(), "claim", int(lease * 1000), limit))
         return rows
@@ -247,9 +256,15 @@ class RedisStore:
         if found is None:
             client = self._source
             if isinstance(client, str):
-                client = self._module.Redis.from_url(
-                    client, socket_timeout=self._timeout, socket_connect_timeout=self._timeout
+                # The usual pool raises when all its connections are in use, and then a message would be refused.
+                pool = self._module.BlockingConnectionPool.from_url(
+                    client,
+                    max_connections=CONNECTIONS,
+                    timeout=self._timeout,
+                    socket_timeout=self._timeout,
+                    socket_connect_timeout=self._timeout,
                 )
+                client = self._module.Redis.from_pool(pool)
             found = self._clients[loop] = (client, client.register_script(self._script_text))
         return found[1]
 
@@ -268,7 +283,7 @@ class RedisStore:
         return row_of(body, self._codec, state.decode(), when, number)
 
     def _readable(self, found: list[list[bytes]]) -> list[OutboxRow]:
-        """Those that can be read. The others stay in flight, and are looked at again when their lease is over."""
+        """Those that can be read. The others stay as they are, and are looked at again later."""
         rows: list[OutboxRow] = []
         for each in found:
             try:

@@ -102,12 +102,16 @@ class Codec(Protocol):
     """Turns what a store keeps of a message into other bytes and back: encryption, for example."""
 
     def encode(self, content: bytes) -> bytes:
-        """The bytes to keep."""
+        """The bytes to keep; any exception says that it cannot be done now."""
         ...
 
     def decode(self, content: bytes) -> bytes:
         """The bytes that were given to `encode`; any exception says that they cannot be read."""
         ...
+
+
+UNREADABLE_FOR = 60.0
+"""Seconds after which a row that could not be read is looked at again."""
 
 
 class UnreadableRowError(Exception):
@@ -122,9 +126,18 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def body_of(row: OutboxRow, codec: Codec | None) -> bytes:
-    """The row without `state`, `due` and `fence`."""
+    """The row without `state`, `due` and `fence`.
+
+    Raises:
+        OutboxStoreError: the codec failed.
+    """
     body = _encode(dict(zip(_NAMES, _values(row), strict=True))).encode()
-    return body if codec is None else codec.encode(body)
+    if codec is None:
+        return body
+    try:
+        return codec.encode(body)
+    except Exception as error:  # its text may show what it was given
+        raise OutboxStoreError(f"the codec of the outbox failed ({type(error).__name__})") from None
 
 
 def row_of(body: bytes, codec: Codec | None, state: str, due: float | None, fence: int) -> OutboxRow:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from resilience_core import CircuitState
+from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp._delivery import Sending
 from resilience_whatsapp.outbox._row import OutboxRow
 from resilience_whatsapp.records import MessageRecord
@@ -14,6 +15,7 @@ from resilience_whatsapp.records import MessageRecord
 if TYPE_CHECKING:
     from resilience_whatsapp.service import WhatsAppService
 
+_logger = logging.getLogger("resilience_whatsapp.outbox")
 LISTING_BINDS = 300.0
 """Seconds for which a listing without a template keeps queued messages of it back."""
 FORCED_FOR = 1.0
@@ -38,8 +40,14 @@ class ServiceSender:
         return await self._service._send(record, payload, sending, retries=retries)
 
     def tell(self, record: MessageRecord, sending: Sending, error: BaseException | None = None) -> None:
-        """As `Sender.tell`: the service's history and alarms."""
-        self._service._tell(record, sending, error)
+        """As `Sender.tell`: the service's history and alarms. What they raise changes nothing for the message."""
+        try:
+            self._service._tell(record, sending, error)
+        except Exception as trouble:
+            failed = type(trouble).__name__  # no traceback: it may show the message
+        else:
+            return
+        _logger.error("The history or the alarms could not be told of a message (%s)", failed)
 
     def closed_for(self) -> float:
         """As `Sender.closed_for`."""
@@ -61,7 +69,8 @@ class ServiceSender:
         if aside is not None:
             return aside.retry_after or 0.0
         entry = self._service._templates.kept()
-        if entry is None or entry.age >= min(LISTING_BINDS, time.time() - row.created_at):
+        clock = SYSTEM if self._service.outbox is None else self._service.outbox.clock
+        if entry is None or entry.age >= min(LISTING_BINDS, clock.wall() - row.created_at):
             return 0.0  # an old listing proves nothing: then the API is asked
         listed = any((each.name, each.language) == key for each in entry.value.templates)
         return 0.0 if listed else LISTING_BINDS - entry.age

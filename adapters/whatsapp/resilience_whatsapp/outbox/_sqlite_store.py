@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
@@ -13,6 +14,7 @@ from attrs import evolve
 
 from resilience_whatsapp._sqlite import Database, Synchronous
 from resilience_whatsapp.outbox._row import (
+    UNREADABLE_FOR,
     Codec,
     OutboxRow,
     OutboxStoreError,
@@ -60,6 +62,9 @@ _TAKE = f"""
       SELECT 1 FROM outbox AS p WHERE {_IN_LINE} AND (p.seq < outbox.seq OR p.state = 'in_flight')))
     ORDER BY priority DESC, seq LIMIT ?
 """
+_ANY_DUE = """
+    SELECT 1 FROM outbox INDEXED BY outbox_later WHERE lane = ? AND state = 'queued' AND due <= ? LIMIT 1
+"""
 _OVERDUE = f"""
     SELECT {_READ} FROM outbox INDEXED BY outbox_due WHERE state IN ('in_flight', 'unknown') AND due <= ?
     UNION ALL
@@ -68,7 +73,6 @@ _OVERDUE = f"""
 """
 _OLD = "SELECT seq FROM outbox WHERE state IN ({}) AND changed < ? AND due IS NULL LIMIT ?"
 _WAITING = (MessageStatus.QUEUED, MessageStatus.IN_FLIGHT)
-UNREADABLE_FOR = 60.0
 _logger = logging.getLogger("resilience_whatsapp.outbox")
 
 
@@ -132,7 +136,7 @@ class SQLiteStore:
 
     def post(self, row: OutboxRow, rule: Change) -> None:
         """As `OutboxStore.post`."""
-        self._database.post(lambda connection: self._apply(connection, row, rule))
+        self._database.post(lambda connection: self._apply(connection, row, rule), again_on=(OutboxStoreError,))
 
     def _apply(self, connection: sqlite3.Connection, row: OutboxRow, rule: Change) -> OutboxRow | None:
         new = self._write(connection, row, rule(row))  # mostly nobody else has touched it
@@ -158,6 +162,8 @@ class SQLiteStore:
         """As `OutboxStore.take`."""
 
         def work(connection: sqlite3.Connection) -> list[OutboxRow]:
+            if connection.execute(_ANY_DUE, (lane, now)).fetchone() is None:
+                return []  # a night's messages that wait for the morning are not looked through each second
             found = connection.execute(_TAKE, (lane, now, now, limit)).fetchall()
             taken = [
                 evolve(row, state=MessageStatus.IN_FLIGHT, due=now + lease, fence=row.fence + 1)
@@ -233,8 +239,7 @@ class SQLiteStore:
 
     async def aclose(self) -> None:
         """As `OutboxStore.aclose`."""
-        await self.flush()
-        self._database.close()
+        await asyncio.to_thread(self._database.close)
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 

@@ -233,6 +233,11 @@ local function timed(now, limit)
   return found
 end
 
+local function postpone(when, ...)  -- what nobody can read, so that it does not stand before all others for ever
+  for _, id in ipairs({...}) do redis.call('ZADD', TIMED, 'XX', when, id) end
+  return #{...}
+end
+
 local function purge(changed_before, dead_before, limit)
   local gone = 0
   for _, state in ipairs(ORDER) do
@@ -286,6 +291,7 @@ end
 
 local OPS = {
   add = add, change = change, take = take, next_due = next_due, claim = claim, timed = timed, purge = purge,
+  postpone = postpone,
   rows = listed, get = one, find = function(name) return one(redis.call('HGET', NAMES, name)) end, counts = counts,
   lanes = function() return redis.call('SMEMBERS', LANES) end, quit = quit,
 }

@@ -16,7 +16,7 @@ from resilience_whatsapp.webhooks._inbox import (
     SetAside,
     Taken,
 )
-from resilience_whatsapp.webhooks._inbox_sqlite import SqliteInbox
+from resilience_whatsapp.webhooks._inbox_sqlite import SQLiteInbox
 from resilience_whatsapp.webhooks._listeners import forgetting_templates, gating, settling
 from resilience_whatsapp.webhooks._read import MAX_WEBHOOK, read_webhook
 from resilience_whatsapp.webhooks._receiver import ReceiverStatus, WebhookAnswer, WebhookReceiver
@@ -53,8 +53,8 @@ __all__ = [
     "Pricing",
     "QualityUpdate",
     "ReceiverStatus",
+    "SQLiteInbox",
     "SetAside",
-    "SqliteInbox",
     "StatusUpdate",
     "Taken",
     "TemplateUpdate",

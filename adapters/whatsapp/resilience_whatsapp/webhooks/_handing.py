@@ -19,7 +19,7 @@ from typing import TypeAlias, TypeVar
 from attrs import frozen
 
 from resilience_core import Clock
-from resilience_whatsapp.webhooks._inbox import Claim, Claimed, Inbox, SetAside
+from resilience_whatsapp.webhooks._inbox import Claimed, Inbox, SetAside
 from resilience_whatsapp.webhooks._logs import StoreTrouble, log_error, logger, told
 from resilience_whatsapp.webhooks._read import Part, update_of
 from resilience_whatsapp.webhooks._updates import StatusUpdate, UnknownUpdate, WebhookUpdate
@@ -122,7 +122,12 @@ class Handing:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._inbox.give_back(waiting, self._clock.wall())
+        self._held.clear()
+        self._lost_held = False
+        try:
+            await self._inbox.give_back(waiting, self._clock.wall())
+        except Exception as error:
+            self._trouble.failed("Webhook updates cannot be given back: their leases end", error)
 
     # --- claiming ----------------------------------------------------------------------------------------------------
 
@@ -130,7 +135,12 @@ class Handing:
         while self._running:
             self._wake.clear()
             if len(self._held) < _TOGETHER:
-                self._ring_after(await self._claim(_TOGETHER - len(self._held)))
+                try:
+                    wait = await self._claim(_TOGETHER - len(self._held))
+                except Exception as error:
+                    self._trouble.failed("Webhooks cannot be read from where they are kept", error)
+                    wait = 1.0
+                self._ring_after(wait)
             await self._wake.wait()
 
     def _ring_after(self, seconds: float) -> None:
@@ -153,11 +163,7 @@ class Handing:
     async def _claim(self, room: int) -> float:
         """Claim what there is room for; seconds until the next time, unless something happens before."""
         now = self._clock.wall()
-        try:
-            claim = await self._inbox.claim(room, now, now + LEASE, not self._lost_held)
-        except Exception as error:
-            self._trouble.failed("Webhooks cannot be read from where they are kept", error)
-            claim = Claim([], [], now + 1.0)
+        claim = await self._inbox.claim(room, now, now + LEASE, not self._lost_held)
         for item in claim.items:
             self._enter(item)
         for row in claim.lost:

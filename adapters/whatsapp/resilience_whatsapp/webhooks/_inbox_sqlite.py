@@ -25,7 +25,7 @@ from resilience_whatsapp.webhooks._inbox import (
     merged,
 )
 
-__all__ = ["SqliteInbox"]
+__all__ = ["SQLiteInbox"]
 
 # `due` of a claimed row is the end of its lease, so that one index serves both. States: 0 waiting, 1 done, 2 aside.
 SCHEMA = (
@@ -52,7 +52,7 @@ _WAITING = f"SELECT (SELECT count(*) {_CLEAN}) + (SELECT count(*) {_LOST})"
 _ASIDE = "SELECT count(*) FROM webhook_items WHERE state = 2"
 
 
-class SqliteInbox:
+class SQLiteInbox:
     """An inbox in a file; see `Inbox` for its methods.
 
     Args:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from attrs import evolve
 
+from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp._delivery import name_of_error
 from resilience_whatsapp._error_table import ErrorClass
 from resilience_whatsapp.errors import GraphError
@@ -55,7 +55,7 @@ def settling(outbox: Settles) -> Listener:
 
     async def settle(update: StatusUpdate) -> None:
         if update.record_id is not None:
-            at = time.time() if update.at is None else update.at
+            at = SYSTEM.wall() if update.at is None else update.at
             error = name_of_error(update.errors[0]) if update.errors else None
             await outbox.settle(update.record_id, update.wamid, update.status, at, error=error)
 

@@ -70,8 +70,9 @@ class Part:
     def loads(cls, text: str) -> Part:
         """From `dumps`; unknown, if it cannot be read any more."""
         try:
-            return cls(*json.loads(text))
-        except (ValueError, TypeError, RecursionError):
+            told = json.loads(text)
+            return cls(*told) if isinstance(told[5], dict) else cls("unknown", "")
+        except (ValueError, TypeError, LookupError, RecursionError):
             return cls("unknown", "")
 
     def key(self) -> bytes:

@@ -20,6 +20,7 @@ from typing import Self
 from attrs import field, frozen
 
 from resilience_core import Clock, ConfigurationError
+from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp.errors import InvalidWebhookError
 from resilience_whatsapp.webhooks._handing import LEASE, AsideUpdate, Handing, Listener, OnSetAside
 from resilience_whatsapp.webhooks._inbox import Inbox, InboxFull
@@ -77,7 +78,7 @@ class WebhookReceiver:
     Use it as an asynchronous context manager, or call `start` and `aclose`.
 
     Args:
-        inbox: where updates are kept until they are done, and their keys afterwards; `SqliteInbox("webhooks.db")`.
+        inbox: where updates are kept until they are done, and their keys afterwards; `SQLiteInbox("webhooks.db")`.
             Closed with the receiver.
         listeners: by name, in the order in which each update is offered to them. A name stands on disk as "has had
             it": keep it when you change the listener.
@@ -89,7 +90,7 @@ class WebhookReceiver:
         listener_timeout: seconds that a coroutine function may take.
         kept_for: seconds for which keys are remembered, and what is set aside is kept.
         on_set_aside: called with the `AsideUpdate`, to tell somebody.
-        clock: gives the time (`wall`) and waits.
+        clock: gives the time (`wall`) and waits; default that of the policies.
 
     Raises:
         ConfigurationError: no secret, no token, or a number out of range.
@@ -124,7 +125,7 @@ class WebhookReceiver:
         self._inbox = inbox
         self._token = verify_token
         self._max_waiting = max_waiting
-        self._clock = clock or Clock()
+        self._clock = clock or SYSTEM
         self._trouble = StoreTrouble()
         self._uptime = Uptime(inbox, self._clock, kept_for, self._trouble)
         self._handing = Handing(
@@ -158,9 +159,13 @@ class WebhookReceiver:
         self._handing.stop()
         tasks[1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._handing.finish()
-        await self._uptime.beat()
-        await self._inbox.aclose()
+        try:
+            await self._handing.finish()
+            await self._uptime.beat()
+        except Exception as error:  # a disk that fails: what was claimed comes again when its lease is over
+            self._trouble.failed("The inbox of webhooks fails at the end", error)
+        finally:
+            await self._inbox.aclose()
 
     async def __aenter__(self) -> Self:
         await self.start()

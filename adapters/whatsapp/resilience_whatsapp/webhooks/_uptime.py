@@ -39,7 +39,7 @@ class Uptime:
     async def beat(self) -> None:
         """It is up now."""
         now = self._clock.wall()
-        if not 0 <= now - self._last <= 3 * HEARTBEAT:  # new, or the machine slept, or the disk was full
+        if not self._is_awake(now):  # new, or the machine slept, or the disk was full
             self._name, self._since = uuid.uuid4().hex, now
         await self._inbox.beat(self._name, self._since, now, self.heard)
         self._last = now
@@ -64,7 +64,7 @@ class Uptime:
 
     def up(self) -> list[Interval]:
         """When any receiver was up, as far as is known without asking the inbox."""
-        mine = [(self._since, max(self._last, self._clock.wall()))] if self._is_up() else []
+        mine = [(self._since, self._clock.wall())] if self._is_up() else []
         return merged([*self._listening.up, *mine])
 
     def down(self, listener: str | None) -> list[tuple[float, float | None]]:
@@ -78,4 +78,8 @@ class Uptime:
         return down + [(taken, None) for passed, taken in self._listening.waiting.items() if listener not in passed]
 
     def _is_up(self) -> bool:
-        return self.running and not self._trouble.fails
+        # Whoever slept, or was stopped, learns of it with the next beat only, and must not say before that it was up.
+        return self.running and self._is_awake(self._clock.wall()) and not self._trouble.fails
+
+    def _is_awake(self, now: float) -> bool:
+        return 0 <= now - self._last <= 3 * HEARTBEAT

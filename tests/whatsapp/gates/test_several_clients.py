@@ -11,7 +11,7 @@ import pytest
 
 from resilience_core import CircuitBreaker
 from resilience_whatsapp import GateClosedError, Gates, GraphClient, ResilientWhatsAppClient, WhatsAppService
-from tests.whatsapp.fakes import FakeClock
+from tests.whatsapp.fakes import OK, FakeClock, Stub
 from tests.whatsapp.gates.test_gates import ANN, Api, Row, Stage, run
 
 
@@ -132,3 +132,17 @@ def test_a_recipient_that_a_webhook_tells_of_is_known_though_the_number_has_no_c
     gates = Gates()
     gates.observe_webhook_error(131026, phone_number_id="7", recipient=ANN)
     assert gates.recipients.wait(ANN[1:], None, None, False) > 86_000
+
+
+def test_the_level_is_read_by_the_client_of_a_number_that_can() -> None:
+    async def story() -> None:
+        stage = Stage(throughput=10.0)
+        other: Any = Stub(OK)
+        other.phone_number_id = "1"
+        door = stage.gates.attach(other)
+        await stage.gates.discover()
+        assert door.throughput is not None
+        assert door.throughput.learned.level == 80.0
+        assert stage.api.probes == ["number"]
+
+    run(story)

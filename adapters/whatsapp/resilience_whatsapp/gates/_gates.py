@@ -186,8 +186,10 @@ class Gates:
         Raises:
             GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: the read failed; nothing has changed.
         """
-        doors = {door.number: door for door in self._doors_of(None)}
-        levels = {number: await door.read_level() for number, door in doors.items()}
+        levels: dict[str, str | None] = {}
+        for door in self._doors_of(None):
+            if levels.get(door.number) is None:
+                levels[door.number] = await door.read_level()
         for number, level in levels.items():
             if level is not None:
                 self.observe_throughput(level, phone_number_id=number)

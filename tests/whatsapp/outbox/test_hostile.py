@@ -42,6 +42,51 @@ class Slowly(MemoryStore):
         return changed
 
 
+class Unanswered(MemoryStore):
+    """As Redis does it that dies while it answers: the row is kept, nobody hears of it, and writes come later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adds = 0
+        self.back = asyncio.Event()
+        self.posts: list[asyncio.Task[None]] = []
+
+    async def add(self, row: OutboxRow) -> OutboxRow:
+        self.adds += 1
+        kept = await super().add(row)
+        if self.adds == 1:
+            raise OutboxStoreError("no answer")
+        return kept
+
+    def post(self, row: OutboxRow, rule: Any) -> None:
+        async def later() -> None:
+            await self.back.wait()
+            self._change(row.id, rule)
+
+        self.posts.append(asyncio.get_running_loop().create_task(later()))
+
+    async def get(self, row_id: str) -> OutboxRow | None:
+        await asyncio.gather(*self.posts)
+        return await super().get(row_id)
+
+
+def test_who_hands_a_message_over_again_while_its_first_row_is_being_given_up_sends_it() -> None:
+    async def story() -> None:
+        stub, store = Stub(OK), Unanswered()
+        service = made(stub, store=store, when_down="queue")
+        with pytest.raises(OutboxStoreError):
+            await send(service, idempotency_key="order-7")
+        again = asyncio.ensure_future(send(service, idempotency_key="order-7"))
+        await asyncio.sleep(0)
+        store.back.set()
+        record = await again
+        assert (record.status, len(stub.payloads)) == ("accepted", 1)
+        row = await service.outbox.get(record.id)
+        assert (row.state, row.attempts) == ("accepted", 1)
+
+    run(story)
+
+
 @pytest.mark.parametrize("patience", [10.0, 0.0])
 def test_what_was_taken_while_it_ends_stays_queued(patience: float) -> None:
     async def story() -> None:

@@ -205,6 +205,9 @@ class Outbox:
         if known.id == row.id:
             return await self._send(sender, known)
         _same_message(row, known)
+        if known.state is MessageStatus.IN_FLIGHT:
+            # Perhaps by us, and being given up: its add had no answer. What we still write of it comes first.
+            known = await self.store.get(known.id) or known
         if not machine.may_be_sent_anew(known):
             return known.record()
         # Its first send certainly did not happen, and nobody repeats it: this one does, under the same id.

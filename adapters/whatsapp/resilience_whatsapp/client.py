@@ -109,7 +109,7 @@ class ResilientWhatsAppClient:
         self.gates = gates
         self.door = None if gates is None else gates.attach(http_client)
         if self.door is not None:
-            self.circuit_breaker.subscribe(self.door.hear_breaker)
+            self.door.follow(self.circuit_breaker)
         self._send_message: Callable[..., Awaitable[SendReceipt]] = http_client.send_message
         self._tells_wire = "wire" in inspect.signature(http_client.send_message).parameters
         if breakers not in get_args(Breakers):

@@ -59,7 +59,7 @@ def test_a_pair_has_one_limit_in_all_members_and_redis_does_not_know_whose(fleet
     asyncio.run(story())
 
 
-def test_what_shuts_the_account_for_one_member_shuts_it_for_all_and_one_finds_out(fleets: Fleets) -> None:
+def test_what_shuts_the_account_for_one_member_shuts_it_for_all_and_so_does_what_opens_it(fleets: Fleets) -> None:
     async def story() -> None:
         first, gates, api, _ = member(fleets, "a", pair_burst=None, throughput=None)
         second, _, other, fleet = member(fleets, "b", pair_burst=None, throughput=None)

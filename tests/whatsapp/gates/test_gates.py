@@ -342,8 +342,12 @@ def test_the_level_that_the_api_tells_is_taken_over(level: Any, rate: float) -> 
 def test_the_level_is_read_from_the_api_where_the_client_can_ask() -> None:
     async def story() -> None:
         stage = Stage(throughput=10.0)
-        stage.gates.attach(Stub(OK))
+        other = Stub(OK)
+        other.phone_number_id = "9"  # type: ignore[attr-defined]
+        door = stage.gates.attach(other)
         await stage.gates.discover()
+        assert door.throughput is not None
+        assert door.throughput.learned.level == 10.0
         pacer = stage.gates.throughput_of("1")
         assert pacer is not None
         assert pacer.learned.level == 80.0

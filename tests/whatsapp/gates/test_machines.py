@@ -123,7 +123,7 @@ CASE = "X-Business-Use-Case-Usage"
                 CASE: '{"7":[{"type":"whatsapp_business_management","call_count":100,'
                 '"estimated_time_to_regain_access":2}]}'
             },
-            Usage(100.0, 120.0),  # minutes
+            Usage(100.0, 120.0, "account"),  # minutes
         ),
         ({CASE: '{"7":[{"type":"whatsapp","call_count":99}]}'}, None),
         ({CASE: '{"8":[{"type":"whatsapp_business_management","call_count":99}]}'}, None),
@@ -136,12 +136,12 @@ CASE = "X-Business-Use-Case-Usage"
     ],
 )
 def test_usage_is_read_from_both_headers(headers: dict[str, str], told: Usage | None) -> None:
-    assert read_usage(headers, "7") == told
+    assert read_usage(headers, "7") == ([] if told is None else [told])
 
 
 def test_without_an_account_all_rows_count() -> None:
     headers = {CASE: '{"8":[{"type":"whatsapp_business_management","call_count":99}]}'}
-    assert read_usage(headers, None) == Usage(99.0, 0.0)
+    assert read_usage(headers, None) == [Usage(99.0, 0.0, "account")]
 
 
 @given(st.text(max_size=200))

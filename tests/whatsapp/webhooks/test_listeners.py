@@ -148,6 +148,49 @@ def test_the_template_of_an_error_about_it_comes_from_the_history() -> None:
     assert [call[2]["template"] for call in gates.calls] == [("welcome", "fr"), ("welcome", "fr"), None, None]
 
 
+@pytest.mark.parametrize(
+    ("code", "asked"), [(131049, True), (131050, True), (130472, True), (132069, True), (131026, False)]
+)
+def test_the_template_of_a_marketing_limit_is_asked_for_as_it_tells_which_ones_are_marketing(
+    code: int, asked: bool
+) -> None:
+    gates: Any = Gates()
+
+    async def template_of(_: StatusUpdate) -> tuple[str, str]:
+        return "offer", "fr"
+
+    errors = (graph_error(code, None, False, None),)
+    tell(
+        gating(gates, template_of=template_of),
+        StatusUpdate(topic="messages", wamid="w", status="failed", errors=errors, recipient="336"),
+    )
+    assert [call[2]["template"] for call in gates.calls] == [("offer", "fr") if asked else None]
+
+
+def test_a_user_with_a_number_and_an_id_is_known_by_both() -> None:
+    gates: Any = Gates()
+    both: Any = {"recipient": "336", "recipient_user_id": "US.1"}
+    errors = (graph_error(131026, None, False, None), graph_error(130429, None, False, None))
+    tell(
+        gating(gates),
+        StatusUpdate(topic="messages", wamid="w", status="failed", errors=errors, **both),
+        InboundMessage(topic="messages", wamid="m", kind="text", sender="336", sender_user_id="US.1"),
+        PreferenceUpdate(
+            topic="user_preferences", user="336", user_id="US.1", category="marketing_messages", value="stop"
+        ),
+    )
+    assert [(call[1], call[2]["recipient"]) for call in gates.calls if call[0] == "webhook_error"] == [
+        (131026, "336"),
+        (130429, "336"),
+        (131026, "US.1"),
+    ]
+    assert gates.calls[3:] == [
+        ("inbound", {"phone_number_id": None, "recipient": ["336", "US.1"]}),
+        ("preference", "336", {"stopped": True}),
+        ("preference", "US.1", {"stopped": True}),
+    ]
+
+
 def test_only_what_stops_messages_is_a_restriction() -> None:
     gates = Gates()
 
@@ -198,7 +241,7 @@ def test_who_writes_who_wants_no_marketing_and_an_upgrade_reach_the_gates() -> N
         upgraded("33123", "FLAGGED"),
     )
     assert gates.calls == [
-        ("inbound", {"phone_number_id": "7", "recipient": "US.1"}),
+        ("inbound", {"phone_number_id": "7", "recipient": ["US.1"]}),
         ("preference", "336", {"stopped": True}),
         ("preference", "US.1", {"stopped": False}),
         ("throughput", "HIGH", {"phone_number_id": "7"}),

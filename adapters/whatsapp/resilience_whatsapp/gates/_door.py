@@ -13,7 +13,9 @@ that is not given back.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, TypeVar
 
 from attrs import define, field
@@ -21,6 +23,7 @@ from attrs import define, field
 from resilience_core import (
     Bulkhead,
     CallRejected,
+    CircuitBreaker,
     CircuitOpenError,
     CircuitState,
     CircuitTransition,
@@ -31,12 +34,12 @@ from resilience_core import (
     Verdict,
 )
 from resilience_whatsapp._error_table import ErrorClass
-from resilience_whatsapp.errors import GraphAuthError, GraphError, GraphTemplateError
+from resilience_whatsapp.errors import GraphError, GraphTemplateError
 from resilience_whatsapp.gates._closed import GateClosedError
 from resilience_whatsapp.gates._recipients import TemplateKey, key_of
 from resilience_whatsapp.gates._routes import FIRST_WAIT, Scope, scope_of
 from resilience_whatsapp.gates._switch import Permit, Probe, Switch
-from resilience_whatsapp.gates._usage import Slowdown, read_usage
+from resilience_whatsapp.gates._usage import read_usage
 
 if TYPE_CHECKING:
     from resilience_whatsapp.gates._gates import Gates
@@ -47,6 +50,9 @@ T = TypeVar("T")
 _NO_KWARGS: dict[str, Any] = {}
 _NOTHING = Judgement(Verdict.IGNORED)
 _WORKED = Judgement(Verdict.SUCCESS)
+ECHO = 5.0
+"""Seconds that a message may have been on its way before a webhook tells how it ended: refusals that come within them
+are of one burst."""
 
 
 @define
@@ -74,7 +80,7 @@ class Door:
         self.waba: str = self.account or self.number
         self.category_of: Callable[[str, str], str | None] = lambda name, language: None
         self.quarantine: Quarantine | None = None
-        self._slowdown = Slowdown()
+        self._slowdown = gates.slowdown_of(self.waba)
         self.throughput = gates.throughput_of(self.number)
         self._pairs = gates.pairs
         self._recipients = gates.recipients
@@ -83,6 +89,7 @@ class Door:
         account = probe
         if callable(getattr(http_client, "get_account_health", None)) and self.account is not None:
             account = self._probe_account
+        self._probes: dict[Scope, Probe] = {}
         self._switches: dict[tuple[Scope, Kind | None], Switch] = {
             (Scope.PERMISSION, "messages"): gates.switch(Scope.PERMISSION, f"{self.number}.messages", shared=False),
             (Scope.PERMISSION, "management"): gates.switch(Scope.PERMISSION, f"{self.waba}.management", shared=False),
@@ -93,13 +100,17 @@ class Door:
         if probe is not None and account is not None:
             # What nobody can look at is not latched: nothing would ever open it.
             self._switches |= {
-                (Scope.CREDENTIAL, None): gates.switch(
-                    Scope.CREDENTIAL, self.number, self._probe_token(probe), shared=False
-                ),
-                (Scope.ACCOUNT, "messages"): gates.switch(Scope.ACCOUNT, self.waba, account),
-                (Scope.NUMBER, "messages"): gates.switch(Scope.NUMBER, self.number, probe),
-                (Scope.TEMPLATES, "messages"): gates.switch(Scope.TEMPLATES, self.waba, account),
-                (Scope.MARKETING, "messages"): gates.switch(Scope.MARKETING, self.waba, account),
+                (Scope.CREDENTIAL, None): gates.switch(Scope.CREDENTIAL, self.number, latched=True, shared=False),
+                (Scope.ACCOUNT, "messages"): gates.switch(Scope.ACCOUNT, self.waba, latched=True),
+                (Scope.NUMBER, "messages"): gates.switch(Scope.NUMBER, self.number, latched=True),
+                (Scope.TEMPLATES, "messages"): gates.switch(Scope.TEMPLATES, self.waba, latched=True),
+                (Scope.MARKETING, "messages"): gates.switch(Scope.MARKETING, self.waba, latched=True),
+            }
+            of_account = partial(self._looked, account)
+            self._probes = {
+                Scope.CREDENTIAL: partial(self._let_in, probe),
+                Scope.NUMBER: partial(self._looked, probe),
+                **dict.fromkeys((Scope.ACCOUNT, Scope.TEMPLATES, Scope.MARKETING), of_account),
             }
         kinds: tuple[Kind, ...] = ("messages", "management")
         self._asked: dict[Kind, tuple[Switch, ...]] = {
@@ -114,7 +125,13 @@ class Door:
         )
         listeners = getattr(http_client, "header_listeners", None)
         if isinstance(listeners, list):
-            listeners.append(self._hear_headers)
+            hear = _weakly(self._hear_headers)
+            listeners.append(hear)
+            weakref.finalize(self, listeners.remove, hear).atexit = False
+
+    def follow(self, breaker: CircuitBreaker) -> None:
+        """Begin slowly each time that this circuit closes, as long as there is this client."""
+        weakref.finalize(self, breaker.subscribe(_weakly(self._hear_breaker))).atexit = False
 
     # --- requests ------------------------------------------------------------------------------------------------
 
@@ -123,6 +140,7 @@ class Door:
         visit: _Visit | None = None
         began = self._clock.now()
         pacer, pairs = self.throughput, self._pairs
+        turn: Any = None
         for at_rest in self._rests:
             if not at_rest():
                 quiet = False
@@ -132,11 +150,14 @@ class Door:
         if quiet:  # the usual case, in as few steps as can be: nothing is shut, and nothing would wait
             try:
                 if pacer is not None:
-                    pacer.limiter.enter((), _NO_KWARGS)
+                    turn = pacer.limiter.enter((), _NO_KWARGS)
                 if pairs is not None:
                     pairs.limiter.enter((self.number, _recipient_of(payload)), _NO_KWARGS)
             except RateLimitedError as error:
-                _refuse(self._scope_of(error), error, None, latched=False)
+                scope = self._scope_of(error)
+                if scope is Scope.PAIR and turn is not None:
+                    turn.give_back(turn.mark())  # or one who writes to one user too often would keep all back
+                _refuse(scope, error, None, latched=False)
         else:
             visit = self._visit(payload, began)
             await self._enter(visit)
@@ -184,7 +205,12 @@ class Door:
             concerned, wait = self._learn(error, visit)
             if wait > 0 and told is None and error.error_class is ErrorClass.THROTTLE:
                 error.retry_after = wait  # the retry waits as long as the gate does, or gives up at once
-        answered = isinstance(error, GraphError) and error.error_class is not ErrorClass.TRANSIENT
+        # An answer shows that other gates may be open; but not one of a platform in trouble, or to a token it refuses.
+        answered = (
+            isinstance(error, GraphError)
+            and error.error_class is not ErrorClass.TRANSIENT
+            and scope_of(error) is not Scope.CREDENTIAL
+        )
         for switch, permit in visit.permits:
             if switch is not concerned:
                 switch.release(permit, good=answered)
@@ -212,13 +238,7 @@ class Door:
                     template = visit.template
                     marketing = self._is_marketing(template)
                     self._recipients.enter((visit.recipient, template, visit.flow, marketing), {})
-                pacer = self.throughput
-                if pacer is not None:
-                    if pacer.moving:
-                        pacer.follow(visit.began)
-                    await self._pace(Scope.THROUGHPUT, pacer.limiter, ())
-                if self._pairs is not None:
-                    await self._pace(Scope.PAIR, self._pairs.limiter, (self.number, visit.recipient))
+                await self._take_turns(visit)
             bulkhead = self._bulkheads.get(visit.kind)
             if bulkhead is not None:
                 visit.slot = await bulkhead.enter_async((), {})
@@ -240,11 +260,23 @@ class Door:
         if switch.scope is Scope.CREDENTIAL:
             self._look_at_token(switch)
         try:
-            permit = await switch.ask()
+            permit = await switch.ask(self._probes.get(switch.scope))
         except CircuitOpenError as error:
-            _refuse(switch.scope, error, switch.code, latched=switch.probe is not None)
+            _refuse(switch.scope, error, switch.code, latched=switch.latched)
         if permit is not None:
             visit.permits.append((switch, permit))
+
+    async def _take_turns(self, visit: _Visit) -> None:
+        pacer, pairs, pair = self.throughput, self._pairs, (self.number, visit.recipient)
+        early = pairs is not None and pairs.limiter.wait_for(*pair) > self._gates.max_wait
+        if pairs is not None and early:  # refused before it takes a turn of the number
+            await self._pace(Scope.PAIR, pairs.limiter, pair)
+        if pacer is not None:
+            if pacer.moving:
+                pacer.follow(visit.began)
+            await self._pace(Scope.THROUGHPUT, pacer.limiter, ())
+        if pairs is not None and not early:
+            await self._pace(Scope.PAIR, pairs.limiter, pair)
 
     async def _pace(self, scope: Scope, limiter: Any, key: tuple[str, ...]) -> None:
         try:
@@ -265,7 +297,8 @@ class Door:
 
     def observe(self, error: GraphError, recipient: str = "", template: TemplateKey | None = None) -> None:
         """An error that a webhook tells, about a message that was accepted."""
-        self._learn(error, _Visit("messages", self._clock.now(), key_of(recipient), template))
+        began = self._clock.now() - ECHO
+        self._learn(error, _Visit("messages", began, key_of(recipient), template))
         if isinstance(error, GraphTemplateError) and template is not None and self.quarantine is not None:
             self.quarantine.put(template, error)
 
@@ -303,11 +336,10 @@ class Door:
             switch.shut(code, seconds)
 
     def _hear_headers(self, headers: Mapping[str, str]) -> None:
-        usage = read_usage(headers, self.account)
-        if usage is not None:
+        for usage in read_usage(headers, self.account):
             self._slowdown.told(usage, self._clock.now())
 
-    def hear_breaker(self, event: Event) -> None:
+    def _hear_breaker(self, event: Event) -> None:
         """The circuit of the client closes: everything that waits comes at once."""
         if self.throughput is None or not isinstance(event, CircuitTransition):
             return
@@ -331,17 +363,28 @@ class Door:
         health = await self._http.get_account_health()
         return not health.blocked
 
-    def _probe_token(self, probe: Probe) -> Probe:
-        async def answers() -> bool:
-            try:
-                await probe()
-            except GraphAuthError:
-                return False
-            except GraphError:
-                pass  # it was let in, and refused for something else
-            return True
+    async def _looked(self, read: Probe) -> bool:
+        """Whether a read finds it repaired, or may not look: then messages find out, or it would be shut for ever."""
+        try:
+            return await read()
+        except GraphError as error:
+            scope = scope_of(error)
+            if scope is Scope.CREDENTIAL:
+                visit = _Visit("messages", self._clock.now())
+                self._learn(error, visit)
+                await self._ask(self._switches[scope, None], visit)  # shut: which says nothing of this gate
+            elif scope is Scope.PERMISSION or error.error_class is ErrorClass.REQUEST:
+                return True
+            raise
 
-        return answers
+    async def _let_in(self, read: Probe) -> bool:
+        """Whether the token is good: the API answers, and were it only that this is not permitted."""
+        try:
+            await read()
+        except GraphError as error:
+            nothing_said = error.error_class in (ErrorClass.TRANSIENT, ErrorClass.THROTTLE)
+            return not nothing_said and scope_of(error) is not Scope.CREDENTIAL
+        return True
 
     def _token_now(self) -> int | None:
         token = getattr(self._http, "token", None)
@@ -373,7 +416,7 @@ class Door:
             if not switch.breaker.at_rest() and self._applies(switch, template):
                 if switch.scope is Scope.CREDENTIAL:
                     self._look_at_token(switch)
-                waits.append(await switch.wait())
+                waits.append(await switch.wait(self._probes.get(switch.scope)))
         if not self._recipients.at_rest():
             waits.append(self._recipients.wait(recipient, template, None, self._is_marketing(template)))
         if self.throughput is not None:
@@ -390,9 +433,20 @@ class Door:
         return self._slowdown.percent
 
 
+def _weakly(method: Callable[[T], None]) -> Callable[[T], None]:
+    """The method, as long as somebody else has its object."""
+    held = weakref.WeakMethod(method)
+
+    def call(value: T) -> None:
+        found = held()
+        if found is not None:
+            found(value)
+
+    return call
+
+
 def _recipient_of(payload: Mapping[str, Any]) -> str:
-    recipient: str = payload.get("to") or payload.get("recipient") or ""
-    return recipient[1:] if recipient[:1] == "+" else recipient  # `key_of`, without its frame
+    return key_of(payload.get("to") or payload.get("recipient") or "")
 
 
 def _flow_of(interactive: Any) -> str | None:

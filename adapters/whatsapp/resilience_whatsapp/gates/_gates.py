@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from resilience_core import Bulkhead, Clock, ConfigurationError, Fleet
@@ -14,8 +15,9 @@ from resilience_whatsapp.gates._marks import RECIPIENT_WAITS
 from resilience_whatsapp.gates._pairs import BURST, Pairs
 from resilience_whatsapp.gates._recipients import Recipients, TemplateKey, key_of
 from resilience_whatsapp.gates._routes import Scope, scope_of
-from resilience_whatsapp.gates._switch import READ_LEASE, REQUEST_LEASE, Probe, Switch, breaker_of
+from resilience_whatsapp.gates._switch import READ_LEASE, REQUEST_LEASE, Switch, breaker_of
 from resilience_whatsapp.gates._throughput import LEVELS, Throughput
+from resilience_whatsapp.gates._usage import Slowdown
 
 _HOUR = 3_600.0
 _KINDS = ("messages", "management")
@@ -112,9 +114,8 @@ class Gates:
         self._throughput, self._share = throughput, throughput_share
         self._fleet = fleet
         self.shared: bool = fleet is not None
-        self.recipients: Recipients = Recipients(f"{name}.recipients")
-        if clock is not None:
-            self.recipients = Recipients(f"{name}.recipients", clock=clock)
+        options: dict[str, Any] = {} if clock is None else {"clock": clock}
+        self.recipients: Recipients = Recipients(f"{name}.recipients", **options)
         self.clock: Clock = self.recipients.clock
         self.pairs: Pairs | None = None
         if pair_burst is not None:
@@ -122,17 +123,25 @@ class Gates:
         self._lock = threading.Lock()
         self._switches: dict[str, Switch] = {}
         self._pacers: dict[str, Throughput] = {}
-        self._doors: list[Door] = []
+        self._slowdowns: dict[str, Slowdown] = {}
+        self._known_doors: tuple[weakref.ref[Door], ...] = ()
 
     # --- for the client ----------------------------------------------------------------------------------------------
 
     def attach(self, http_client: Any) -> Door:
         """The gates of one client."""
         door = Door(self, http_client)
-        self._doors.append(door)
+        with self._lock:
+            # Weakly: these gates may outlive many clients.
+            self._known_doors = (*(ref for ref in self._known_doors if ref() is not None), weakref.ref(door))
         return door
 
-    def switch(self, scope: Scope, key: str, probe: Probe | None = None, *, shared: bool = True) -> Switch:
+    def slowdown_of(self, account: str) -> Slowdown:
+        """The pauses between management calls of an account."""
+        with self._lock:
+            return self._slowdowns.setdefault(account, Slowdown())
+
+    def switch(self, scope: Scope, key: str, *, latched: bool = False, shared: bool = True) -> Switch:
         """The gate of a scope and an object; the same one for all clients."""
         name = f"{self.name}.{scope.value}.{key}"
         with self._lock:
@@ -144,12 +153,12 @@ class Gates:
                     name,
                     first,
                     max(first, _HOUR),
-                    lease=READ_LEASE if probe is not None else REQUEST_LEASE,
+                    lease=READ_LEASE if latched else REQUEST_LEASE,
                     cautious=scope in _CAUTIOUS,
                     clock=self.clock,
                     fleet=fleet,
                 )
-                switch = self._switches[name] = Switch(scope, breaker, probe)
+                switch = self._switches[name] = Switch(scope, breaker, latched)
         return switch
 
     def throughput_of(self, number: str) -> Throughput | None:
@@ -177,10 +186,13 @@ class Gates:
         Raises:
             GraphError, AmbiguousOutcomeError, aiohttp.ClientError, TimeoutError: the read failed; nothing has changed.
         """
-        for door in list(self._doors):
-            level = await door.read_level()
+        levels: dict[str, str | None] = {}
+        for door in self._doors_of(None):
+            if levels.get(door.number) is None:
+                levels[door.number] = await door.read_level()
+        for number, level in levels.items():
             if level is not None:
-                self.observe_throughput(level, phone_number_id=door.number)
+                self.observe_throughput(level, phone_number_id=number)
 
     # --- for the outbox ----------------------------------------------------------------------------------------------
 
@@ -213,7 +225,11 @@ class Gates:
             template: its name and language.
         """
         error = graph_error(code, None, False, None)
-        if waba_id is not None and scope_of(error) in _OF_ACCOUNTS:
+        scope = scope_of(error)
+        if scope is Scope.RECIPIENT:  # of all numbers, and once
+            self.recipients.learn(key_of(recipient or ""), code, self.recipient_waits.get(code, 0.0), template, None)
+            return
+        if waba_id is not None and scope in _OF_ACCOUNTS:
             phone_number_id = None  # another number of it has the same trouble
         for door in self._doors_of(phone_number_id, waba_id):
             door.observe(error, recipient or "", template)
@@ -223,7 +239,9 @@ class Gates:
 
         `until` is seconds since the epoch, where the webhook tells it.
         """
-        seconds = None if until is None else max(0.0, until - self.clock.wall())
+        seconds = None if until is None else until - self.clock.wall()
+        if seconds is not None and seconds <= 0:
+            return  # webhooks may come days later
         for door in self._doors_of(None, waba_id):
             door.restrict(_RESTRICTED, seconds)
 
@@ -234,17 +252,20 @@ class Gates:
         """
         rate = LEVELS.get(level) if isinstance(level, str) else level
         if rate is not None and _positive(rate):
-            for door in self._doors_of(phone_number_id):
-                if door.throughput is not None:
-                    door.throughput.use_level(rate)
+            for pacer in self._pacers_of(phone_number_id):
+                pacer.use_level(rate)
 
-    def observe_inbound(self, *, phone_number_id: str | None = None, recipient: str | None = None) -> None:
-        """A message came in: it counts for the throughput, and who wrote it can be reached."""
-        for door in self._doors_of(phone_number_id):
-            if door.throughput is not None:
-                door.throughput.limiter.spend()
-        if recipient is not None:
-            self.recipients.forget(key_of(recipient), marketing=False)
+    def observe_inbound(
+        self, *, phone_number_id: str | None = None, recipient: str | Sequence[str] | None = None
+    ) -> None:
+        """A message came in: it counts for the throughput, and who wrote it can be reached.
+
+        `recipient` is the number, the id, or both of who wrote.
+        """
+        for pacer in self._pacers_of(phone_number_id):
+            pacer.came_in()
+        for each in (recipient,) if isinstance(recipient, str) else recipient or ():
+            self.recipients.forget(key_of(each), marketing=False)
 
     def observe_preference(self, recipient: str, *, stopped: bool) -> None:
         """A user stopped marketing messages, or takes them again (`user_preferences`)."""
@@ -304,11 +325,17 @@ class Gates:
         row = _row(self.recipients.name, Scope.RECIPIENT, True, None)
         return [*rows, {**row, **self.recipients.snapshot()}]
 
+    def _pacers_of(self, number: str | None) -> list[Throughput]:
+        """Each once, however many clients the number has."""
+        with self._lock:
+            return [pacer for of, pacer in self._pacers.items() if number in (None, of)]
+
     def _doors_of(self, number: str | None, waba: str | None = None) -> list[Door]:
         return [
             door
-            for door in self._doors
-            if (number is None or door.number == number)
+            for ref in self._known_doors
+            if (door := ref()) is not None
+            and (number is None or door.number == number)
             and (waba is None or door.account in (None, waba))  # a client that knows no account may be of it
         ]
 

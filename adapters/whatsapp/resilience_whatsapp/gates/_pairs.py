@@ -15,6 +15,9 @@ from resilience_whatsapp.gates._growth import Growth
 SECONDS = 6.0
 BURST = 44
 MOST = 10_000
+MOST_PAIRS = 100_000
+"""Pairs whose last messages are remembered. A burst is paid back after 44 * 6 s; in that time a number of the usual
+throughput writes to 18,000 users, and one of the high throughput fills these in 2 minutes."""
 
 
 class Pairs:
@@ -26,7 +29,15 @@ class Pairs:
         self.growths: OrderedDict[tuple[str, str], Growth] = OrderedDict()
         """Of the pairs that were too early with their last message."""
         self.limiter: RateLimiter = RateLimiter(
-            name, rate=1, per=SECONDS, burst=burst, key=_pair, max_wait=max_wait, clock=clock, fleet=fleet
+            name,
+            rate=1,
+            per=SECONDS,
+            burst=burst,
+            key=_pair,
+            max_keys=MOST_PAIRS,
+            max_wait=max_wait,
+            clock=clock,
+            fleet=fleet,
         )
 
     def hit(self, number: str, recipient: str, began: float, told: float | None) -> float:

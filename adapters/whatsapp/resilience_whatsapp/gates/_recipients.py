@@ -17,9 +17,28 @@ TemplateKey: TypeAlias = tuple[str, str]
 _MOST_TEMPLATES = 1_000
 
 
+_TWO_FORMS = ("55", "52")  # Brazil, Mexico
+_MOBILES_WERE = "6789"  # what a number of 8 digits of a mobile phone in Brazil begins with
+
+
 def key_of(recipient: str) -> str:
-    """A recipient as the gates know it: a number has no `+`, as in webhooks."""
-    return recipient[1:] if recipient[:1] == "+" else recipient
+    """A recipient as the gates know it: a number has no `+`, as in webhooks, and one form of the two that it may have.
+
+    The API writes numbers of Brazil and Mexico in its own way, so that webhooks tell another one than was sent to.
+    """
+    if recipient[:1] == "+":
+        recipient = recipient[1:]
+    return _short_form(recipient) if recipient[:2] in _TWO_FORMS else recipient
+
+
+def _short_form(number: str) -> str:
+    """Without the 9 of mobile phones in Brazil (55 11 9 8765 4321), and the 1 of those in Mexico (52 1 ...)."""
+    if len(number) == 13 and number.isdigit():
+        if number[:3] == "521":
+            return number[:2] + number[3:]
+        if number[:2] == "55" and number[4] == "9" and number[5] in _MOBILES_WERE:
+            return number[:4] + number[5:]
+    return number
 
 
 @define(eq=False, on_setattr=setters.frozen)

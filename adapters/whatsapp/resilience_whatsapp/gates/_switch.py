@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from attrs import define, field
 
 from resilience_core import (
+    CallRejected,
     CircuitBreaker,
     CircuitOpenError,
     CircuitState,
@@ -32,7 +33,7 @@ from resilience_core import (
 from resilience_whatsapp.gates._routes import Scope
 
 Probe: TypeAlias = Callable[[], Awaitable[bool]]
-"""Whether it is repaired; may raise, which says no."""
+"""Whether it is repaired; may raise, which says no, and a `CallRejected` says nothing."""
 Permit: TypeAlias = Any
 
 PROBE_TIMEOUT = 10.0
@@ -75,7 +76,8 @@ class Switch:
 
     scope: Scope
     breaker: CircuitBreaker
-    probe: Probe | None = None
+    latched: bool = False
+    """Whether a read finds out if it may open: of the client that asks, as another one may have been closed."""
     code: int | None = field(default=None, init=False)
     """Of the error that shut it last, where this process met it."""
     token: int | None = field(default=None, init=False, repr=False)
@@ -97,41 +99,43 @@ class Switch:
         """A request that was admitted has ended otherwise; `good`: it shows that the gate may be open."""
         self.breaker.settle(permit, _GOOD if good else _NOTHING)
 
-    async def ask(self) -> Permit:
+    async def ask(self, probe: Probe | None) -> Permit:
         """Ask for admission: a permit to settle, or None where none is needed.
 
         Raises:
             CircuitOpenError: it is shut.
+            CallRejected: by the probe.
         """
         breaker = self.breaker
         permit = breaker.enter((), {})
-        if self.probe is None:
+        if probe is None:
             return permit
         if breaker.state is not CircuitState.HALF_OPEN:
             breaker.settle(permit, _NOTHING)
             return None
-        await self._find_out(permit)
+        await self._find_out(permit, probe)
         return breaker.settle(breaker.enter((), {}), _NOTHING)
 
-    async def wait(self) -> float:
+    async def wait(self, probe: Probe | None) -> float:
         """Seconds for which it is shut, 0 if it is not; finds out if that is due."""
         if self.breaker.state not in _SHUT:
             return 0.0
-        if self.probe is None:
+        if probe is None:
             left = self.breaker.retry_after()
             return _UNKNOWN_WAIT if left is None and self.breaker.state is CircuitState.FORCED_OPEN else left or 0.0
         try:
-            await self.ask()
-        except CircuitOpenError as error:
+            await self.ask(probe)
+        except CallRejected as error:
             return _UNKNOWN_WAIT if error.retry_after is None else error.retry_after
         return 0.0
 
-    async def _find_out(self, permit: Permit) -> None:
-        assert self.probe is not None
+    async def _find_out(self, permit: Permit, probe: Probe) -> None:
         verdict = Verdict.IGNORED  # of a caller who was cancelled
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
-                verdict = Verdict.SUCCESS if await self.probe() else Verdict.TRANSIENT
+                verdict = Verdict.SUCCESS if await probe() else Verdict.TRANSIENT
+        except CallRejected:
+            raise
         except Exception:
             verdict = Verdict.TRANSIENT
         finally:

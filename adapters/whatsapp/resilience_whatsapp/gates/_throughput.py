@@ -8,6 +8,7 @@ from resilience_whatsapp.gates._rate import LearnedRate
 
 LEVELS = {"STANDARD": 80.0, "HIGH": 1_000.0}
 """Messages a second, in and out, by what the API calls the level."""
+_INBOUND_AHEAD = 1.0
 _STEP = 0.15
 """A rate that is this share away from the limiter's is set anew: each time costs a line in the log."""
 
@@ -49,6 +50,11 @@ class Throughput:
         now = self._clock.now()
         self.learned.restart(now)
         self.follow(now)
+
+    def came_in(self) -> None:
+        """A message came in. The limit is about one second: more than that of them is not held against sends."""
+        if self.limiter.wait_for() < _INBOUND_AHEAD:
+            self.limiter.spend()
 
     def use_level(self, level: float) -> None:
         """The API says another level."""

@@ -35,15 +35,17 @@ class Usage:
     """The largest share of any limit that is used."""
     regain: float
     """Seconds after which calls are possible again; 0 where they are."""
+    of: str = "app"
+    """Whose limits: `app` or `account`."""
 
 
-def read_usage(headers: Mapping[str, str], waba_id: str | None) -> Usage | None:
-    """What the headers of an answer tell about management calls for this account; None where they tell nothing."""
-    found: list[Usage] = []
+def read_usage(headers: Mapping[str, str], waba_id: str | None) -> list[Usage]:
+    """What the headers of an answer tell about management calls for this account: of the app, of the account, both."""
+    app, own = list[Usage](), list[Usage]()
     for name, value in headers.items():
         lowered = name.lower()
         if lowered == _APP_HEADER:
-            found += _usage(_parsed(value))
+            app += _usage(_parsed(value))
         elif lowered == _CASE_HEADER:
             told = _parsed(value)
             accounts = told.items() if isinstance(told, dict) else ()
@@ -51,10 +53,12 @@ def read_usage(headers: Mapping[str, str], waba_id: str | None) -> Usage | None:
                 if waba_id is None or account == waba_id:
                     for row in rows if isinstance(rows, list) else ():
                         if isinstance(row, dict) and row.get("type") == _MANAGEMENT:
-                            found += _usage(row)
-    if not found:
-        return None
-    return Usage(max(each.percent for each in found), max(each.regain for each in found))
+                            own += _usage(row)
+    return [
+        Usage(max(each.percent for each in found), max(each.regain for each in found), of)
+        for of, found in (("app", app), ("account", own))
+        if found
+    ]
 
 
 def _parsed(value: str) -> Any:
@@ -77,17 +81,26 @@ def _number(value: Any) -> float | None:
 
 
 class Slowdown:
-    """The pauses between management calls; times are seconds of any one clock."""
+    """The pauses between management calls; times are seconds of any one clock.
 
-    __slots__ = ("_free_at", "percent")
+    The usage of the app and of the account are kept apart: most answers tell of one of them only, and a low one must
+    not hide a high one.
+    """
+
+    __slots__ = ("_free_at", "_percents")
 
     def __init__(self) -> None:
-        self.percent: float = 0.0
+        self._percents: dict[str, float] = {}
         self._free_at = float("-inf")
+
+    @property
+    def percent(self) -> float:
+        """The largest share that is used, as was told last."""
+        return max(self._percents.values(), default=0.0)
 
     def told(self, usage: Usage, now: float) -> None:
         """An answer told the usage."""
-        self.percent = usage.percent
+        self._percents[usage.of] = usage.percent
         if usage.regain > 0 or usage.percent >= 100.0:
             self._free_at = max(self._free_at, now + max(usage.regain, CLOSED))
 

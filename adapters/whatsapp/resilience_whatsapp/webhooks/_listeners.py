@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
+
+from attrs import evolve
 
 from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp._delivery import name_of_error
 from resilience_whatsapp._error_table import ErrorClass
+from resilience_whatsapp.errors import GraphError
+from resilience_whatsapp.gates._marks import MARKETING_ONLY, OF_FLOW
 from resilience_whatsapp.webhooks._handing import Listener, on
 from resilience_whatsapp.webhooks._updates import (
     AccountError,
@@ -93,7 +97,9 @@ class Observes(Protocol):
         """How fast a number may send."""
         ...
 
-    def observe_inbound(self, *, phone_number_id: str | None = None, recipient: str | None = None) -> None:
+    def observe_inbound(
+        self, *, phone_number_id: str | None = None, recipient: str | Sequence[str] | None = None
+    ) -> None:
         """Somebody wrote."""
         ...
 
@@ -118,9 +124,13 @@ def gating(
 
     async def status(update: StatusUpdate) -> None:
         template = None
-        if template_of is not None and any(error.error_class is ErrorClass.TEMPLATE for error in update.errors):
+        if template_of is not None and any(map(_is_of_template, update.errors)):
             template = await template_of(update)
         _tell_errors(gates, update, update.recipient or update.recipient_user_id, template)
+        if update.recipient is not None and update.recipient_user_id is not None:
+            # Messages to the id of a user who has a number, too: his marks are of both.
+            of_user = tuple(error for error in update.errors if error.error_class is ErrorClass.RECIPIENT)
+            _tell_errors(gates, evolve(update, errors=of_user), update.recipient_user_id, template)
 
     def listen(update: WebhookUpdate) -> Awaitable[None] | None:
         if isinstance(update, StatusUpdate):
@@ -130,12 +140,12 @@ def gating(
         elif isinstance(update, AccountUpdate):
             _tell_restriction(gates, update)
         elif isinstance(update, InboundMessage):
-            who = update.sender or update.sender_user_id
+            who = [each for each in (update.sender, update.sender_user_id) if each is not None]
             gates.observe_inbound(phone_number_id=update.phone_number_id, recipient=who)
         elif isinstance(update, PreferenceUpdate):
-            user = update.user or update.user_id
-            if user is not None and update.category == "marketing_messages" and update.value in ("stop", "resume"):
-                gates.observe_preference(user, stopped=update.stopped)
+            for user in (update.user, update.user_id):
+                if user is not None and update.category == "marketing_messages" and update.value in ("stop", "resume"):
+                    gates.observe_preference(user, stopped=update.stopped)
         elif isinstance(update, QualityUpdate) and update.event == "THROUGHPUT_UPGRADE":
             phone = update.phone_number_id or ids.get(_digits(update.display_number or ""))
             if phone is not None:
@@ -157,6 +167,11 @@ def _tell_errors(
                 recipient=recipient,
                 template=template,
             )
+
+
+def _is_of_template(error: GraphError) -> bool:
+    """Whether the gates want to know of which template: also to learn which are marketing, and which have a flow."""
+    return error.error_class is ErrorClass.TEMPLATE or error.code in MARKETING_ONLY or error.code == OF_FLOW
 
 
 def _tell_restriction(gates: Observes, update: AccountUpdate) -> None:

@@ -1,13 +1,13 @@
 # One command to set up, one to test: each target makes what it needs first (tools/bootstrap.py; 0.1 s when all is there).
 #
 #   make test ARGS="-k breaker -x"     ARGS goes to what the target runs
-#   make test JOBS=0                   in one process, as a debugger needs it; otherwise one more than cores
+#   make test JOBS=0                   in one process, as a debugger needs it; otherwise two more than cores
 #   make PYTHON=/path/to/python3.12    another interpreter
 
 .DEFAULT_GOAL := help
 ARGS =
-# One process more than cores: for half of their time the tests of fleets wait for servers and for leases to end.
-JOBS := $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 1)
+# Two processes more than cores: for half of their time the tests of fleets wait for servers and for leases to end.
+JOBS := $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 2)
 
 # The first interpreter that runs and is new enough.
 ifndef PYTHON
@@ -25,10 +25,12 @@ BOOTSTRAP = $(if $(PYTHON),$(PYTHON) tools/bootstrap.py,\
 WORKERS = -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder# a page's blocks share names; order: conftest.py
 PYTEST = -m pytest -q $(WORKERS)
 # What runs on the other CPythons: the core's tests, without those whose answer is the same on each: they read the files of
-# this tree (test_repository, test_twins, test_dashboards), see to it that the benchmarks start, or need the adapters (canary).
+# this tree (test_repository, test_twins, test_dashboards, test_no_false_alarms), see to it that the benchmarks start, or need
+# the adapters (canary).
 # Nor those about the tests' own servers and other kinds of servers, machines against the data of other systems, the searched
 # model and its traces, and the proofs of fleets, a minute each.
 SAME_ON_EACH = canary conformance http whatsapp test_benchmarks.py test_repository.py test_twins.py test_redis_fixture.py \
+	core/test_no_false_alarms.py \
 	fleet/test_deployments.py fleet/test_model.py fleet/test_replay.py fleet/test_prove.py telemetry/test_dashboards.py
 # Their asserts are plain, without the values in the message: to compile them anew takes 10 s in each process.
 CORE_TESTS = tests $(addprefix --ignore=tests/,$(SAME_ON_EACH))

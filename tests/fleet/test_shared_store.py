@@ -14,6 +14,7 @@ import trio
 
 from resilience_core import ConfigurationError, RecordIgnored, StaleCache, StoreDegraded
 from resilience_core.fleet import SharedStore, StoreFleet
+from resilience_core.redis import RedisFleet
 from resilience_core.testing import FaultProxy, VirtualClock
 from tests._redis import HOST, RedisServer
 from tests.fleet.members import PATIENCE, Fleets, run_in, wait_until
@@ -233,6 +234,27 @@ def test_who_writes_to_a_redis_that_has_lost_everything_tells_all_that_it_knows(
     settled(first)
     (newcomer,) = stores(fleets, 1)
     wait_for_all((newcomer,), a=1, b=2)
+
+
+def test_a_change_that_begins_an_era_anew_is_followed_by_all_that_is_known_and_one_among_others_by_a_look() -> None:
+    """The same, turn by turn: the test is agent and store."""
+    fleet = RedisFleet("redis://127.0.0.1:1")
+    fleet.agent.attach = lambda item: True  # type: ignore[method-assign]
+    store = SharedStore("turns", fleet=fleet)
+    share = store._share
+    store.set("a", 1, store.clock.wall())
+    share._read([b"first", 0], 0.0, 0.0)
+    (first,) = share.requests(0.0)
+    first.answer([1, b"first", 0, 1, []], 0.0, 0.0)
+    assert not share.pending()
+    known = list(share.entries)
+    store.set("b", 2, store.clock.wall())
+    (second,) = share.requests(0.0)
+    second.answer([1, b"second", 0, 1, []], 0.0, 0.0)
+    assert list(share._unsaid) == known, "the store has lost everything, and was told of b only"
+    (third,) = share.requests(0.0)
+    third.answer([1, b"second", 5, 6, []], 0.0, 0.0)
+    assert [request.script for request in share.requests(0.0)] == ["entries"], "others have changed something, too"
 
 
 def test_members_that_write_at_the_same_time_lose_nothing(fleets: Fleets) -> None:

@@ -511,6 +511,19 @@ def taken(budget: RetryBudget, times: int) -> int:
     return made
 
 
+def assert_just(budget: RetryBudget, retries: int) -> None:
+    """So many are granted in the end, and no more: on a slow machine a batch goes back before it is spent."""
+    made = 0
+
+    def all_made() -> bool:
+        nonlocal made
+        made += taken(budget, 1)
+        return made >= retries
+
+    wait_until(all_made)
+    assert made + taken(budget, 10) == retries
+
+
 def test_a_quota_is_one_for_all(fleets: Fleets) -> None:
     first, second = budgets(fleets, 2, TokenQuota(100, retry_cost=5))
     assert taken(first, 8) + taken(second, 20) <= 20
@@ -558,14 +571,14 @@ def test_tokens_that_are_not_spent_go_back(fleets: Fleets) -> None:
     first, second = budgets(fleets, 2, TokenQuota(50, retry_cost=5))
     assert taken(first, 3) == 3
     wait_until(lambda: stored(fleets).startswith("35."))
-    assert taken(second, 30) == 7
+    assert_just(second, 7)
 
 
 def test_a_member_that_leaves_gives_its_tokens_back(fleets: Fleets) -> None:
     first, second = budgets(fleets, 2, TokenQuota(50, retry_cost=5))
     assert taken(first, 5) == 5
     first.fleet.close()
-    assert taken(second, 30) == 5
+    assert_just(second, 5)
     assert first.take() is not None, "and goes on with an account of its own"
 
 

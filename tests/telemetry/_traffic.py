@@ -34,6 +34,7 @@ from resilience_core import (
     config,
 )
 from resilience_core.fleet import StoreFleet
+from resilience_core.testing import VirtualClock
 from tests.fleet.members import PATIENCE, wait_until
 
 
@@ -108,12 +109,13 @@ def traffic(directory: Path) -> Generator[None]:
 
 
 def circuits() -> list[Policy]:
-    breaker = CircuitBreaker("traffic.circuit", failure_threshold=1, recovery_timeout=0.01)
+    clock = VirtualClock()  # by a real one a slow machine comes to the next call when the time is over
+    breaker = CircuitBreaker("traffic.circuit", failure_threshold=1, recovery_timeout=0.01, clock=clock)
     with pytest.raises(ConnectionError):
         breaker.call(failing(1))
     with pytest.raises(CircuitOpenError):
         breaker.call(int)
-    wait_until(lambda: breaker.retry_after() == 0)
+    clock.advance(0.01)
     breaker.call(int)
     slow = CircuitBreaker("traffic.slow", trip=SlowCallRate(0.5, slower_than=60))
     rated = CircuitBreaker("traffic.rated", trip=FailureRate(0.5))

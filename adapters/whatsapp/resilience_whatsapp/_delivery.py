@@ -10,7 +10,7 @@ from attrs import define, field
 from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp.errors import GraphError, surely_not_carried_out
 from resilience_whatsapp.graph import Wire
-from resilience_whatsapp.records import MessageStatus
+from resilience_whatsapp.records import MessageRecord, MessageStatus
 
 
 @define
@@ -70,6 +70,11 @@ class Sending:
 
 ACTIVE: ContextVar[Any] = ContextVar("resilience_whatsapp_active", default=None)
 """The client whose call is running, so that it logs the retries of its own calls only."""
+
+
+def carry(error: BaseException, record: MessageRecord) -> None:
+    """Put the record of a send on the error that ended it, also where the error's class lets nobody set anything."""
+    object.__setattr__(error, "record", record)
 
 
 def name_of_error(error: BaseException) -> str:

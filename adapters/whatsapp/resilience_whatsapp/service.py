@@ -13,7 +13,7 @@ from attrs import evolve
 from resilience_core import CircuitOpenError, ConfigurationError
 from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp._closing import Calls, checked_drain
-from resilience_whatsapp._delivery import Sending, name_of_error
+from resilience_whatsapp._delivery import Sending, carry, name_of_error
 from resilience_whatsapp._media_ids import MediaIds
 from resilience_whatsapp._opaque import check_opaque_data, join_opaque_data
 from resilience_whatsapp.bulk import BulkSend, Outgoing, Progress, WhenOpen
@@ -520,7 +520,7 @@ class WhatsAppService:
             receipt = await self.client.send(payload, record.delivery, sending, retries=retries)
         except BaseException as error:
             ended = _ended(record, sending, started, sending.status(), error=name_of_error(error))
-            object.__setattr__(error, "record", ended)  # also where the error's class lets nobody set anything
+            carry(error, ended)
             if isinstance(error, CircuitOpenError):
                 self._log_down(ended)
             if key is not None and isinstance(error, GraphTemplateError):

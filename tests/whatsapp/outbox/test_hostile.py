@@ -42,6 +42,20 @@ class Slowly(MemoryStore):
         return changed
 
 
+def test_an_error_that_lets_nobody_set_anything_is_raised_as_it_is_with_the_record() -> None:
+    class Closed(Exception):
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise AttributeError(name)
+
+    async def story() -> None:
+        service = made(Stub(Closed()))
+        with pytest.raises(Closed) as raised:
+            await send(service)
+        assert raised.value.__dict__["record"].status is MessageStatus.UNKNOWN
+
+    run(story)
+
+
 class Unanswered(MemoryStore):
     """As Redis does it that dies while it answers: the row is kept, nobody hears of it, and writes come later."""
 

@@ -13,7 +13,7 @@ from attrs import evolve
 
 from resilience_core import Clock, ConfigurationError
 from resilience_whatsapp._clock import SYSTEM
-from resilience_whatsapp._delivery import Sending
+from resilience_whatsapp._delivery import Sending, carry
 from resilience_whatsapp.errors import InvalidMessageError
 from resilience_whatsapp.outbox import _machine as machine
 from resilience_whatsapp.outbox._drain import Drainer, Gate, Recheck, Sender, accepting, ending_of
@@ -23,6 +23,7 @@ from resilience_whatsapp.outbox._store import OutboxStore
 from resilience_whatsapp.records import MessageRecord, MessageStatus
 
 WhenDown: TypeAlias = Literal["raise", "queue"]
+_WHEN_DOWN: tuple[WhenDown, ...] = ("raise", "queue")
 
 
 class Outbox:
@@ -267,7 +268,7 @@ class Outbox:
             after = self._not_accepted(sender, kept, sending, error)
             if after.due is not None and after.kept and isinstance(error, Exception):
                 return after.record()
-            error.record = evolve(after.record(), duration=self.clock.wall() - started)  # type: ignore[attr-defined]
+            carry(error, evolve(after.record(), duration=self.clock.wall() - started))
             raise
         rule = accepting(kept, record.wamid or "", sending, self.clock.wall())
         self.store.post(kept, rule)
@@ -438,6 +439,7 @@ def _end(not_after: Any, now: float, usual: float) -> float:
 
 
 def _checked(when_down: str) -> WhenDown:
-    if when_down not in ("raise", "queue"):
-        raise ConfigurationError(f"when_down must be 'raise' or 'queue', not {when_down!r}")
-    return when_down  # type: ignore[return-value]
+    for known in _WHEN_DOWN:
+        if when_down == known:
+            return known
+    raise ConfigurationError(f"when_down must be 'raise' or 'queue', not {when_down!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from attrs import asdict, frozen
@@ -50,6 +52,15 @@ def printed(row: Row) -> None:
     """One line of the table."""
     verdict = "met" if row.met else "missed"
     print(f"{row.bar:>7}  {row.what:<64} {row.asked:>10} {row.measured:>12}  {verdict:<6}  {row.sample}", flush=True)
+
+
+def exit_code(rows: list[Row], file: Path | None) -> int:
+    """1 when a bar is missed; prints the last line, and writes the rows to a file as JSON if one is named."""
+    if file is not None:
+        file.write_text(json.dumps([row.as_values() for row in rows], indent=1))
+    missed = sum(not row.met for row in rows)
+    print(f"\n{len(rows)} rows, {missed} missed")
+    return 1 if missed else 0
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -19,7 +19,7 @@ from proofs.fleet.crew import Crew
 from proofs.fleet.plants import PLANTS
 from proofs.fleet.stage import Proof, Stage
 from proofs.redis_server import Server
-from proofs.table import Row, printed
+from proofs.table import Row, exit_code, printed
 
 AT_A_TIME = 4
 """Bars of the small form."""
@@ -125,11 +125,7 @@ def main() -> int:
         rows = side_by_side(bars, processes, options.plant)
     else:
         rows = proved(bars, processes, options.small, options.plant)
-    if options.json:
-        options.json.write_text(json.dumps([row.as_values() for row in rows], indent=1))
-    missed = [row for row in rows if not row.met]
-    print(f"\n{len(rows)} rows, {len(missed)} missed")
-    return 1 if missed else 0
+    return exit_code(rows, options.json)
 
 
 if __name__ == "__main__":

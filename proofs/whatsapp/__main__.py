@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import signal
@@ -16,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from proofs.table import Row, printed, shown
+from proofs.table import Row, exit_code, printed, shown
 from proofs.whatsapp import bars, ours
 from proofs.whatsapp.costs import costs
 from proofs.whatsapp.plants import PLANTS
@@ -122,11 +121,7 @@ def main() -> int:
         for row in found:
             printed(row)
         print(f"        ({time.monotonic() - began:.1f} s)", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps([row.as_values() for row in rows], indent=1))
-    missed = [row for row in rows if not row.met]
-    print(f"\n{len(rows)} rows, {len(missed)} missed")
-    return 1 if missed else 0
+    return exit_code(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -15,9 +12,9 @@ import pytest
 from proofs.fleet.limits import most_in_any_window
 from proofs.fleet.plants import PLANTS
 from proofs.fleet.probing import most_at_once
-from tests._cost import LONG, unmeasured
+from tests._cost import LONG
+from tests._proofs import proved
 
-ROOT = Path(__file__).parents[2]
 SLOW = {"store_error_raised", "lease_never_expires", "no_ttl", "client_clock", "batch_returned_twice"} | {
     "slots_never_come_back",
     "no_news",
@@ -27,17 +24,9 @@ SLOW = {"store_error_raised", "lease_never_expires", "no_ttl", "client_clock", "
 CHOSEN = [name for name in PLANTS if LONG or name not in SLOW]
 
 
-def proved(file: Path, *options: str) -> tuple[int, list[dict[str, Any]], str]:
-    """Exit code, rows, and what it printed."""
-    command = [sys.executable, "-m", "proofs.fleet", "--small", "--json", str(file), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=unmeasured(), timeout=280)
-    rows = json.loads(file.read_text()) if file.exists() else []
-    return done.returncode, rows, done.stdout + done.stderr
-
-
 @pytest.mark.timeout(300)
 def test_every_bar_is_met(tmp_path: Path) -> None:
-    code, rows, printed = proved(tmp_path / "rows.json")
+    code, rows, printed = proved("proofs.fleet", tmp_path / "rows.json")
     missed = [row for row in rows if not row["met"]]
     assert not missed, printed
     assert code == 0, printed
@@ -50,7 +39,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     directory = tmp_path_factory.mktemp("planted")
     with ThreadPoolExecutor(4) as pool:
         found: dict[str, Future[Any]] = {
-            name: pool.submit(proved, directory / f"{name}.json", "--plant", name) for name in CHOSEN
+            name: pool.submit(proved, "proofs.fleet", directory / f"{name}.json", "--plant", name) for name in CHOSEN
         }
         yield found
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,26 +14,19 @@ from proofs.whatsapp import bars
 from proofs.whatsapp.load import Job, jobs
 from proofs.whatsapp.plants import PLANTS
 from proofs.whatsapp.story import MOMENTS, Told, dead_for, length_of
-from tests._cost import LONG, unmeasured
+from tests._cost import LONG
+from tests._proofs import proved
 
-ROOT = Path(__file__).parents[2]
+PACKAGE = "proofs.whatsapp"
 CHOSEN = [name for name in PLANTS if LONG]
 """Each takes as long as the proof: `make prove-long`."""
 LENGTH = length_of(400)
 OUTAGE = MOMENTS.dead * LENGTH
 
 
-def proved(file: Path, *options: str) -> tuple[int, list[dict[str, Any]], str]:
-    """Exit code, rows, and what it printed."""
-    command = [sys.executable, "-m", "proofs.whatsapp", "--small", "--json", str(file), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=unmeasured(), timeout=280)
-    rows = json.loads(file.read_text()) if file.exists() else []
-    return done.returncode, rows, done.stdout + done.stderr
-
-
 @pytest.mark.timeout(300)
 def test_every_bar_is_met(tmp_path: Path) -> None:
-    code, rows, printed = proved(tmp_path / "rows.json")
+    code, rows, printed = proved(PACKAGE, tmp_path / "rows.json")
     # That five of the requests that always fail follow each other is rare, and nobody's fault.
     missed = [row for row in rows if not row["met"] and "that always fail" not in row["what"]]
     assert not missed, printed
@@ -51,7 +41,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     directory = tmp_path_factory.mktemp("planted")
     with ThreadPoolExecutor(2) as pool:
         found: dict[str, Future[Any]] = {
-            name: pool.submit(proved, directory / f"{name}.json", "--plant", name, *PLANTS[name].options)
+            name: pool.submit(
+                proved, "proofs.whatsapp", directory / f"{name}.json", "--plant", name, *PLANTS[name].options
+            )
             for name in CHOSEN
         }
         yield found

@@ -26,9 +26,14 @@ def renewed_after_fork(lock: L) -> L:
     return lock
 
 
+def renew(lock: Any) -> None:
+    """In the child of a fork: the lock is free, whoever held it in the parent."""
+    lock._at_fork_reinit()  # what the standard library does with locks of its own
+
+
 def _renew() -> None:
     for lock in _locks:
-        lock._at_fork_reinit()  # what the standard library does with locks of its own
+        renew(lock)
 
 
 os.register_at_fork(after_in_child=_renew)

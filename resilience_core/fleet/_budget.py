@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from resilience_core._errors import ConfigurationError
+from resilience_core._fork import renew
 from resilience_core._machines.budget import Account, Law, TokenQuota, TokenThrottle, TrafficRatio
 from resilience_core.fleet._agent import NEVER, Item
 from resilience_core.fleet._link import Request
@@ -232,7 +233,7 @@ class SharedBudget(Item):
         return self.account.known
 
     def after_fork(self) -> None:
-        self._budget._lock._at_fork_reinit()  # type: ignore[attr-defined]
+        renew(self._budget._lock)
         self.account.clear()
         self.joined = False
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from resilience_core._fork import renew
 from resilience_core.fleet._agent import NEVER, Item
 from resilience_core.fleet._circuit import draw
 from resilience_core.fleet._link import Request
@@ -174,7 +175,7 @@ class SharedBulkhead(Item):
         return not self.alone
 
     def after_fork(self) -> None:
-        self._bulkhead._lock._at_fork_reinit()  # type: ignore[attr-defined]
+        renew(self._bulkhead._lock)
         self._bulkhead._slots.start_over(0)
         self._clear()
 

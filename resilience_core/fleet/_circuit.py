@@ -19,7 +19,7 @@ from uuid import uuid4
 from attrs import evolve
 
 from resilience_core._clock import CHANCE
-from resilience_core._fork import no_forks
+from resilience_core._fork import no_forks, renew
 from resilience_core._machines.circuit import Circuit, CircuitState, Forced, Transition
 from resilience_core._machines.server_clock import ServerClock
 from resilience_core._machines.shared_circuit import (
@@ -618,7 +618,7 @@ class SharedCircuit(Item):
 
     def after_fork(self) -> None:
         breaker = self._breaker
-        breaker._lock._at_fork_reinit()  # type: ignore[attr-defined] # what the standard library does with its own
+        renew(breaker._lock)
         self._clear()
         circuit = breaker._circuit
         circuit.probe_until = float("inf")

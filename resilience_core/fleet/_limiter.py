@@ -16,6 +16,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from resilience_core._fork import renew
 from resilience_core._machines.bucket import ASK, Bucket
 from resilience_core.fleet._agent import NEVER, Item
 from resilience_core.fleet._link import Request
@@ -394,7 +395,7 @@ class SharedLimiter(Item):
         return [*self._limiter.all_buckets(), *(bucket for bucket in self._wanting)]
 
     def after_fork(self) -> None:
-        self._limiter._lock._at_fork_reinit()  # type: ignore[attr-defined]
+        renew(self._limiter._lock)
         self._clear()
         for bucket in self._limiter.all_buckets():
             bucket.lock = self.lock

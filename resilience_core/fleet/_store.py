@@ -25,7 +25,7 @@ from attrs import evolve, frozen
 from resilience_core import _validation as check
 from resilience_core._clock import SYSTEM, Clock
 from resilience_core._errors import ConfigurationError
-from resilience_core._fork import no_forks
+from resilience_core._fork import no_forks, renew
 from resilience_core._validation import Seconds
 from resilience_core._weave.waiting import AsyncWaiter, async_waiter
 from resilience_core.fleet._agent import Item
@@ -91,7 +91,7 @@ class SharedStore:
         on_clear: Callable[[], Any] | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
-        if not isinstance(name, str) or not name:  # type: ignore[redundant-expr]
+        if not isinstance(name, str) or not name:  # type: ignore[redundant-expr] # not everybody has a type checker
             raise ConfigurationError(f"SharedStore: name must be a non-empty string, not {name!r}")
         for option, number in (("max_entries", max_entries), ("max_bytes", max_bytes)):
             if type(number) is not int or number < 1:
@@ -439,7 +439,7 @@ class SharedEntries(Item):
         return self.known
 
     def after_fork(self) -> None:
-        self._lock._at_fork_reinit()  # type: ignore[attr-defined]
+        renew(self._lock)
         self._start_over()  # what is left to be said the parent says
 
     def goodbye(self, now: float) -> list[Request]:

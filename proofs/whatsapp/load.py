@@ -8,8 +8,11 @@ from random import Random
 
 from attrs import asdict, frozen
 
+from resilience_whatsapp.records import Delivery
+
 TEMPLATES = ("order_confirmation", "shipping_update")
 LANGUAGE = "fr"
+DELIVERIES: tuple[Delivery, ...] = ("at_most_once", "at_least_once")
 
 
 @frozen
@@ -21,7 +24,7 @@ class Job:
     """Seconds of the API's time after the beginning: from then on it is to be sent."""
     to: str
     template: str
-    delivery: str
+    delivery: Delivery
 
 
 def jobs(messages: int, recipients: int, rate: float, hot_share: float, seed: int) -> list[Job]:
@@ -38,7 +41,7 @@ def jobs(messages: int, recipients: int, rate: float, hot_share: float, seed: in
             index / rate,
             chance.choice(hot if chance.random() < hot_share else numbers),
             chance.choice(TEMPLATES),
-            chance.choice(("at_most_once", "at_least_once")),
+            chance.choice(DELIVERIES),
         )
         for index in range(messages)
     ]

@@ -125,7 +125,7 @@ async def main(task: Task) -> None:
                 job.template,
                 LANGUAGE,
                 components=components(job),
-                delivery=job.delivery,  # type: ignore[arg-type]
+                delivery=job.delivery,
                 idempotency_key=job.id,
             )
         except OutboxStoreError:

@@ -43,7 +43,7 @@ class Command(Protocol):
         ...
 
     @property
-    def EXAMPLES(self) -> str:  # noqa: N802
+    def EXAMPLES(self) -> str:  # noqa: N802 - a constant of the module
         """Command lines, for its help."""
         ...
 

@@ -157,7 +157,7 @@ def _failed(options: Namespace, screen: Screen, http: GraphClient, error: Except
 
 
 def _record_of(error: BaseException) -> MessageRecord:
-    record: MessageRecord = error.record  # type: ignore[attr-defined]
+    record: MessageRecord = error.record  # type: ignore[attr-defined] # `WhatsAppService.send` puts it on any error
     return record
 
 

@@ -45,9 +45,8 @@ class _Sending:
         self._api = api
 
     def answer(self, call: Call, number: Number) -> Outcome:
-        written, call.body = call.body, self._addressed(call.body)
-        rules = self._rules(call, number)
-        refused = refusal_of(call.body, rules)
+        written, rules = call.body, self._rules(call, number)
+        refused = self._invalid(call, rules)
         if refused is not None:
             return refused
         if call.body.get("status") == "read":
@@ -60,9 +59,8 @@ class _Sending:
 
     def market(self, call: Call, number: Number) -> Outcome:
         """The Marketing Messages API: for marketing templates only, 10 minutes after they were approved."""
-        written, call.body = call.body, self._addressed(call.body)
-        rules = self._rules(call, number)
-        refused = refusal_of(call.body, rules)
+        written, rules = call.body, self._rules(call, number)
+        refused = self._invalid(call, rules)
         if refused is not None:
             return refused
         template = None if call.body.get("status") == "read" else _template(call.body, rules)
@@ -76,6 +74,11 @@ class _Sending:
         if isinstance(outcome, Taken):
             outcome.content["success"] = True
         return outcome
+
+    def _invalid(self, call: Call, rules: Rules) -> Refusal | None:
+        """Why the message is refused; from then on the call has it as it is addressed."""
+        call.body = self._addressed(call.body)
+        return refusal_of(call.body, rules)
 
     def _addressed(self, body: Any) -> Any:
         """The message with its recipient as an international number: see `country_code` of `Simulator`."""

@@ -547,13 +547,14 @@ class SharedCircuit(Item):
         if record.state is _CLOSED and self.own_opening and not tested and not reset:
             if circuit.state is _OPEN and (record.epoch != known or first):  # it is still true: said again
                 self._vote("lost", max(0.0, circuit.open_until - now - ahead))
-        elif record.state is not circuit.state or not _alike(forced, circuit.forced):
+        # A closed circuit is not forced, whatever the record says of who closed it.
+        elif record.state is not circuit.state or (record.state is not _CLOSED and not _alike(forced, circuit.forced)):
             self.own_opening = False
             circuit.enter(record.state, now + ahead, "remote", forced)
             circuit.openings = record.openings
             if record.state is _CLOSED and record.reason == "probe_succeeded":
                 circuit.start_ramp(now + ahead)
-        elif known and known != record.epoch and not decided:
+        elif record.epoch != known and not decided and (known or not self._early_count(record, ahead)):
             circuit.begin_era()
         self._count_early(record, now, ahead)
 
@@ -568,16 +569,20 @@ class SharedCircuit(Item):
 
     def _count_early(self, record: Record, now: float, ahead: float) -> None:
         """Failures that were seen before the store first answered: they count, if they are of this era, and fresh."""
-        early, at, self._early, self._early_at = self._early, self._early_at - ahead, 0, 0.0
-        if not early or record.state is not _CLOSED or now - at > NEWBORN:
+        early, at, counts = self._early, self._early_at - ahead, self._early_count(record, ahead)
+        self._early, self._early_at = 0, 0.0
+        if not early or record.state is not _CLOSED or now - at > NEWBORN or not counts:
             self.dropped += early
             return
+        for _ in range(early):
+            self._failed(now + ahead)
+
+    def _early_count(self, record: Record, ahead: float) -> bool:
+        """Whether failures that were seen before the store first answered are of this era; none are of any."""
         # An era that began because there was no record began for them, too: nothing had changed before.
-        if record.reason == "created" or self._wrote(record) or self._clock.latest(at) >= record.since:
-            for _ in range(early):
-                self._failed(now + ahead)
-        else:
-            self.dropped += early
+        if not self._early or record.reason == "created" or self._wrote(record):
+            return True
+        return self._clock.latest(self._early_at - ahead) >= record.since
 
     # --- without the store -----------------------------------------------------------------------------------------
 

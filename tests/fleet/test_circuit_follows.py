@@ -63,13 +63,13 @@ class Store:
         return record
 
 
-def member(store: Store, name: str = "m", **options: Any) -> CircuitBreaker:
+def member(store: Store, name: str = "m", *, newborn: bool = False, **options: Any) -> CircuitBreaker:
     fleet = RedisFleet("redis://127.0.0.1:1", member=name)
     fleet.agent.attach = lambda item: True  # type: ignore[method-assign]
-    breaker = CircuitBreaker("c", fleet=fleet, failure_threshold=1, recovery_timeout=0.01, **options)
+    breaker = CircuitBreaker("c", fleet=fleet, **{"failure_threshold": 1, "recovery_timeout": 0.01, **options})
     breaker(lambda: 1)()
-    store.turn(breaker)
-    store.turn(breaker)
+    for _ in range(0 if newborn else 2):
+        store.turn(breaker)
     return breaker
 
 
@@ -269,6 +269,28 @@ def test_a_reset_by_hand_undoes_the_openings_of_before_it_and_no_later_one(reset
     store.settle(late)
     assert late.state is (CircuitState.CLOSED if resets_after else CircuitState.OPEN)
     assert bool(closed) is resets_after, "not for a moment"
+
+
+@pytest.mark.parametrize("resets_after", [False, True])
+def test_a_reset_by_hand_forgets_the_failures_of_before_it_and_no_later_ones(resets_after: bool) -> None:
+    """The store answers late: a member has seen failures when it first hears of the circuit, which was reset once."""
+    store = Store()
+    person, late = member(store, "person"), member(store, "late", newborn=True, failure_threshold=3)
+    store.settle(person)
+    if not resets_after:
+        person.reset()
+        store.settle(person)
+    for _ in range(2):
+        with pytest.raises(Broken):
+            late(broken)()
+    if resets_after:
+        person.reset()
+        store.settle(person)
+    store.turn(late)
+    assert late.state is CircuitState.CLOSED
+    with pytest.raises(Broken):
+        late(broken)()
+    assert late.state is (CircuitState.CLOSED if resets_after else CircuitState.OPEN)
 
 
 def test_an_unreadable_message_is_no_reason_to_write_at_once() -> None:

@@ -1,6 +1,6 @@
 """The agent's connections to Redis: one for scripts, one for news. Redis-py does the talking.
 
-Only `EVALSHA` with one key, `SCRIPT LOAD` where the server does not know a script, and `SUBSCRIBE`. A connection on
+Only `EVALSHA` with one key, `EVAL` where the server does not know a script, and `SUBSCRIBE`. A connection on
 which anything failed is closed and never used again.
 """
 
@@ -59,9 +59,8 @@ class RedisLink:
         replies = self._send(requests)
         unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
-            for name in {requests[at].script for at in unknown}:
-                self._client.script_load(script(name)[0])
-            for at, reply in zip(unknown, self._send([requests[at] for at in unknown]), strict=True):
+            # With the text itself: what is loaded first may be flushed again before it is asked for by its hash.
+            for at, reply in zip(unknown, self._send([requests[at] for at in unknown], texts=True), strict=True):
                 replies[at] = reply
         return [_understood(request, reply) for request, reply in zip(requests, replies, strict=True)]
 
@@ -69,19 +68,19 @@ class RedisLink:
         """One for all of them, but in a cluster."""
         return requests if self._cluster else 1
 
-    def _send(self, requests: Sequence[Request]) -> list[Any]:
-        calls = [(script(request.script)[1], 1, request.key, *request.args) for request in requests]
+    def _send(self, requests: Sequence[Request], *, texts: bool = False) -> list[Any]:
+        calls = [(script(request.script)[0 if texts else 1], 1, request.key, *request.args) for request in requests]
         if self._cluster or len(calls) == 1:
             replies = []
             for call in calls:
                 try:
-                    replies.append(self._client.evalsha(*call))
+                    replies.append(self._client.eval(*call) if texts else self._client.evalsha(*call))
                 except redis.ResponseError as error:  # the server has answered
                     replies.append(error)
             return replies
         with self._client.pipeline(transaction=False) as pipeline:
             for call in calls:
-                pipeline.evalsha(*call)
+                pipeline.eval(*call) if texts else pipeline.evalsha(*call)
             return list(pipeline.execute(raise_on_error=False))
 
     def listen(self, channels: Iterable[str]) -> None:

@@ -473,7 +473,7 @@ def test_a_control_that_redis_does_not_take_ends_with_3(
 
 
 USER = (
-    "on >secret resetkeys ~circuit_breaker:* ~rc:* resetchannels &rc:* -@all +evalsha +script|load +subscribe"
+    "on >secret resetkeys ~circuit_breaker:* ~rc:* resetchannels &rc:* -@all +evalsha +eval +subscribe"
     " +unsubscribe +publish +get +set +del +pttl +pexpire +hget +hgetall +hset +hdel"
 )
 

@@ -59,7 +59,7 @@ _prefixes = (f"d{number}:" for number in itertools.count())
 ACL_KEYS = "~circuit_breaker:* ~rc:*"
 ACL_CHANNELS = "&rc:*"
 ACL_COMMANDS = (
-    "+evalsha +script|load +subscribe +unsubscribe "  # of the agent
+    "+evalsha +eval +subscribe +unsubscribe "  # of the agent
     "+publish +get +set +del +pttl +pexpire +hget +hgetall +hset +hdel +time"  # of its scripts
 )
 ACL = f"on >{{password}} resetkeys {ACL_KEYS} resetchannels {ACL_CHANNELS} -@all {ACL_COMMANDS}"
@@ -379,7 +379,8 @@ def test_the_user_can_touch_nothing_else(acl_server: RedisServer) -> None:
             ("SET", "xrc:", "1"),
             ("SUBSCRIBE", "other"),
             ("PUBLISH", "other", "x"),
-            ("EVAL", "return 1", 0),
+            ("EVAL", "return 1", 1, "other"),
+            ("SCRIPT", "LOAD", "return 1"),
             ("SCRIPT", "FLUSH"),
             ("KEYS", "*"),
             ("SCAN", 0),

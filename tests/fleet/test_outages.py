@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -684,6 +684,24 @@ def test_lost_scripts_and_lost_keys_are_no_outage(lost: list[str], short_leases:
         for one, other in pairs:
             type(one).shared(one, other)
             assert one.told == other.told == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_scripts_that_are_lost_again_and_again_are_no_outage(
+    count: int, fleets: Fleets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two commands of ours: the second attempt needs nothing that the first one left at the server."""
+    send = RedisLink._send
+
+    def after_a_flush(link: RedisLink, requests: Sequence[Request], **options: bool) -> list[Any]:
+        fleets.client.script_flush()
+        return send(link, requests, **options)
+
+    monkeypatch.setattr(RedisLink, "_send", after_a_flush)
+    link = RedisLink(fleets.url, 5.0)
+    requests = [Request("read", f"{fleets.prefix}{number}", (), lambda *_: None) for number in range(count)]
+    assert [type(reply) for reply in link.run(requests)] == [tuple] * count
+    link.close()
 
 
 def test_a_server_that_does_not_tell_its_time_is_no_outage() -> None:

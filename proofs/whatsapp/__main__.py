@@ -19,7 +19,7 @@ from proofs.table import Row, exit_code, printed, shown
 from proofs.whatsapp import bars, ours
 from proofs.whatsapp.costs import costs
 from proofs.whatsapp.plants import PLANTS
-from proofs.whatsapp.story import SENDERS, SHORTEST, Told, told
+from proofs.whatsapp.story import SENDERS, SHORTEST, THROUGHPUT, Told, told
 
 OTHERS = ("naive", "pywa")
 FULL = {"messages": 20_000, "recipients": 2_000}
@@ -40,7 +40,7 @@ class Proof:
         recipients = max(20, messages // 10) if options.messages else size["recipients"]
         self.load: dict[str, Any] = {
             "messages": messages, "recipients": recipients, "speed": options.speed, "seed": options.seed,
-            "hot": options.hot, "shortest": options.shortest,
+            "hot": options.hot, "shortest": options.shortest, "throughput": options.throughput,
         }  # fmt: skip
         self.plant: str | None = options.plant
         self.found: dict[str, Told] = {}
@@ -88,6 +88,9 @@ def main() -> int:
     )
     parser.add_argument(
         "--shortest", type=float, default=SHORTEST, help="seconds in which the messages fall due, at least"
+    )
+    parser.add_argument(
+        "--throughput", type=float, default=THROUGHPUT, help="messages a second that the number may send"
     )
     parser.add_argument("--speed", type=float, help="seconds of the API in a second; default 4, in the small form 20")
     parser.add_argument("--store", choices=("sqlite", "redis"), default="sqlite", help="where our outbox is")

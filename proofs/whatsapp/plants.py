@@ -91,6 +91,24 @@ def pairs_not_paced() -> None:
     _put(_gates.Gates, "__init__", without)
 
 
+def number_not_paced() -> None:
+    """As many messages as there are, queued or not; and that the limit of the number was met keeps none back."""
+    from resilience_whatsapp.gates import _gates
+    from resilience_whatsapp.outbox import _drain, _machine, _pace
+
+    init = _gates.Gates.__init__
+
+    def without(self: Any, **options: Any) -> None:
+        options["throughput"] = None
+        init(self, **options)
+
+    _put(_gates.Gates, "__init__", without)
+    _put(_drain.Drainer, "learn", lambda *args: None)
+    _put(_machine, "MAX_THROTTLE_WAIT", 0.0)
+    _put(_pace.Pace, "grant", lambda self, now, most: most)
+    _put(_pace.Pace, "wait", lambda self, now: 0.0)
+
+
 def limits_open_the_circuit() -> None:
     """Whatever the API refuses counts as trouble of the platform, and no gate keeps the next message back."""
     from resilience_core import Judgement, Verdict
@@ -145,6 +163,7 @@ PLANTS = {
         Plant("lost", said_to_be_sent),
         Plant("lost", trouble_is_final),
         Plant("limits", pairs_not_paced, ("--hot", "0.5")),
+        Plant("limits", number_not_paced, ("--throughput", "2")),
         Plant("circuit", limits_open_the_circuit, ("--messages", "2000", "--shortest", "200", "--speed", "10")),
         Plant("circuit", circuit_stays_closed),
     )

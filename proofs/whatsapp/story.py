@@ -18,7 +18,9 @@ from proofs.whatsapp import load
 from proofs.whatsapp.world import SHIPPING_UPDATE, TOKENS, World, cpu_of, end, start
 
 RATE, SHORTEST = 64.0, 60.0
-"""Messages that fall due in a second, where the number may send 80; fewer if it were over in less than a minute."""
+"""Messages that fall due in a second; fewer if it were over in less than a minute."""
+THROUGHPUT = 80.0
+"""Messages a second that the number may send."""
 PROGRAMS = {
     "ours": "proofs.whatsapp.senders.ours",
     "naive": "proofs.whatsapp.senders.naive",
@@ -29,8 +31,8 @@ HEARD_PATIENCE = 120.0
 """Seconds for which the last webhooks are awaited: what is not taken is told again after longer and longer waits."""
 START_PATIENCE = 60.0
 """Real seconds until all processes must be ready."""
-THROTTLED_TO = 40
-"""The throughput of the number for a while: less than falls due."""
+THROTTLED_TO = 0.6
+"""The throughput of the number for a while, as a part of what falls due."""
 LIMITS = {"messaging": None, "marketing": None}
 """Those of the API that would end the story after 250 messages, or need a day, are left out."""
 
@@ -164,6 +166,7 @@ def told(
     seed: int,
     hot: float = 0.1,
     shortest: float = SHORTEST,
+    throughput: float = THROUGHPUT,
     plant: str | None = None,
     prepare: Callable[[World, ExitStack, Mapping[str, Any]], Side] = nothing,
     patience: float = 900.0,
@@ -173,7 +176,7 @@ def told(
     `patience` is of the API's time, counted from when the last message fell due.
     """
     with ExitStack() as stack:
-        world = World(speed=speed, seed=seed, limits=LIMITS)
+        world = World(speed=speed, seed=seed, limits={**LIMITS, "throughput": throughput})
         stack.callback(world.close)
         world.graph("POST", f"{world.waba_id}/message_templates", {**SHIPPING_UPDATE, "category": "UTILITY"})
         world.steer("POST", "templates", {"name": SHIPPING_UPDATE["name"], "status": "APPROVED"})
@@ -198,7 +201,8 @@ def told(
         stack.callback(crew.close)
         began = crew.begin(world)
         world.script(faults(length))
-        _play(world, crew, began, length, side.steps)
+        throttled = max(1, round(min(throughput, THROTTLED_TO * messages / length)))
+        _play(world, crew, began, length, (throughput, throttled), side.steps)
         deadline = began + length + patience
         in_time = _until(lambda: crew.done() and side.settled(), world, deadline)
         if in_time:  # what is told later can still show that something was wrong
@@ -305,8 +309,15 @@ class _Crew:
             end(process)
 
 
-def _play(world: World, crew: _Crew, began: float, length: float, steps: Mapping[str, Callable[[], None]]) -> None:
-    """What the simulator cannot do by itself, each in its time."""
+def _play(
+    world: World,
+    crew: _Crew,
+    began: float,
+    length: float,
+    throughput: tuple[float, float],
+    steps: Mapping[str, Callable[[], None]],
+) -> None:
+    """What the simulator cannot do by itself, each in its time; `throughput` is the usual one and that of a while."""
 
     def token() -> None:
         world.steer("POST", "tokens", {"token": TOKENS[1]})
@@ -318,8 +329,8 @@ def _play(world: World, crew: _Crew, began: float, length: float, steps: Mapping
     def template(status: str) -> Callable[[], None]:
         return lambda: world.steer("POST", "templates", {"name": SHIPPING_UPDATE["name"], "status": status})
 
-    def limits(**changes: Any) -> Callable[[], None]:
-        return lambda: world.steer("POST", "limits", {"base": "real", **LIMITS, **changes})
+    def limits(rate: float) -> Callable[[], None]:
+        return lambda: world.steer("POST", "limits", {"base": "real", **LIMITS, "throughput": rate})
 
     played: list[tuple[float, Callable[[], Any]]] = [
         (MOMENTS.first_kill * length, lambda: crew.kill(1)),
@@ -331,8 +342,8 @@ def _play(world: World, crew: _Crew, began: float, length: float, steps: Mapping
         (MOMENTS.new_token * length + 10.0, operator),
         (MOMENTS.paused[0] * length, template("PAUSED")),
         (MOMENTS.paused[1] * length, template("APPROVED")),
-        (MOMENTS.throttled[0] * length, limits(throughput=THROTTLED_TO)),
-        (MOMENTS.throttled[1] * length, limits()),
+        (MOMENTS.throttled[0] * length, limits(throughput[1])),
+        (MOMENTS.throttled[1] * length, limits(throughput[0])),
     ]
     for at, step in sorted(played, key=lambda each: each[0]):
         world.until(began + at)

@@ -9,6 +9,8 @@ import os
 import sqlite3
 import stat
 import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,17 +101,17 @@ def test_a_locked_file_is_waited_for_and_then_it_is_an_error(tmp_path: Path, mon
     holder.close()
 
 
-def test_many_writers_share_transactions(tmp_path: Path) -> None:
+def test_many_writers_share_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = Database(tmp_path / "a.db", "things", SCHEMA)
     batches: list[int] = []
-    begin = database._next_batch
+    begin = _sqlite._Line.next_batch
 
-    def counted(jobs, patience):
-        found = begin(jobs, patience)
+    def counted(line, patience):
+        found = begin(line, patience)
         batches.append(len(found[0]))
         return found
 
-    database._next_batch = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(_sqlite._Line, "next_batch", counted)
 
     async def story() -> None:
         assert await asyncio.gather(*(database.run(put(f"{number}")) for number in range(200))) == [1] * 200
@@ -118,6 +120,27 @@ def test_many_writers_share_transactions(tmp_path: Path) -> None:
     database.close()
     assert len(names(tmp_path / "a.db")) == 200
     assert len(batches) < 40
+
+
+def test_the_thread_is_woken_only_for_who_waits_and_from_sleep() -> None:
+    """Woken for each write that nobody waits for, it took the interpreter from the next send."""
+    line = _sqlite._Line(30.0)
+    waited, posted = (_sqlite._Job(put("a"), None, future) for future in (Future(), None))
+    line.put(posted)
+    assert line._signals.empty(), "it looks by itself, before 30 s are over"
+    line.put(waited)
+    line.put(waited)
+    assert line._signals.qsize() == 1
+    assert line.next_batch(None) == ([posted, waited, waited], True), "in their order, and at once"
+    sleeper = _sqlite._Line(0.0)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(sleeper.next_batch, None)
+        while not sleeper._asleep:
+            time.sleep(0.001)
+        sleeper.put(posted)
+        assert found.result() == ([posted], True)
+        sleeper.end()
+        assert sleeper.next_batch(None) == ([], False)
 
 
 def test_a_work_that_fails_fails_alone(tmp_path: Path) -> None:

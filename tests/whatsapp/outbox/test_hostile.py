@@ -323,13 +323,14 @@ def test_many_rows_that_expire_share_the_waits_for_the_disk(tmp_path: Path) -> N
             for some in [[a_row() for _ in range(100)] for _ in range(2)]:
                 await asyncio.gather(*map(store.add, some))
             batches, outbox = [], Outbox(store)
-            next_batch = store._database._next_batch
+            line = store._database._line
+            next_batch = line.next_batch
 
             def counted(*arguments: Any) -> Any:
                 batches.append(1)
                 return next_batch(*arguments)
 
-            store._database._next_batch = counted
+            line.next_batch = counted
             await outbox._drainer._settle_overdue()
             assert (await outbox.counts())[MessageStatus.DEAD] == 200
             assert len(batches) < 60

@@ -22,11 +22,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from resilience_core import ConfigurationError
 from resilience_whatsapp._error_table import ErrorClass
-from resilience_whatsapp.outbox._row import OutboxRow
+from resilience_whatsapp.outbox._row import OutboxRow, replaced
 from resilience_whatsapp.records import DELIVERY_RANK, MessageStatus, later_status
 
 Random = Callable[[], float]
@@ -107,7 +107,7 @@ def full_jitter(attempt: int, base: float, cap: float, random: Random) -> float:
 def begun(row: OutboxRow, now: float, rules: Rules) -> OutboxRow:
     """A sender takes it: nobody else may, until its lease is over. Stores do the same without reading the body."""
     assert row.state in (QUEUED, *NOT_SENT, FAILED)
-    return evolve(row, state=IN_FLIGHT, due=now + rules.lease)
+    return replaced(row, state=IN_FLIGHT, due=now + rules.lease)
 
 
 def accepted(row: OutboxRow, wamid: str, attempts: int, unknown: int, now: float) -> OutboxRow:
@@ -118,25 +118,25 @@ def accepted(row: OutboxRow, wamid: str, attempts: int, unknown: int, now: float
     attempts, unknown = max(row.attempts, attempts), max(row.unknown, unknown)
     again = row.possible_duplicate or (unknown > 0 and attempts > 1) or row.wamid not in (None, wamid)
     told = row.state in DELIVERY_RANK or (row.state is FAILED and row.wamid == wamid)  # by an echo that was quicker
-    new = evolve(
-        row,
-        state=row.state if told else ACCEPTED,
-        due=None,
-        wamid=row.wamid if told else wamid,
-        attempts=attempts,
-        unknown=unknown,
-        troubles=0,
-        throttled=0,
-        possible_duplicate=again,
-        error=row.error if told else None,
-        reason=None,
-    )
-    return row if new == row else evolve(new, changed_at=now)
+    new = {
+        "state": row.state if told else ACCEPTED,
+        "due": None,
+        "wamid": row.wamid if told else wamid,
+        "attempts": attempts,
+        "unknown": unknown,
+        "troubles": 0,
+        "throttled": 0,
+        "possible_duplicate": again,
+        "error": row.error if told else None,
+        "reason": None,
+    }
+    same = all(getattr(row, name) == value for name, value in new.items())
+    return row if same else replaced(row, **new, changed_at=now)
 
 
 def ended(row: OutboxRow, ending: Ending, now: float, random: Random, rules: Rules, *, told: bool) -> OutboxRow:
     """A send that was not accepted. `told`: an exception tells the caller, and the outbox leaves the rest to him."""
-    row = evolve(
+    row = replaced(
         row,
         attempts=row.attempts + ending.attempts,
         unknown=row.unknown + ending.unknown,
@@ -160,14 +160,14 @@ def ended(row: OutboxRow, ending: Ending, now: float, random: Random, rules: Rul
 def _judged(row: OutboxRow, ending: Ending, now: float, random: Random, rules: Rules) -> OutboxRow:
     wait, kind = ending.wait or 0.0, ending.error_class
     if kind in (ErrorClass.TRANSIENT, ErrorClass.AMBIGUOUS):  # ambiguous, and yet nothing left: no connection
-        row = evolve(row, troubles=row.troubles + 1)
+        row = replaced(row, troubles=row.troubles + 1)
         if row.troubles >= rules.max_attempts:
             return _over(row, DEAD, f"given up after {row.troubles} attempts")
         pause = full_jitter(row.troubles, rules.base_delay, rules.max_delay, random)
         return _again(row, now + max(wait, pause), "the platform is in trouble")
     if kind is ErrorClass.THROTTLE:
         pause = ending.wait or min(MAX_THROTTLE_WAIT, 4.0**row.throttled)  # Meta: 4^X seconds, X from 0
-        row = evolve(row, throttled=min(row.throttled + 1, 10))
+        row = replaced(row, throttled=min(row.throttled + 1, 10))
         return _again(row, now + pause * (1 + random() / 4), "a limit is reached")
     if kind in (ErrorClass.AUTH, ErrorClass.POLICY, ErrorClass.SENDER):
         return _again(row, now + max(wait, rules.hold_for), f"{kind.name.lower()}: somebody must repair it")
@@ -180,10 +180,10 @@ def orphaned(row: OutboxRow, now: float, rules: Rules) -> OutboxRow:
     """Found in flight after its lease: the sender died, and a request may have left."""
     if row.state is not IN_FLIGHT:
         return row
-    row = evolve(row, attempts=row.attempts + 1, unknown=row.unknown + 1, error=None, changed_at=now)
+    row = replaced(row, attempts=row.attempts + 1, unknown=row.unknown + 1, error=None, changed_at=now)
     if row.delivery == "at_least_once" and now <= row.not_after:
         # Nobody was told how it ended, so it is the outbox's now, whatever `when_down` said.
-        return _again(evolve(row, kept=True), now, "the sender died; sent again")
+        return _again(replaced(row, kept=True), now, "the sender died; sent again")
     return _unknown(row, "the sender died", now, rules)
 
 
@@ -191,22 +191,22 @@ def given_up(row: OutboxRow, kept: OutboxRow, now: float) -> OutboxRow:
     """Its caller was told that it could not be kept as `kept`; nobody has touched it, and nobody will."""
     if (row.fence, row.changed_at, row.not_after) != (kept.fence, kept.changed_at, kept.not_after):
         return row
-    return evolve(_over(row, REJECTED, "the caller was told"), kept=False, changed_at=now)
+    return replaced(_over(row, REJECTED, "the caller was told"), kept=False, changed_at=now)
 
 
 def renewed(row: OutboxRow, fence: int, now: float, rules: Rules) -> OutboxRow:
     """A new lease for who has the row with this fence; the row as it is if somebody else has it."""
-    return evolve(row, due=now + rules.lease) if row.fence == fence and row.state is IN_FLIGHT else row
+    return replaced(row, due=now + rules.lease) if row.fence == fence and row.state is IN_FLIGHT else row
 
 
 def held(row: OutboxRow, until: float, reason: str, now: float) -> OutboxRow:
     """It was not sent, and is not before `until`; no attempt is spent."""
-    return evolve(_again(row, until, reason), changed_at=now)
+    return replaced(_again(row, until, reason), changed_at=now)
 
 
 def dropped(row: OutboxRow, reason: str, now: float) -> OutboxRow:
     """It is not to be sent any more."""
-    return evolve(_over(row, DEAD, reason), changed_at=now)
+    return replaced(_over(row, DEAD, reason), changed_at=now)
 
 
 def overdue(row: OutboxRow, now: float, downtime: Iterable[Interval], rules: Rules) -> OutboxRow:
@@ -226,10 +226,10 @@ def _without_echo(row: OutboxRow, now: float, downtime: Iterable[Interval], rule
     since = now - rules.echo_within if row.unknown_since is None else row.unknown_since
     heard = now - since - within(downtime, since, now)
     if heard < rules.echo_within:  # our ears were shut for a time, which does not count
-        return evolve(row, due=now + rules.echo_within - heard)
+        return replaced(row, due=now + rules.echo_within - heard)
     if row.kept and row.delivery == "at_least_once" and now <= row.not_after:
-        return evolve(_again(row, now, "no echo; sent again"), changed_at=now)
-    return evolve(row, due=None, reason="no echo", changed_at=now)
+        return replaced(_again(row, now, "no echo; sent again"), changed_at=now)
+    return replaced(row, due=None, reason="no echo", changed_at=now)
 
 
 def within(intervals: Iterable[Interval], since: float, until: float) -> float:
@@ -266,7 +266,7 @@ def echoed(
     again = row.possible_duplicate or twice
     if state is row.state and first == row.wamid and again is row.possible_duplicate:
         return row
-    return evolve(
+    return replaced(
         row,
         state=state,
         wamid=first,
@@ -282,7 +282,7 @@ def echoed(
 
 def revived(row: OutboxRow, now: float, not_after: float) -> OutboxRow:
     """By hand, or by the same key: sent anew."""
-    row = evolve(row, kept=True, troubles=0, throttled=0, not_after=not_after, changed_at=now)
+    row = replaced(row, kept=True, troubles=0, throttled=0, not_after=not_after, changed_at=now)
     return _again(row, now, "revived")
 
 
@@ -292,13 +292,13 @@ def may_be_sent_anew(row: OutboxRow) -> bool:
 
 
 def _again(row: OutboxRow, due: float, reason: str) -> OutboxRow:
-    return evolve(row, state=QUEUED, due=due, reason=reason, unknown_since=None)
+    return replaced(row, state=QUEUED, due=due, reason=reason, unknown_since=None)
 
 
 def _over(row: OutboxRow, state: MessageStatus, reason: str) -> OutboxRow:
     # A row that may have been sent by an earlier request is not "not sent".
-    return evolve(row, state=UNKNOWN if row.unknown else state, due=None, reason=reason)
+    return replaced(row, state=UNKNOWN if row.unknown else state, due=None, reason=reason)
 
 
 def _unknown(row: OutboxRow, reason: str, now: float, rules: Rules) -> OutboxRow:
-    return evolve(row, state=UNKNOWN, due=now + rules.echo_within, reason=reason, unknown_since=now)
+    return replaced(row, state=UNKNOWN, due=now + rules.echo_within, reason=reason, unknown_since=now)

@@ -18,7 +18,7 @@ from resilience_whatsapp.errors import InvalidMessageError
 from resilience_whatsapp.outbox import _machine as machine
 from resilience_whatsapp.outbox._drain import Drainer, Gate, Recheck, Sender, accepting, ending_of
 from resilience_whatsapp.outbox._machine import Interval, Rules
-from resilience_whatsapp.outbox._row import IdempotencyKeyError, OutboxRow, OutboxStoreError, digest_of
+from resilience_whatsapp.outbox._row import IdempotencyKeyError, OutboxRow, OutboxStoreError, digest_of, replaced
 from resilience_whatsapp.outbox._store import OutboxStore
 from resilience_whatsapp.records import MessageRecord, MessageStatus
 
@@ -212,9 +212,9 @@ class Outbox:
         if not machine.may_be_sent_anew(known):
             return known.record()
         # Its first send certainly did not happen, and nobody repeats it: this one does, under the same id.
-        anew = evolve(row, id=known.id, payload=payload_for(known.id), fence=known.fence, created_at=known.created_at)
+        anew = replaced(row, id=known.id, payload=payload_for(known.id), fence=known.fence, created_at=known.created_at)
         if row.ordered:  # it has lost its place, and takes another one
-            anew = evolve(anew, state=MessageStatus.QUEUED, due=row.created_at)
+            anew = replaced(anew, state=MessageStatus.QUEUED, due=row.created_at)
         won = False
 
         def rule(now: OutboxRow) -> OutboxRow:
@@ -225,7 +225,7 @@ class Outbox:
         try:
             changed = await self.store.change(known, rule)
         except BaseException:  # as in `_add`
-            self._give_up(known, evolve(anew, fence=known.fence + 1))
+            self._give_up(known, replaced(anew, fence=known.fence + 1))
             raise
         if changed is None or not won:
             return (changed or known).record()  # somebody else was quicker

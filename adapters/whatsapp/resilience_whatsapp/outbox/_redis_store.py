@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from attrs import evolve
-
 from resilience_core import ConfigurationError
 from resilience_whatsapp.outbox._row import (
     UNREADABLE_FOR,
@@ -25,6 +23,7 @@ from resilience_whatsapp.outbox._row import (
     UnreadableRowError,
     body_of,
     hidden,
+    replaced,
     row_of,
 )
 from resilience_whatsapp.outbox._store import Change
@@ -136,7 +135,7 @@ class RedisStore:
             if found is None:
                 return None
             if isinstance(found, bytes):
-                return row if new is row else evolve(new, fence=row.fence + 1)
+                return row if new is row else replaced(new, fence=row.fence + 1)
             row = self._row(found)
 
     def post(self, row: OutboxRow, rule: Change) -> None:

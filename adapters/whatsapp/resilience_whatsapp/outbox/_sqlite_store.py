@@ -10,8 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from attrs import evolve
-
 from resilience_whatsapp._sqlite import Database, Synchronous
 from resilience_whatsapp.outbox._row import (
     UNREADABLE_FOR,
@@ -21,6 +19,7 @@ from resilience_whatsapp.outbox._row import (
     UnreadableRowError,
     body_of,
     hidden,
+    replaced,
     row_of,
 )
 from resilience_whatsapp.outbox._store import TO_LOOK_AT, Change
@@ -120,7 +119,7 @@ class SQLiteStore:
             if pair is not None and row.state is MessageStatus.IN_FLIGHT:
                 ahead = "SELECT 1 FROM outbox WHERE pair = ? AND state IN ('queued', 'in_flight') LIMIT 1"
                 if connection.execute(ahead, (pair,)).fetchone() is not None:
-                    new = evolve(row, state=MessageStatus.QUEUED, due=row.created_at)
+                    new = replaced(row, state=MessageStatus.QUEUED, due=row.created_at)
             values = (new.id, new.lane, key, pair, new.priority, new.not_after, new.state.value, new.due, new.fence)
             cursor = connection.execute(
                 f"INSERT INTO outbox ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO NOTHING",
@@ -150,7 +149,7 @@ class SQLiteStore:
         if new is old:
             found = connection.execute("SELECT 1 FROM outbox WHERE id = ? AND fence = ?", (old.id, old.fence))
             return None if found.fetchone() is None else old
-        new = evolve(new, fence=old.fence + 1)
+        new = replaced(new, fence=old.fence + 1)
         values = (new.state.value, new.due, new.fence, new.not_after, new.changed_at)
         cursor = connection.execute(
             "UPDATE outbox SET state=?, due=?, fence=?, not_after=?, changed=?, body=? WHERE id=? AND fence=?",
@@ -166,7 +165,7 @@ class SQLiteStore:
                 return []  # a night's messages that wait for the morning are not looked through each second
             found = connection.execute(_TAKE, (lane, now, now, limit)).fetchall()
             taken = [
-                evolve(row, state=MessageStatus.IN_FLIGHT, due=now + lease, fence=row.fence + 1)
+                replaced(row, state=MessageStatus.IN_FLIGHT, due=now + lease, fence=row.fence + 1)
                 for row in self._readable(connection, found, now)
             ]
             connection.executemany(

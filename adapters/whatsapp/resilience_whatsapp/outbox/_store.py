@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeAlias
 
-from attrs import evolve
-
-from resilience_whatsapp.outbox._row import OutboxRow
+from resilience_whatsapp.outbox._row import OutboxRow, replaced
 from resilience_whatsapp.records import MessageStatus
 
 Change: TypeAlias = Callable[[OutboxRow], OutboxRow]
@@ -103,7 +101,7 @@ class MemoryStore:
         if known is not None:
             return known
         if row.ordered and row.state is MessageStatus.IN_FLIGHT and any(True for _ in self._line(row)):
-            row = evolve(row, state=MessageStatus.QUEUED, due=row.created_at)
+            row = replaced(row, state=MessageStatus.QUEUED, due=row.created_at)
         self._rows[row.id] = row
         if row.key is not None:
             self._keys[row.key] = row.id
@@ -131,7 +129,7 @@ class MemoryStore:
             return None
         new = rule(known)
         if new is not known:
-            self._rows[row_id] = new = evolve(new, fence=known.fence + 1)
+            self._rows[row_id] = new = replaced(new, fence=known.fence + 1)
         return new
 
     def post(self, row: OutboxRow, rule: Change) -> None:
@@ -153,7 +151,9 @@ class MemoryStore:
                 other.state is MessageStatus.IN_FLIGHT or ages[other.id] < ages[row.id] for other in self._line(row)
             ):
                 continue
-            self._rows[row.id] = row = evolve(row, state=MessageStatus.IN_FLIGHT, due=now + lease, fence=row.fence + 1)
+            self._rows[row.id] = row = replaced(
+                row, state=MessageStatus.IN_FLIGHT, due=now + lease, fence=row.fence + 1
+            )
             taken.append(row)
         return taken
 

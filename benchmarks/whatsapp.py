@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 from attrs import frozen
@@ -38,6 +38,8 @@ AT_ONCE = 4
 """Sends under way for each of them."""
 
 Call = Callable[[], Awaitable[Any]]
+Durable = Literal["full", "normal"]
+"""What an outbox survives: a power cut, for which each send waits for the disk; or `kill -9`."""
 
 
 async def _serve(numbers: int) -> None:
@@ -74,20 +76,20 @@ def server(numbers: int) -> Generator[Server]:
 
 
 @contextlib.asynccontextmanager
-async def _outbox(used: bool) -> AsyncGenerator[Outbox | None]:
-    """One in a file of its own, as durable as it is by default, if one is used."""
-    if not used:
+async def _outbox(durable: Durable | None) -> AsyncGenerator[Outbox | None]:
+    """One in a file of its own, if one is used."""
+    if durable is None:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="rf-bench-") as directory:
-        outbox = Outbox(SQLiteStore(f"{directory}/outbox.db"))
+        outbox = Outbox(SQLiteStore(f"{directory}/outbox.db", synchronous=durable))
         async with outbox.running():
             yield outbox
         await outbox.aclose()
 
 
 @contextlib.asynccontextmanager
-async def contenders(base_url: str, number: str, outbox: bool = False) -> AsyncGenerator[dict[str, Call]]:
+async def contenders(base_url: str, number: str, outbox: Durable | None = None) -> AsyncGenerator[dict[str, Call]]:
     """`ours` and `bare`: each sends one template message with two values."""
     url, headers = f"{base_url}/v25.0/{number}/messages", {"Authorization": f"Bearer {TOKEN}"}
     async with (
@@ -144,7 +146,7 @@ async def _turn(call: Call, times: int, at_once: int = 1) -> tuple[float, float]
     return statistics.median(wall), statistics.median(cpu)
 
 
-async def _turns(place: tuple[str, str], turns: int, times: int, outbox: bool, at_once: int) -> Cost:
+async def _turns(place: tuple[str, str], turns: int, times: int, outbox: Durable | None, at_once: int) -> Cost:
     async with contenders(*place, outbox) as calls:
         for call in calls.values():
             await _turn(call, times, at_once)  # connections
@@ -158,8 +160,9 @@ async def _turns(place: tuple[str, str], turns: int, times: int, outbox: bool, a
 
 
 @functools.cache  # two rows are of one measurement
-def cost(*, telemetry: bool = False, outbox: bool = False, at_once: int = 1) -> Cost:
-    """Of a send; with `telemetry`, metrics and a span of it are recorded; with `outbox`, it is kept in a file first.
+def cost(*, telemetry: bool = False, outbox: Durable | None = None, at_once: int = 1) -> Cost:
+    """Of a send; with `telemetry`, metrics and a span of it are recorded; with `outbox`, it is kept in a file first, as
+    durable as that.
 
     With `at_once` above 1, what is measured is that many sends together, divided by their number.
     """
@@ -170,7 +173,7 @@ def cost(*, telemetry: bool = False, outbox: bool = False, at_once: int = 1) -> 
         return asyncio.run(_turns(simulator.places[0], turns, times, outbox, at_once))
 
 
-def send_against_post(*, telemetry: bool = False, outbox: bool = False, at_once: int = 1) -> float:
+def send_against_post(*, telemetry: bool = False, outbox: Durable | None = None, at_once: int = 1) -> float:
     """The time of a send, divided by that of a bare POST."""
     found = cost(telemetry=telemetry, outbox=outbox, at_once=at_once)
     for name, wall in found.wall.items():
@@ -179,7 +182,7 @@ def send_against_post(*, telemetry: bool = False, outbox: bool = False, at_once:
     return found.ratio(found.wall)
 
 
-def cpu_against_post(*, outbox: bool = False) -> float:
+def cpu_against_post(*, outbox: Durable | None = None) -> float:
     """The CPU time of the client's process for a send, divided by that for a bare POST."""
     found = cost(outbox=outbox)
     return found.ratio(found.cpu)
@@ -254,7 +257,7 @@ class Paced:
 
 
 async def _paced(place: tuple[str, str], rate: float, seconds: float, turns: int) -> Paced:
-    async with contenders(*place, True) as calls:
+    async with contenders(*place, "full") as calls:
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
         for _ in range(turns):
             for name, call in calls.items():

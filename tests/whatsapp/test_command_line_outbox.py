@@ -383,6 +383,16 @@ def test_a_drain_sends_what_is_queued_for_its_number_and_ends(
     assert document(capsys)["ended"] == {}
 
 
+def test_a_drain_heeds_what_the_api_refuses(path: Path, simulator: SimulatorThread, capsys: Capture) -> None:
+    """Nobody is there: the other messages to that number are kept back, without a request."""
+    simulator.script(Fault("error", code=131026))
+    fill(SQLiteStore(path), *[kept(id=f"{number:032x}") for number in range(3)])
+    assert main(["outbox", "drain", "--for", "5", "--json"]) == 1
+    told = document(capsys)
+    assert (told["counts"]["dead"], told["counts"]["queued"]) == (1, 2)
+    assert simulator.book.requests["messages"] == 1
+
+
 def test_a_drain_of_an_outbox_in_redis(
     redis_server: RedisServer, simulator: SimulatorThread, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

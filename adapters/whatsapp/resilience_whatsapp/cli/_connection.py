@@ -21,6 +21,7 @@ from resilience_core.cli import Failure
 from resilience_whatsapp._delivery import name_of_error
 from resilience_whatsapp.client import ResilientWhatsAppClient
 from resilience_whatsapp.errors import AmbiguousOutcomeError, GraphError, InvalidMessageError
+from resilience_whatsapp.gates import Gates
 from resilience_whatsapp.graph import DEFAULT_API_VERSION, DEFAULT_BASE_URL, GraphClient
 from resilience_whatsapp.settings import BREAKER_NAME, DEFAULT, DEVELOPMENT, PRODUCTION
 
@@ -116,7 +117,9 @@ def client_of(options: Namespace, env: Mapping[str, str], token: Token, *, waba:
         raise Failure(2, str(error), "see --help") from None
 
 
-def guarded(options: Namespace, env: Mapping[str, str], http: GraphClient) -> ResilientWhatsAppClient:
+def guarded(
+    options: Namespace, env: Mapping[str, str], http: GraphClient, gates: Gates | None = None
+) -> ResilientWhatsAppClient:
     """The same client with retries, as configuration or preset have them; each retry is told on the error stream.
 
     Raises:
@@ -125,7 +128,7 @@ def guarded(options: Namespace, env: Mapping[str, str], http: GraphClient) -> Re
     breaker, retry, total = _policies(options, env)
     logger = logging.getLogger("resilience_whatsapp.cli")
     logger.propagate, logger.handlers[:] = False, [logging.NullHandler()]  # what it would say is told here
-    client = ResilientWhatsAppClient(http, breaker, retry, logger, total_timeout=total)
+    client = ResilientWhatsAppClient(http, breaker, retry, logger, total_timeout=total, gates=gates)
     client.retry_policy.subscribe(_tell_retry)
     return client
 

@@ -17,6 +17,7 @@ from resilience_core.cli import Screen, lasting
 from resilience_whatsapp._delivery import AttemptTold
 from resilience_whatsapp.cli._connection import add_policies, client_of, guarded, token_of
 from resilience_whatsapp.cli._files import duration, history_of, opened_outbox
+from resilience_whatsapp.gates import Gates
 from resilience_whatsapp.graph import GraphClient
 from resilience_whatsapp.history import History
 from resilience_whatsapp.outbox import Outbox, OutboxStore
@@ -128,8 +129,9 @@ async def _drained(options: Namespace, screen: Screen, env: Mapping[str, str], h
         tally = Tally(history)
         store = await stack.enter_async_context(opened_outbox(options, env))
         await stack.enter_async_context(http)
-        outbox = _outbox(options, store)
-        WhatsAppService(guarded(options, env, http), outbox=outbox, history=tally)
+        gates = Gates(throughput=None)  # the pace of the number is --rate
+        outbox = _outbox(options, store, gates)
+        WhatsAppService(guarded(options, env, http, gates), outbox=outbox, history=tally)
         async with outbox.running():
             emptied = await _until_empty(options, store, outbox, http.phone_number_id, tally, stop)
         left = await store.counts()
@@ -137,7 +139,7 @@ async def _drained(options: Namespace, screen: Screen, env: Mapping[str, str], h
     return _told(screen, tally, left, due, came, emptied=emptied and due is None)
 
 
-def _outbox(options: Namespace, store: OutboxStore) -> Outbox:
+def _outbox(options: Namespace, store: OutboxStore, gates: Gates) -> Outbox:
     """One that leaves to the application what it cannot know.
 
     It forgets no rows, and it never takes the missing echo of a webhook for a proof: when the receiver was down is
@@ -153,6 +155,7 @@ def _outbox(options: Namespace, store: OutboxStore) -> Outbox:
         keep_dead_for=_KEPT,
         downtime=lambda: [(0.0, None)],
         poll=0.5,
+        gate=gates,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -187,7 +188,8 @@ def test_a_fleet_is_forced_and_all_processes_follow(processes: World, quick: Cal
     line = ""
     while "ann" not in line:  # it may have begun to listen a moment too late for the first one
         quick("open", "graph", *processes.fleet, "--reason", "maintenance", "--actor", "ann")
-        line = follower.stdout.readline()
+        if select.select([follower.stdout], [], [], 0.5)[0]:
+            line = follower.stdout.readline()
     assert line.endswith("WARNING  Circuit 'graph' is forced open by 'ann' (manual): maintenance\n") or "1h" in line
     follower.send_signal(signal.SIGINT)
     follower.communicate(timeout=20)

@@ -123,7 +123,7 @@ def test_many_circuits_are_no_slow_store(table: Table, monkeypatch: pytest.Monke
         return get_state(name)
 
     monkeypatch.setattr(store, "get_state", slow)
-    monkeypatch.setattr(fleet.agent, "_bound", PATIENCE / 150)  # of which one call takes half, and all of them ten
+    monkeypatch.setattr(fleet.agent, "_bound", PATIENCE / 50)  # of which one call takes a sixth, and all of them three
     for breaker in breakers:
         ok(breaker)
     assert fleet.flush(3 * PATIENCE)

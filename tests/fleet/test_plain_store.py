@@ -113,20 +113,20 @@ def test_what_a_store_or_a_listener_raises_does_not_end_the_agent(breakers: list
 
 def test_many_circuits_are_no_slow_store(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are asked for one after the other: from so many on, the store was lost with each look at all of them."""
-    fleet = StoreFleet(table, poll_interval=PATIENCE, ttl=10 * PATIENCE)
+    fleet = StoreFleet(table, poll_interval=100.0, ttl=1_000.0)
     breakers = [CircuitBreaker(f"c{number}", fleet=fleet) for number in range(20)]
     store: Any = fleet._store
     get_state = store.get_state
 
     def slow(name: str) -> Any:
-        time.sleep(PATIENCE / 300)
+        time.sleep(0.05)
         return get_state(name)
 
     monkeypatch.setattr(store, "get_state", slow)
-    monkeypatch.setattr(fleet.agent, "_bound", PATIENCE / 50)  # of which one call takes a sixth, and all of them three
+    monkeypatch.setattr(fleet.agent, "_bound", 0.3)  # of which one call takes a sixth, and all of them three
     for breaker in breakers:
         ok(breaker)
-    assert fleet.flush(3 * PATIENCE)
+    assert fleet.flush(PATIENCE)
     assert fleet.snapshot()["losses"] == 0
     fleet.close()
 

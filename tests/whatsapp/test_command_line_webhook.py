@@ -17,12 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from resilience_core.cli import Screen
-from resilience_whatsapp.cli import main
+from resilience_whatsapp.cli import _webhook, main
 from resilience_whatsapp.cli._webhook import Told
 from resilience_whatsapp.errors import graph_error
 from resilience_whatsapp.history import History
@@ -146,10 +147,13 @@ def checked(inbox: Path, capsys: Capture) -> str:
     return capsys.readouterr().out
 
 
-def test_what_is_set_aside_is_told_and_waits_again_when_asked(tmp_path: Path, capsys: Capture) -> None:
+def test_what_is_set_aside_is_told_and_waits_again_when_asked(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "inbox.db"
     part = json.dumps(["status", "messages", "1", "1", None, {"id": "wamid.my-private-words"}, None])
     now = time.time()
+    monkeypatch.setattr(_webhook, "time", SimpleNamespace(time=lambda: now))
 
     async def work() -> None:
         inbox = SQLiteInbox(path)

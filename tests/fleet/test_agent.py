@@ -39,7 +39,7 @@ def run(what: str, fleets: Fleets) -> str:
         [sys.executable, "-W", "ignore::DeprecationWarning", str(PROGRAM), what, fleets.url, fleets.prefix],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

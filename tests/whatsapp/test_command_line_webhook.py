@@ -120,7 +120,7 @@ def test_a_receiver_of_its_own_settles_the_outbox_and_the_history_and_ends_in_go
         wait_until(lambda: checked(inbox, capsys).startswith("waiting     0\nset aside   0\n"))
         assert main(["webhook", "check", "--inbox", str(inbox)]) == 0
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     failed, ended = map(json.loads, out.splitlines())
     assert (failed["what"], failed["id"], failed["errors"]) == (

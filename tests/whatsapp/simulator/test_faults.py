@@ -235,14 +235,16 @@ def test_a_refused_message_is_not_booked_by_a_fault() -> None:
 
 def test_requests_are_numbered_by_arrival_not_by_acceptance() -> None:
     async def story(simulator: Simulator, session: aiohttp.ClientSession) -> None:
-        simulator.script(Fault("delay", seconds=0.1))
+        simulator.script(Fault("delay", seconds=60.0))
         slow = asyncio.create_task(send(simulator, session, {**TEXT, "biz_opaque_callback_data": "slow"}))
         await until(lambda: simulator.book.requests["messages"])
         await send(simulator, session, {**TEXT, "biz_opaque_callback_data": "fast"})
+        assert isinstance(simulator.clock, ManualClock)
+        await simulator.clock.advance(60.0)
         await slow
         assert [(entry.opaque, entry.request) for entry in simulator.book.entries] == [("fast", 2), ("slow", 1)]
 
-    run(story)
+    run(story, clock=ManualClock())
 
 
 def test_a_wamid_is_never_given_twice() -> None:

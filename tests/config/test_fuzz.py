@@ -17,7 +17,6 @@ from resilience_core.config._classes import SECTIONS, Option, from_code, options
 from tests._cost import size
 
 fuzz = settings(max_examples=size(300, 60))
-"""The deadline is for one configuration, and far above what the slowest takes: it is there for what never ends."""
 
 # --- what is handed in -----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Generator
 from types import SimpleNamespace
 from typing import Any
@@ -332,6 +333,23 @@ def test_a_state_forced_with_a_long_reason_is_readable_for_all(reason: str) -> N
     breaker.force_open(reason=reason, actor="a" * 3_000)
     store.turn(breaker)
     assert store.record(breaker).state is CircuitState.FORCED_OPEN
+
+
+def test_who_has_forced_a_state_is_not_known_any_more_when_the_record_does_not_tell() -> None:
+    store = Store()
+    person, other = member(store, "person"), member(store, "other")
+    person.force_open(actor="ann")
+    store.settle(person)
+    for told in (True, False, False, True):
+        content = json.loads(store.texts[other._shared.key])
+        content["forced"] = {"actor": "ann", "reason": None, "until": None} if told else None
+        store.texts[other._shared.key] = json.dumps(content).encode()
+        other._shared.found(SYSTEM.now())
+        other._shared._poll_at = 0.0
+        store.turn(other)
+        assert other.state is CircuitState.FORCED_OPEN
+        forced = other.snapshot()["forced"]
+        assert (forced["actor"] if told else forced) == ("ann" if told else None)
 
 
 def test_a_state_forced_for_years_is_readable_for_all() -> None:

@@ -28,7 +28,7 @@ uvicorn = pytest.importorskip("uvicorn")
 applications = pytest.importorskip("starlette.applications")
 routing = pytest.importorskip("starlette.routing")
 HOST = "127.0.0.1"
-PATIENCE = 15.0
+PATIENCE = 40.0
 
 
 class Site:

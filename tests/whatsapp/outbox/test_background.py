@@ -46,7 +46,17 @@ from resilience_whatsapp.simulator import Fault, Simulator, SimulatorThread
 from tests._redis import RedisServer
 from tests.whatsapp.fakes import OK, RECIPIENT, Stub
 from tests.whatsapp.outbox.stores import NOW, SECRET, a_row
-from tests.whatsapp.outbox.test_sending import QUICK, Slow, made, run, run_in_real_time, send, until, until_state
+from tests.whatsapp.outbox.test_sending import (
+    PATIENCE,
+    QUICK,
+    Slow,
+    made,
+    run,
+    run_in_real_time,
+    send,
+    until,
+    until_state,
+)
 
 
 class Faulty(MemoryStore):
@@ -509,7 +519,7 @@ def test_the_blocking_face_sends_what_is_queued_until_it_is_closed(tmp_path: Pat
             record = service.send_text(7, RECIPIENT, "hi", when_down="queue", idempotency_key="k")
             assert record.status == "queued"
             breaker.reset()
-            end = time.monotonic() + 20
+            end = time.monotonic() + PATIENCE
             while service.send_text(7, RECIPIENT, "hi", idempotency_key="k").status != "accepted":
                 assert time.monotonic() < end
         assert api.book.duplicates() == {}

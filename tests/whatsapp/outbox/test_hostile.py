@@ -349,7 +349,7 @@ def test_an_outbox_is_in_the_time_of_the_policies() -> None:
                 await asyncio.sleep(5)
         assert (await outbox.get(record.id)).state == "accepted"
 
-    run_virtual(story)  # for more than the patience of `run`
+    run_virtual(story)
 
 
 def test_many_that_are_not_due_cost_nothing(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ from tests.whatsapp.fakes import OK, RECIPIENT, Stub
 
 QUICK = {"poll": 0.01, "rate": 5000.0, "first_rate": 5000.0, "base_delay": 0.001, "max_delay": 0.002}
 UNKNOWN_END = AmbiguousOutcomeError(502, "an answer that is not the API's")
-PATIENCE = 20.0
+PATIENCE = 60.0
+"""Seconds until a story is given up."""
 
 
 def made(stub: Any, *, breaker: CircuitBreaker | None = None, attempts: int = 1, **options: Any) -> WhatsAppService:

@@ -22,6 +22,7 @@ from resilience_core import (
     StoreRecovered,
 )
 from resilience_core.fleet import StateStore, StoreFleet
+from resilience_core.fleet._link import Request
 from resilience_core.testing import record_telemetry
 from tests.fleet.members import PATIENCE, fail, ok, wait_until
 
@@ -74,6 +75,19 @@ def test_a_circuit_opens_for_all_and_one_probes(table: Table, breakers: list[Cir
     holder = wait_until(lambda: next((each for each in breakers if ok(each) == "ok"), None))
     wait_until(lambda: ok(holder) == "ok" and first.state is second.state is CircuitState.CLOSED)
     assert table.threads == {"resilience-fleet"}, "no call waits for the store"
+
+
+def test_who_writes_after_somebody_else_is_told_what_that_was(table: Table) -> None:
+    link, key = StoreFleet(table).open_link(), "circuit_breaker:graph"
+
+    def write(expected: str, content: str) -> list[Any]:
+        return link.run([Request("swap", key, (expected, content, 1, ""), lambda *_: None)])
+
+    ((written, current, _),) = write("", '{"failures": 1}')
+    assert (written, current) == (1, None)
+    ((written, current, _),) = write("", '{"failures": 2}')
+    assert (written, current) == (0, b'{"failures": 1}')
+    assert table.rows[key] == {"failures": 1}
 
 
 def test_a_store_that_fails_is_an_outage(table: Table, breakers: list[CircuitBreaker]) -> None:

@@ -52,7 +52,7 @@ def table() -> Table:
 
 @pytest.fixture
 def breakers(table: Table) -> Generator[list[CircuitBreaker]]:
-    fleets = [StoreFleet(table, member=f"m{number}", poll_interval=0.2) for number in range(2)]
+    fleets = [StoreFleet(table, member=f"m{number}", poll_interval=0.5) for number in range(2)]
     made = [CircuitBreaker("graph", fleet=fleet, recovery_timeout=0.3) for fleet in fleets]
     for breaker in made:
         ok(breaker)

@@ -79,7 +79,7 @@ class Members:
         self.heard: list[Event] = []
 
     def member(self, source: Any, **options: Any) -> RedisFleet:
-        settings = {"timeout": 2.0, "poll_interval": 0.2, "ttl": 30.0, **options}
+        settings = {"timeout": 4.0, "poll_interval": 0.2, "ttl": 30.0, **options}
         fleet = RedisFleet(source, **settings)
         fleet.subscribe(self.heard.append)
         self.made.append(fleet)

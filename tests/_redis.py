@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
 HOST = "127.0.0.1"
-START_LIMIT = 10.0  # seconds until the first PONG; it takes 20 ms on an idle machine
-STOP_LIMIT = 5.0
-ASK_LIMIT = 5.0
-AGREE_LIMIT = 20.0  # seconds until several servers are of one mind: 2 to 3 on an idle machine
+START_LIMIT = 40.0  # seconds until the first PONG; it takes 20 ms on an idle machine
+STOP_LIMIT = 20.0
+ASK_LIMIT = 20.0
+AGREE_LIMIT = 60.0  # seconds until several servers are of one mind: 2 to 3 on an idle machine
 SLOTS = 16384
 HIGHEST_PORT = 55535  # a node of a cluster also listens on its port + 10000
 AT_ONCE = ("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0")  # Redis 7 waits 5 s for more replicas
@@ -438,7 +438,7 @@ def running_redis_cluster(
     *,
     primaries: int = 3,
     replicas: int = 0,
-    node_timeout: float = 1.0,
+    node_timeout: float = 3.0,
     arguments: Iterable[str] = (),
 ) -> Generator[RedisCluster]:
     """A cluster that is ok for all its nodes. 2 of the seconds this takes are a primary's own (CLUSTER_WRITABLE_DELAY).
@@ -522,7 +522,7 @@ class RedisSentinel:
 
 
 @contextlib.contextmanager
-def running_redis_sentinel(program: Path | None = None, *, down_after: float = 0.5) -> Generator[RedisSentinel]:
+def running_redis_sentinel(program: Path | None = None, *, down_after: float = 1.5) -> Generator[RedisSentinel]:
     """One sentinel with a quorum of 1 over one primary and one replica, which it has seen.
 
     Args:

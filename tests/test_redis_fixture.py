@@ -317,7 +317,7 @@ def test_a_node_of_an_own_cluster_hangs_comes_back_and_dies(own_redis_cluster: R
 
 
 def test_a_replica_takes_over_from_a_primary_that_died_which_comes_back_as_replica() -> None:
-    with running_redis_cluster(replicas=1, node_timeout=0.5) as cluster:
+    with running_redis_cluster(replicas=1, node_timeout=1.5) as cluster:
         pids = [node.pid for node in cluster.nodes]
         assert len(cluster.replicas) == 3
         dead, heir = cluster.primaries[0], cluster.replicas[0]

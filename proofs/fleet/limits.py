@@ -172,23 +172,27 @@ def permits(stage: Stage) -> list[Row]:
 # --- slots -----------------------------------------------------------------------------------------------------------
 
 
-def use_slots(member: Member, url: str, name: str, limit: int, at: int, seconds: float) -> list[tuple[int, int]]:
-    """Call all the time; when the calls ran."""
+def use_slots(
+    member: Member, url: str, name: str, limit: int, at: int, seconds: float, lasts: float, least: int = 0
+) -> list[tuple[int, int]]:
+    """Call all the time, and `least` times at least, up to `lasts` seconds each; when the calls ran."""
     fleet = member.fleet(url, timeout=3.0)
     chance = random.Random(member.index)
     ran: list[tuple[int, int]] = []
 
     def work() -> None:
         began = time.monotonic_ns()
-        time.sleep(0.01 * chance.random())
+        time.sleep(lasts * chance.random())
         ran.append((began, time.monotonic_ns()))
 
     call = Bulkhead(name, max_concurrent=limit, fleet=fleet)(work)
     sleep_until(at)
     end = at + round(seconds * 1e9)
-    while time.monotonic_ns() < end:
+    attempts = 0
+    while attempts < least or time.monotonic_ns() < end:
         _attempt(member, call)
-        time.sleep(0.02 * chance.random())
+        attempts += 1
+        time.sleep(2 * lasts * chance.random())
     return ran
 
 
@@ -227,7 +231,9 @@ def slots(stage: Stage) -> list[Row]:
     seconds = float(stage.size(5, 1))
     at = time.monotonic_ns() + 500_000_000
     arguments: dict[str, Any] = {"url": stage.server.url, "limit": limit}
-    answers = crew.all(use_slots, name="slots", at=at, seconds=seconds, **arguments)
+    # A small crew on a slow machine makes few calls: they last longer, or none would meet another one.
+    lasts, least = (0.01, 0) if not stage.small else (0.1, 10)
+    answers = crew.all(use_slots, name="slots", at=at, seconds=seconds, lasts=lasts, least=least, **arguments)
     troubles = stage.leave()
     calls = [call for answer in answers for call in answer]
     most, _ = most_at_once(calls)
@@ -253,8 +259,9 @@ def slots(stage: Stage) -> list[Row]:
         crew.kill(index)
         crew.add(index)
     others = stage.members[4 : 4 + 4]
+    arguments = {"url": stage.server.url, "limit": len(holders)}
     answers = crew.all(
-        use_slots, among=others, name="held", url=stage.server.url, limit=len(holders), at=killed, seconds=lease + 2.5
+        use_slots, among=others, name="held", at=killed, seconds=lease + 2.5, lasts=0.01, least=1, **arguments
     )
     first = min((began for answer in answers for began, _ in answer), default=0)
     back = (first - killed) / 1e9 if first else NEVER

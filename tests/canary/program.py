@@ -521,7 +521,7 @@ async def drive_whatsapp(fleet: RedisFleet, directory: Path) -> None:
             phone_number_id=simulator.phone_number_id,
             waba_id=simulator.waba_id,
             base_url=simulator.base_url,
-            read_timeout=0.2,
+            read_timeout=1.0,  # which an answer may take on a slow machine; each hanging one costs as much
         )
         client = ResilientWhatsAppClient(
             http_client,
@@ -548,7 +548,7 @@ async def drive_whatsapp(fleet: RedisFleet, directory: Path) -> None:
             simulator.script(
                 Fault("error", code=131026, times=1, details=SENTENCE),
                 Fault("error", status=400, code=190, times=1, details=SENTENCE),
-                Fault("hang_after_accept", times=1, seconds=0.4),
+                Fault("hang_after_accept", times=1, seconds=30),
                 Fault("error", status=503, code=131016, times=8, details=SENTENCE),
             )
             for _ in range(6):
@@ -557,7 +557,7 @@ async def drive_whatsapp(fleet: RedisFleet, directory: Path) -> None:
                 keep("repr " + type(value).__name__, repr(value))
                 keep("str " + type(value).__name__, value)
             simulator.clear_faults()
-            simulator.script(Fault("hang_after_accept", times=1, seconds=0.4))
+            simulator.script(Fault("hang_after_accept", times=1, seconds=30))
             try:
                 await http_client.send_message({"messaging_product": "whatsapp", "to": PHONE})
             except TimeoutError as error:
@@ -588,7 +588,7 @@ def fail(*args: Any, **named: Any) -> None:
 
 
 def main(path: Path) -> None:
-    faulthandler.dump_traceback_later(45, exit=True)
+    faulthandler.dump_traceback_later(110, exit=True)
     spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
     tracers = TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(spans))
@@ -601,7 +601,7 @@ def main(path: Path) -> None:
     logger = logging.getLogger("resilience_core")
     assert logger.isEnabledFor(logging.DEBUG)
     monitor = Monitor(os.environ["REDIS_URL"])
-    fleet = RedisFleet(os.environ["REDIS_URL"], prefix="canary:", secret=APP_SECRET, timeout=2.0, name="canary")
+    fleet = RedisFleet(os.environ["REDIS_URL"], prefix="canary:", secret=APP_SECRET, timeout=8.0, name="canary")
     with warnings.catch_warnings(record=True) as warned, tempfile.TemporaryDirectory() as name:
         warnings.simplefilter("always")
         directory = Path(name)

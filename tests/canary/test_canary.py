@@ -40,7 +40,7 @@ def test_what_users_entrust_us_with_is_found_nowhere(redis_server: RedisServer, 
         check=False,  # what it wrote to stderr is to be seen
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         cwd=ROOT,
         env=environment,
     )

@@ -11,7 +11,7 @@ from resilience_core.admin import AdminSocket
 from resilience_core.redis import RedisFleet
 
 URL, PREFIX = sys.argv[1:3]
-fleet = RedisFleet(URL, prefix=PREFIX, timeout=2.0, poll_interval=0.5)
+fleet = RedisFleet(URL, prefix=PREFIX, timeout=8.0, poll_interval=0.5)
 breakers = {"graph": CircuitBreaker("graph", fleet=fleet), "pay": CircuitBreaker("pay", failure_threshold=2)}
 bulkhead = Bulkhead("slots", max_concurrent=4)
 with warnings.catch_warnings():

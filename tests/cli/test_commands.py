@@ -619,7 +619,7 @@ def test_completion_knows_all_commands_and_the_shell_takes_it(run: Run, shell: s
     for word in ("status", "shadow", "follow", "check", "prefix"):
         assert word in told.out
     if shutil.which(shell):
-        subprocess.run([shell, "-n"], input=told.out, text=True, check=True, timeout=20)
+        subprocess.run([shell, "-n"], input=told.out, text=True, check=True, timeout=120)
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -631,7 +631,7 @@ def test_bash_completes(words: str, completed: str) -> None:
     line = words.split()
     program = f'{script("bash")}\nCOMP_WORDS=({words}); COMP_CWORD={len(line) - 1}; _resilience; printf "%s\\n" '
     found = subprocess.run(
-        ["bash", "-c", program + '"${COMPREPLY[@]}"'], capture_output=True, text=True, check=True, timeout=20
+        ["bash", "-c", program + '"${COMPREPLY[@]}"'], capture_output=True, text=True, check=True, timeout=120
     )
     assert found.stdout.strip() == completed
 
@@ -641,7 +641,7 @@ def test_the_command_line_is_light() -> None:
         "import sys, resilience_core.cli as c; c.main(['status', '--socket', 'none']); "
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=40)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert not set(found.stdout.split()) & {"redis", "aiohttp", "asyncio", "trio", "anyio", "opentelemetry", "cattrs"}
 
 

@@ -35,8 +35,8 @@ VARIES = [
     (r"process at \S+", "process at /run/user/1000/resilience/812.sock"),
     (r"\d\d:\d\d:\d\d", "12:30:05"),
     (r"[\d.]+s ago", "0.2s ago"),
-    (r"in (10m|9m 59s)", "in 10m"),
-    (r"in (1h|59m 59s)", "in 1h"),
+    (r"in (10m|9m \d+s)", "in 10m"),
+    (r"in (1h|59m \d+s)", "in 1h"),
     (r"127\.0\.0\.1:\d+/\d", "127.0.0.1:6379/0"),
     (r"[\w.-]+@[\w.-]+", "ann@web-1"),
     (r"python: .*", "python: CPython 3.11.7 on Linux 6.18"),
@@ -69,11 +69,11 @@ def test_the_page_shows_what_the_command_line_says(
     Path("resilience.toml").write_text(BAD)
     Path("good.toml").write_text(GOOD)
     told = Told(0, "", "")
-    fleet = RedisFleet(url, timeout=2.0)
+    fleet = RedisFleet(url, timeout=8.0)
     shared = CircuitBreaker("graph", fleet=fleet)
     shared.call(len, "ab")
-    assert fleet.wait_ready(15)
-    assert fleet.flush(15)
+    assert fleet.wait_ready(40)
+    assert fleet.flush(40)
     shown, said = [], []
     with AdminSocket(registry=registry):
         for block in blocks():

@@ -484,11 +484,14 @@ def test_an_answer_that_is_larger_than_a_socket_arrives_in_parts(admin: AdminSoc
 def test_patience_has_an_end_but_not_for_a_stream_that_has_nothing_to_tell(
     place: Path, policies: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_server, "PATIENCE", 0.1)
     with AdminSocket(place / "own" / "a.sock", registry=policies) as admin:
-        with Line(admin.path) as silent, Line(admin.path) as stream:
+        with Line(admin.path) as stream:
             stream.ask({"command": "events"})
-            assert silent.read() is None
+            monkeypatch.setattr(_server, "PATIENCE", 0.1)
+            for client in admin._server._clients.values():
+                client.until = 0.0  # its time is over, too
+            with Line(admin.path) as silent:
+                assert silent.read() is None
             breaker = added(policies, "graph")
             time.sleep(0.15)
             breaker.disable()

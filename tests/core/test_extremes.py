@@ -23,7 +23,7 @@ from resilience_core import (
 )
 from resilience_core._machines.backoff import Backoff, Schedule
 
-pytestmark = pytest.mark.timeout(10)
+pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.mark.parametrize("retries", [0, 1, 7, 1000, 1001, 5000])

@@ -14,7 +14,7 @@ WHAT, URL, PREFIX = sys.argv[1:4]
 
 
 def make() -> CircuitBreaker:
-    return CircuitBreaker("graph", fleet=RedisFleet(URL, prefix=PREFIX, timeout=2.0))
+    return CircuitBreaker("graph", fleet=RedisFleet(URL, prefix=PREFIX, timeout=8.0))
 
 
 breaker = make()
@@ -29,7 +29,7 @@ def fail_once() -> None:
 
 def in_a_child() -> None:
     fail_once()
-    assert breaker.fleet.wait_ready(10), "the child's own agent is connected"
+    assert breaker.fleet.wait_ready(40), "the child's own agent is connected"
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     fail_once()
     if WHAT == "at-once":  # ends before the store has answered
         return
-    assert breaker.fleet.wait_ready(10)
+    assert breaker.fleet.wait_ready(40)
     if WHAT == "fork":
         children = []
         for _ in range(4):

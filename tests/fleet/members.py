@@ -18,7 +18,7 @@ from tests._redis import RedisServer
 from tests.worlds import World, drive
 
 _prefixes = (f"t{number}:" for number in itertools.count())
-PATIENCE = 15.0
+PATIENCE = 40.0
 """Seconds until a test gives up: only a broken program waits so long."""
 
 
@@ -51,7 +51,7 @@ class Fleets:
 
     def member(self, name: str = "m", **options: Any) -> RedisFleet:
         """One more. Time-outs are long: a slow machine is no outage."""
-        settings = {"prefix": self.prefix, "timeout": 2.0, "poll_interval": 0.5, "ttl": 30.0, **options}
+        settings = {"prefix": self.prefix, "timeout": 8.0, "poll_interval": 0.5, "ttl": 30.0, **options}
         source = settings.pop("source", self.url)
         fleet = RedisFleet(source, member=name, **settings)
         self._made.append(fleet)

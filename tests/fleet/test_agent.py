@@ -39,7 +39,7 @@ def run(what: str, fleets: Fleets) -> str:
         [sys.executable, "-W", "ignore::DeprecationWarning", str(PROGRAM), what, fleets.url, fleets.prefix],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -145,7 +145,7 @@ def test_children_of_a_process_that_made_its_policies_and_never_called_them_are_
         if child == 0:
             code = 1
             try:
-                signal.alarm(30)
+                signal.alarm(90)
                 fail(breaker)
                 guard = bulkhead.guard()
                 guard.__enter__()
@@ -191,7 +191,7 @@ def test_a_fork_while_calls_are_made_leaves_no_lock_held(fleets: Fleets) -> None
             if child == 0:
                 code = 1
                 try:
-                    signal.alarm(30)  # a lock that is held for ever ends the child by a signal
+                    signal.alarm(90)  # a lock that is held for ever ends the child by a signal
                     fail(breaker)
                     limiter.call(lambda: None)
                     bulkhead.call(lambda: None)

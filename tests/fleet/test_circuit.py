@@ -103,7 +103,8 @@ def test_of_all_members_one_probes_and_two_good_probes_close_for_all(
 
 
 def test_one_failed_probe_opens_again_for_all(fleets: Fleets) -> None:
-    first, second = fleets.breakers(2, recovery_timeout=0.2)
+    backoff = RecoveryBackoff(multiplier=100, max_timeout=100, jitter=0)  # once more it is open for long
+    first, second = fleets.breakers(2, recovery_timeout=0.2, recovery_backoff=backoff)
     fail(first, 5)
     all_become(OPEN, [first, second])
     before = json.loads(fleets.record())
@@ -244,8 +245,8 @@ def test_what_is_done_by_hand_reaches_everybody_with_who_why_and_until_when(flee
     all_become(CircuitState.DISABLED, [first, second])
     second.force(OPEN, actor="eve")
     all_become(OPEN, [first, second])
-    first.shadow(for_=0.2)
-    all_become(CircuitState.SHADOW, [first, second])
+    first.shadow(for_=2.0)
+    wait_until(lambda: heard[-1].state == "shadow")
     wait_until(lambda: (ok(first), ok(second), first.state, second.state)[2:] == (CLOSED, CLOSED))
 
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import json
+from collections.abc import Generator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from resilience_core import CircuitBreaker, CircuitOpenError, CircuitState, CircuitTransition
+from resilience_core._clock import SYSTEM
 from resilience_core._machines import shared_circuit
 from resilience_core._machines.shared_circuit import MOST_VOTES, SECOND, Record, from_text, to_text
 from resilience_core.fleet import _circuit
 from resilience_core.redis import RedisFleet
+from resilience_core.testing import virtual_time
+
+
+@pytest.fixture(autouse=True)
+def of_its_own_time(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """Time passes where a test says so, and with each answer: on a slow machine a lease of 10 ms was over too soon."""
+    with virtual_time() as clock:
+        monkeypatch.setattr(_circuit, "time", SimpleNamespace(monotonic=clock.now))
+        yield
 
 
 class Broken(Exception):
@@ -21,6 +33,10 @@ class Broken(Exception):
 
 def broken() -> None:
     raise Broken
+
+
+ANSWERED_IN = 0.0002
+"""Seconds."""
 
 
 class Store:
@@ -33,22 +49,24 @@ class Store:
     def turn(self, breaker: CircuitBreaker) -> int:
         """One turn of the agent; how much was asked."""
         shared = breaker._shared
-        now = time.monotonic()
+        now = SYSTEM.now()
         requests = shared.requests(now) if shared.due(now) <= now else []
         for request in requests:
-            request.answer(self.answer(request), now, time.monotonic())
+            answer = self.answer(request)
+            SYSTEM.sleep(ANSWERED_IN)
+            request.answer(answer, now, SYSTEM.now())
         return len(requests)
 
     def settle(self, breaker: CircuitBreaker) -> None:
         """Turns until nothing is due; a lost race is tried again after a pause."""
-        end = time.monotonic() + 5.0
+        end = SYSTEM.now() + 5.0
         shared = breaker._shared
-        while time.monotonic() < end and (shared._changes or shared.due(time.monotonic()) <= time.monotonic()):
+        while SYSTEM.now() < end and (shared._changes or shared.due(SYSTEM.now()) <= SYSTEM.now()):
             self.turn(breaker)
-            time.sleep(0.002)
+            SYSTEM.sleep(0.002)
 
     def answer(self, request: Any) -> Any:
-        micros, text = time.time_ns() // 1000 + round(self.ahead * SECOND), self.texts.get(request.key)
+        micros, text = round((SYSTEM.wall() + self.ahead) * SECOND), self.texts.get(request.key)
         if request.script == "read":
             return text, micros, 100_000
         expected, new, _, _ = request.args
@@ -78,7 +96,7 @@ def opened(store: Store, breaker: CircuitBreaker) -> None:
         breaker(broken)()
     store.turn(breaker)
     assert store.record(breaker).state is CircuitState.OPEN
-    time.sleep(0.02)
+    SYSTEM.sleep(0.02)
 
 
 def test_who_has_closed_it_does_not_open_it_again_for_a_record_of_before() -> None:
@@ -92,7 +110,7 @@ def test_who_has_closed_it_does_not_open_it_again_for_a_record_of_before() -> No
     assert breaker.state is CircuitState.CLOSED
     key = breaker._shared.key
     store.texts[key] = store.texts[key].replace(b'"wanted": ""', b'"wanted": "other/1"')
-    breaker._shared._follow(store.record(breaker), store.texts[key], time.monotonic())  # another one would probe
+    breaker._shared._follow(store.record(breaker), store.texts[key], SYSTEM.now())  # another one would probe
     assert breaker.state is CircuitState.CLOSED
     store.settle(breaker)
     assert store.record(breaker).state is breaker.state is CircuitState.CLOSED
@@ -157,7 +175,7 @@ def hanging_probe(store: Store, breaker: CircuitBreaker) -> None:
     assert breaker.state is CircuitState.HALF_OPEN
     store.turn(breaker)
     while breaker.clock.now() < breaker._circuit.probe_until:
-        time.sleep(0.005)
+        SYSTEM.sleep(0.005)
 
 
 def turns(store: Store, breaker: CircuitBreaker) -> None:
@@ -183,17 +201,17 @@ def test_who_wants_the_lease_of_a_probe_that_never_ends_gets_it() -> None:
     breaker, other = member(store, probe_timeout=0.01), member(store, "other")
     hanging_probe(store, breaker)
     store.turn(other)  # the next poll is not due, so it asks only after it has heard
-    other._shared.heard(other._shared.channels[0], store.texts[other._shared.key], time.monotonic())
+    other._shared.heard(other._shared.channels[0], store.texts[other._shared.key], SYSTEM.now())
     with pytest.raises(CircuitOpenError):
         other(lambda: 1)()
     store.turn(other)
-    breaker._shared.heard(breaker._shared.channels[0], store.texts[other._shared.key], time.monotonic())
-    end, holder = time.monotonic() + 5.0, ""
-    while holder != other._shared.holder and time.monotonic() < end:
+    breaker._shared.heard(breaker._shared.channels[0], store.texts[other._shared.key], SYSTEM.now())
+    end, holder = SYSTEM.now() + 5.0, ""
+    while holder != other._shared.holder and SYSTEM.now() < end:
         store.turn(breaker)
         lease = store.record(breaker).lease
         holder = "" if lease is None else lease.holder
-        time.sleep(0.005)
+        SYSTEM.sleep(0.005)
     assert holder == other._shared.holder
 
 
@@ -206,7 +224,7 @@ def test_who_has_overslept_the_lease_and_the_life_of_the_record_asks_anew() -> N
     changes: list[Any] = []
     breaker.subscribe(changes.append)
     del store.texts[breaker._shared.key]
-    breaker._shared.found(time.monotonic())  # asks for it now
+    breaker._shared.found(SYSTEM.now())  # asks for it now
     store.turn(breaker)
     with pytest.raises(CircuitOpenError):
         breaker(lambda: 1)()
@@ -223,9 +241,9 @@ def test_who_probes_alone_in_an_outage_goes_on_when_the_store_comes_back_empty()
     breaker = member(store, success_threshold=1)
     opened(store, breaker)
     with breaker.guard():
-        breaker._shared.lost(time.monotonic())
+        breaker._shared.lost(SYSTEM.now())
         store.texts.clear()
-        breaker._shared.found(time.monotonic())
+        breaker._shared.found(SYSTEM.now())
         store.turn(breaker)
         assert breaker.state is CircuitState.HALF_OPEN
     assert breaker.state is CircuitState.CLOSED
@@ -262,6 +280,7 @@ def test_a_reset_by_hand_undoes_the_openings_of_before_it_and_no_later_one(reset
     with pytest.raises(Broken):
         late(broken)()
     if resets_after:
+        SYSTEM.sleep(10 * ANSWERED_IN)  # longer than what is uncertain about the server's clock
         person.reset()
         store.settle(person)
     closed: list[Any] = []
@@ -284,6 +303,7 @@ def test_a_reset_by_hand_forgets_the_failures_of_before_it_and_no_later_ones(res
         with pytest.raises(Broken):
             late(broken)()
     if resets_after:
+        SYSTEM.sleep(10 * ANSWERED_IN)  # longer than what is uncertain about the server's clock
         person.reset()
         store.settle(person)
     store.turn(late)
@@ -302,7 +322,7 @@ def test_an_unreadable_message_is_no_reason_to_write_at_once() -> None:
     newer = store.texts[shared.key].replace(b'"version": 1', b'"version": 2')
     store.texts[shared.key] = newer
     for _ in range(10):
-        shared.heard(shared.channels[0], newer, time.monotonic())
+        shared.heard(shared.channels[0], newer, SYSTEM.now())
         assert store.turn(breaker) == 0
 
 
@@ -313,6 +333,23 @@ def test_a_state_forced_with_a_long_reason_is_readable_for_all(reason: str) -> N
     breaker.force_open(reason=reason, actor="a" * 3_000)
     store.turn(breaker)
     assert store.record(breaker).state is CircuitState.FORCED_OPEN
+
+
+def test_who_has_forced_a_state_is_not_known_any_more_when_the_record_does_not_tell() -> None:
+    store = Store()
+    person, other = member(store, "person"), member(store, "other")
+    person.force_open(actor="ann")
+    store.settle(person)
+    for told in (True, False, False, True):
+        content = json.loads(store.texts[other._shared.key])
+        content["forced"] = {"actor": "ann", "reason": None, "until": None} if told else None
+        store.texts[other._shared.key] = json.dumps(content).encode()
+        other._shared.found(SYSTEM.now())
+        other._shared._poll_at = 0.0
+        store.turn(other)
+        assert other.state is CircuitState.FORCED_OPEN
+        forced = other.snapshot()["forced"]
+        assert (forced["actor"] if told else forced) == ("ann" if told else None)
 
 
 def test_a_state_forced_for_years_is_readable_for_all() -> None:
@@ -368,11 +405,11 @@ def test_a_clock_of_the_server_that_is_set_back_keeps_nobody_from_probing_for_a_
         other._shared._fresh = False
     look()
     before = store.record(dead)
-    end = time.monotonic() + 5.0
+    end = SYSTEM.now() + 5.0
     while not any(made(other) for other in others):
-        assert time.monotonic() < end, store.record(dead)
+        assert SYSTEM.now() < end, store.record(dead)
         look()
-        time.sleep(0.005)
+        SYSTEM.sleep(0.005)
     assert store.record(dead).epoch == before.epoch, "no other era has begun"
     for other in others:
         store.settle(other)
@@ -398,12 +435,12 @@ def test_only_one_member_writes_the_record_that_a_clock_set_back_has_made_one_of
     for breaker in breakers:
         breaker._shared._poll_at = 0.0
         store.turn(breaker)  # all of them have seen it
-        asked.append(breaker._shared.requests(time.monotonic()))
+        asked.append(breaker._shared.requests(SYSTEM.now()))
     for requests in asked:
         for request in requests:
-            request.answer(store.answer(request), time.monotonic(), time.monotonic())
+            request.answer(store.answer(request), SYSTEM.now(), SYSTEM.now())
     written = store.texts[breakers[0]._shared.key]
-    assert abs(store.record(breakers[0]).written / SECOND - time.time()) < 60
+    assert abs(store.record(breakers[0]).written / SECOND - SYSTEM.wall()) < 60
     for breaker in breakers:
         breaker._shared._poll_at = 0.0
         store.settle(breaker)

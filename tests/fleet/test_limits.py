@@ -136,7 +136,10 @@ def test_unused_permits_go_back(fleets: Fleets) -> None:
     assert used + admitted(second, times=64) == 64
 
 
-def test_a_member_that_leaves_gives_its_permits_back(fleets: Fleets) -> None:
+def test_a_member_that_leaves_gives_its_permits_back(fleets: Fleets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "resilience_core.fleet._limiter.BATCH_LASTS", PATIENCE
+    )  # none goes back by itself before it leaves
     first, second = limiters(fleets, 2, burst=64)
     used = admitted(first, times=20)
     wait_until(lambda: first._bucket.left > 0)
@@ -366,7 +369,7 @@ def test_two_bulkheads_of_one_name_in_one_member_share_their_slots(fleets: Fleet
 def test_who_has_all_slots_already_rejects_without_a_wait(fleets: Fleets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call too many waited 1.5 time-outs for slots that there are not, and had the store asked for them."""
     monkeypatch.setattr("resilience_core.fleet._bulkhead.IDLE", PATIENCE)
-    bulkhead = Bulkhead("db", max_concurrent=2, fleet=fleets.member(timeout=10.0))
+    bulkhead = Bulkhead("db", max_concurrent=2, fleet=fleets.member(timeout=PATIENCE))
     full = asyncio.Event()
 
     async def hold() -> None:
@@ -389,7 +392,7 @@ def test_who_has_all_slots_already_rejects_without_a_wait(fleets: Fleets, monkey
     assert all(held)
     assert not any(entered(bulkhead) for _ in range(20))
     assert bulkhead._shared._wanting is False
-    assert time.monotonic() - started < 10.0
+    assert time.monotonic() - started < PATIENCE
 
 
 def test_in_all_worlds_the_queue_gets_what_the_store_gives(fleets: Fleets, world: World) -> None:
@@ -662,15 +665,14 @@ def test_a_strict_limit_rejects_who_got_no_answer_in_time(fleets: Fleets) -> Non
 
 
 def test_a_permit_that_a_deadline_leaves_no_time_for_goes_back(fleets: Fleets) -> None:
-    first, second = limiters(fleets, 2, rate=1.0, per=1.5, burst=1, max_wait=15.0, strict=True)
+    (first,) = limiters(fleets, 1, rate=1.0, per=200.0, burst=1, max_wait=1_000.0, strict=True)
     admitted(first)
-    with deadline(0.05), pytest.raises(RateLimitedError):
+    with deadline(50.0), pytest.raises(RateLimitedError):
         first.call(print)
     assert first.fleet.flush(PATIENCE)
     (key,) = fleets.written()
     _, tat, last, _ = map(int, str(fleets.client.get(key)).split(":"))
-    assert tat - last <= 1.5e9, "of two permits that were taken one went back"
-    assert admitted(second) == 1
+    assert tat - last <= 200e9, "of two permits that were taken one went back"
 
 
 def test_the_member_that_was_asked_for_a_pause_keeps_it_at_once(fleets: Fleets) -> None:

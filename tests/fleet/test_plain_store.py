@@ -22,6 +22,7 @@ from resilience_core import (
     StoreRecovered,
 )
 from resilience_core.fleet import StateStore, StoreFleet
+from resilience_core.fleet._link import Request
 from resilience_core.testing import record_telemetry
 from tests.fleet.members import PATIENCE, fail, ok, wait_until
 
@@ -51,7 +52,7 @@ def table() -> Table:
 
 @pytest.fixture
 def breakers(table: Table) -> Generator[list[CircuitBreaker]]:
-    fleets = [StoreFleet(table, member=f"m{number}", poll_interval=0.2) for number in range(2)]
+    fleets = [StoreFleet(table, member=f"m{number}", poll_interval=0.5) for number in range(2)]
     made = [CircuitBreaker("graph", fleet=fleet, recovery_timeout=0.3) for fleet in fleets]
     for breaker in made:
         ok(breaker)
@@ -74,6 +75,19 @@ def test_a_circuit_opens_for_all_and_one_probes(table: Table, breakers: list[Cir
     holder = wait_until(lambda: next((each for each in breakers if ok(each) == "ok"), None))
     wait_until(lambda: ok(holder) == "ok" and first.state is second.state is CircuitState.CLOSED)
     assert table.threads == {"resilience-fleet"}, "no call waits for the store"
+
+
+def test_who_writes_after_somebody_else_is_told_what_that_was(table: Table) -> None:
+    link, key = StoreFleet(table).open_link(), "circuit_breaker:graph"
+
+    def write(expected: str, content: str) -> list[Any]:
+        return link.run([Request("swap", key, (expected, content, 1, ""), lambda *_: None)])
+
+    ((written, current, _),) = write("", '{"failures": 1}')
+    assert (written, current) == (1, None)
+    ((written, current, _),) = write("", '{"failures": 2}')
+    assert (written, current) == (0, b'{"failures": 1}')
+    assert table.rows[key] == {"failures": 1}
 
 
 def test_a_store_that_fails_is_an_outage(table: Table, breakers: list[CircuitBreaker]) -> None:
@@ -113,20 +127,20 @@ def test_what_a_store_or_a_listener_raises_does_not_end_the_agent(breakers: list
 
 def test_many_circuits_are_no_slow_store(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are asked for one after the other: from so many on, the store was lost with each look at all of them."""
-    fleet = StoreFleet(table, poll_interval=PATIENCE, ttl=10 * PATIENCE)
+    fleet = StoreFleet(table, poll_interval=100.0, ttl=1_000.0)
     breakers = [CircuitBreaker(f"c{number}", fleet=fleet) for number in range(20)]
     store: Any = fleet._store
     get_state = store.get_state
 
     def slow(name: str) -> Any:
-        time.sleep(PATIENCE / 300)
+        time.sleep(0.05)
         return get_state(name)
 
     monkeypatch.setattr(store, "get_state", slow)
-    monkeypatch.setattr(fleet.agent, "_bound", PATIENCE / 150)  # of which one call takes half, and all of them ten
+    monkeypatch.setattr(fleet.agent, "_bound", 0.3)  # of which one call takes a sixth, and all of them three
     for breaker in breakers:
         ok(breaker)
-    assert fleet.flush(3 * PATIENCE)
+    assert fleet.flush(PATIENCE)
     assert fleet.snapshot()["losses"] == 0
     fleet.close()
 

@@ -94,7 +94,7 @@ def traffic(directory: Path) -> Generator[None]:
     keep += asyncio.run(limits())
     reload(directory)
     table = Table()
-    fleet, lost = StoreFleet(Table(), poll_interval=0.02), StoreFleet(table, poll_interval=0.02)
+    fleet, lost = StoreFleet(Table(), poll_interval=0.3), StoreFleet(table, poll_interval=0.3)
     try:
         for each in (fleet, lost):
             keep.append(CircuitBreaker("traffic.shared", fleet=each))

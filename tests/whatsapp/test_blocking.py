@@ -211,7 +211,7 @@ print("closed")
 
 
 def test_ctrl_c_ends_the_call_and_the_program() -> None:
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout.split(), done.returncode) == (["interrupted", "closed"], 0), done.stderr
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -362,7 +362,7 @@ if "fork" in sys.argv:
 @pytest.mark.parametrize("how", ["no close", pytest.param("fork", marks=needs_fork)])
 def test_a_program_and_its_forks_end_although_nobody_closed_the_service(how: str) -> None:
     code = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORGETFUL, how]
-    done = subprocess.run(code, capture_output=True, text=True, timeout=50, check=False, env=unmeasured())
+    done = subprocess.run(code, capture_output=True, text=True, timeout=120, check=False, env=unmeasured())
     assert (done.returncode, done.stdout, done.stderr) == (0, "7\nclosed\n" if how == "fork" else "closed\n", "")
 
 

@@ -500,7 +500,7 @@ VARIES = [
     (r"http://127\.0\.0\.1:\d+", "http://127.0.0.1:8080"),
     (r"packages: .*", "packages: resilience-whatsapp 0.1.0, Python 3.11.7"),
     (r"attempt, [\d.]+s", "attempt, 0.3s"),
-    (r"  \d\.\d+s ", "  0.3s "),
+    (r"  \d+\.\d+s ", "  0.3s "),
 ]
 
 

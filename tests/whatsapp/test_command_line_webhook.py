@@ -17,12 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from resilience_core.cli import Screen
-from resilience_whatsapp.cli import main
+from resilience_whatsapp.cli import _webhook, main
 from resilience_whatsapp.cli._webhook import Told
 from resilience_whatsapp.errors import graph_error
 from resilience_whatsapp.history import History
@@ -119,7 +120,7 @@ def test_a_receiver_of_its_own_settles_the_outbox_and_the_history_and_ends_in_go
         wait_until(lambda: checked(inbox, capsys).startswith("waiting     0\nset aside   0\n"))
         assert main(["webhook", "check", "--inbox", str(inbox)]) == 0
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     failed, ended = map(json.loads, out.splitlines())
     assert (failed["what"], failed["id"], failed["errors"]) == (
@@ -146,10 +147,13 @@ def checked(inbox: Path, capsys: Capture) -> str:
     return capsys.readouterr().out
 
 
-def test_what_is_set_aside_is_told_and_waits_again_when_asked(tmp_path: Path, capsys: Capture) -> None:
+def test_what_is_set_aside_is_told_and_waits_again_when_asked(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "inbox.db"
     part = json.dumps(["status", "messages", "1", "1", None, {"id": "wamid.my-private-words"}, None])
     now = time.time()
+    monkeypatch.setattr(_webhook, "time", SimpleNamespace(time=lambda: now))
 
     async def work() -> None:
         inbox = SQLiteInbox(path)

@@ -106,6 +106,24 @@ metric resilience.call.duration: count=1 sum=0.1 operation.name=ResilientWhatsAp
 """
 
 
+LATE = """\
+span cd resilience whatsapp: 0.8 s operation.name=ResilientWhatsAppClient._send_once error.type=SocketTimeoutError
+span cd attempt: 0.8 s attempt.number=1
+metric resilience.call.duration: count=1 sum=0.8 operation.name=ResilientWhatsAppClient._send_once outcome=error
+"""
+
+
+def test_an_answer_that_comes_when_nobody_waits_for_it_any_more_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    simulator = Simulator()
+    simulator.book.entries = [evolve(entry(one), wamid=wamid, answered=True) for one, wamid in (("a", "w"), ("b", "x"))]
+    simulator.book.requests["messages"] = 2
+    printed = Printed(io.StringIO())
+    printed.write(PRINTED + LATE)
+    assert compared(printed, simulator, {"a": "accepted", "b": "unknown"}, 0) == 0
+    said = "otel: ok calls=2 accepted=1 requests=2 retries=0 circuit_opened=0 equal to the book"
+    assert capsys.readouterr().out.strip() == said
+
+
 @pytest.mark.parametrize(
     ("answered", "requests", "circuit_opened", "said"),
     [

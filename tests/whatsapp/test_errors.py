@@ -248,7 +248,7 @@ def test_hostile_bodies_cost_little(status: int, body: bytes) -> None:
         started = time.process_time()
         with suppress(WhatsAppError):
             read_send(status, body)
-        assert time.process_time() - started < 1.0
+        assert time.process_time() - started < 5.0
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
     finally:
         tracemalloc.stop()

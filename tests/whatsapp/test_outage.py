@@ -75,7 +75,7 @@ def test_after_five_failed_sends_of_one_attempt_the_next_fails_at_once() -> None
 
 def test_failed_sends_of_two_servers_open_the_circuit_of_both(redis_server: RedisServer) -> None:
     """As the one before, but the five failed sends are those of two servers."""
-    fleets = [RedisFleet(redis_server.url, prefix="outage:", timeout=2.0) for _ in range(2)]
+    fleets = [RedisFleet(redis_server.url, prefix="outage:", timeout=8.0) for _ in range(2)]
     stubs = [Stub(ConnectionError("down")), Stub(ConnectionError("down"))]
     one, other = (
         service_over(stub, Clock(), breaker=functools.partial(Settings().circuit_breaker, fleet=fleet), max_attempts=1)

@@ -89,7 +89,9 @@ def compared(printed: Printed, simulator: Simulator, statuses: Mapping[str, str]
     ids = {
         span.attributes["messaging.message.id"] for span in calls.values() if "messaging.message.id" in span.attributes
     }
-    answered = {entry.wamid for entry in simulator.book.entries if entry.answered}
+    # An answer that came when the sender did not wait any more was none for him.
+    late = {one for one, status in statuses.items() if status == "unknown"}
+    answered = {entry.wamid for entry in simulator.book.entries if entry.answered and entry.opaque not in late}
     # Written into a connection whose other end was dead already: it left, and nobody read it.
     unread = sum(status == "unknown" for one, status in statuses.items() if one not in simulator.book.by_opaque())
     opened = {"circuit_breaker.previous_state": "closed", "circuit_breaker.state": "open"}

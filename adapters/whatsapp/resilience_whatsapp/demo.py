@@ -32,7 +32,7 @@ from resilience_whatsapp.simulator import Fault, Simulator
 
 RECIPIENT = "+33600000000"
 DEMO_SETTINGS = Settings(recovery_timeout=1.5, base_delay=0.15, max_delay=0.5)
-READ_TIMEOUT = 0.4
+READ_TIMEOUT = 0.8
 _COLOURS = {"accepted": 32, "rejected": 33, "unknown": 35, "failed": 31, "circuit": 36, "phase": 1}
 
 

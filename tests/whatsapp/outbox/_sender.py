@@ -1,7 +1,7 @@
 """A process that sends numbered messages, and may be killed: `_sender.py <store> <url> <token> <number> <count>`.
 
-Message n has the key `n`, goes to a recipient of its own, and is at_least_once if n is odd. Prints `done` when all were
-sent or given up.
+Message n has the key `n`, goes to a recipient of its own, and is at_least_once if n is odd. Prints `lost` for each
+whose answer did not come in time, as on a machine that has no time for us, and `done` when all were sent or given up.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ import asyncio
 import sys
 
 from resilience_core import CircuitBreaker, Retry
-from resilience_whatsapp import GraphClient, MessageStatus, ResilientWhatsAppClient, WhatsAppService
+from resilience_whatsapp import (
+    AmbiguousOutcomeError,
+    GraphClient,
+    MessageStatus,
+    ResilientWhatsAppClient,
+    WhatsAppService,
+)
 from resilience_whatsapp.messages import Text
 from resilience_whatsapp.outbox import Outbox, OutboxStore, RedisStore, SQLiteStore
 
@@ -32,13 +38,16 @@ async def main() -> None:
 
     async def work() -> None:
         for number in todo:
-            await service.send(
-                7,
-                f"+3361{number:07}",
-                Text(f"message {number}"),
-                idempotency_key=f"{number}",
-                delivery="at_least_once" if number % 2 else "at_most_once",
-            )
+            try:
+                await service.send(
+                    7,
+                    f"+3361{number:07}",
+                    Text(f"message {number}"),
+                    idempotency_key=f"{number}",
+                    delivery="at_least_once" if number % 2 else "at_most_once",
+                )
+            except (AmbiguousOutcomeError, OSError):  # of these also TimeoutError is one
+                print("lost", flush=True)
 
     async with http, outbox.running():
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))

@@ -17,7 +17,7 @@ from resilience_whatsapp.outbox import MemoryStore, Outbox, OutboxRow, OutboxSto
 from resilience_whatsapp.outbox import _machine as machine
 from tests.whatsapp.fakes import OK, FakeClock, Stub
 from tests.whatsapp.outbox.stores import NOW, SECRET, a_row, opened
-from tests.whatsapp.outbox.test_sending import made, run, send, until, until_state
+from tests.whatsapp.outbox.test_sending import made, run, run_in_real_time, send, until, until_state
 
 
 class Slowly(MemoryStore):
@@ -175,7 +175,7 @@ def test_a_codec_that_fails_for_a_time_loses_no_outcome(tmp_path: Path, monkeypa
             record = await send(service)
             await until_state(service, record.id, "accepted")
 
-    run(story)
+    run_in_real_time(story)
 
 
 def test_a_file_that_is_locked_while_a_send_ends_learns_how_it_ended(
@@ -200,7 +200,7 @@ def test_a_file_that_is_locked_while_a_send_ends_learns_how_it_ended(
             assert (await service.outbox.get(record.id)).state == "accepted"
         holder.close()
 
-    run(story)
+    run_in_real_time(story)
 
 
 @pytest.mark.parametrize("delivery", ["at_most_once", "at_least_once"])
@@ -246,7 +246,7 @@ def test_who_is_cut_short_takes_no_row_away_from_who_was_quicker(tmp_path: Path)
                 await send(service, idempotency_key="k")
             assert (await service.outbox.find("k")).state == "in_flight"
 
-    run(story)
+    run_in_real_time(story)
 
 
 class Stopped(MemoryStore):
@@ -335,7 +335,7 @@ def test_many_rows_that_expire_share_the_waits_for_the_disk(tmp_path: Path) -> N
             assert (await outbox.counts())[MessageStatus.DEAD] == 200
             assert len(batches) < 60
 
-    run(story)
+    run_in_real_time(story)
 
 
 def test_an_outbox_is_in_the_time_of_the_policies() -> None:
@@ -364,7 +364,7 @@ def test_many_that_are_not_due_cost_nothing(tmp_path: Path) -> None:
             assert sum(steps) < 1_000
             assert len(await store.take("100", NOW + 100, 180.0, 10)) == 10
 
-    run(story)
+    run_in_real_time(story)
 
 
 @pytest.mark.parametrize("when_down", ["raise", "queue"])

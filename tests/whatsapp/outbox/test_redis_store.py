@@ -142,7 +142,7 @@ def test_rows_whose_answer_was_lost_are_given_again(redis_server: RedisServer, n
 def test_the_end_of_a_send_is_offered_until_redis_answers(redis_server: RedisServer, name: str) -> None:
     async def story() -> None:
         with FaultProxy((HOST, redis_server.port)) as proxy:
-            store = RedisStore(f"redis://{HOST}:{proxy.port}/0", secret=SECRET, name=name, timeout=0.1)
+            store = RedisStore(f"redis://{HOST}:{proxy.port}/0", secret=SECRET, name=name)
             row = await store.add(a_row(state=MessageStatus.IN_FLIGHT, due=NOW + 9))
             proxy.reset(new=True)
             store.post(row, becomes(MessageStatus.ACCEPTED))
@@ -166,7 +166,7 @@ def test_without_redis_for_too_long_it_is_given_up(
 
     async def story() -> None:
         with FaultProxy((HOST, redis_server.port)) as proxy:
-            store = RedisStore(f"redis://{HOST}:{proxy.port}/0", secret=SECRET, name=name, timeout=0.1)
+            store = RedisStore(f"redis://{HOST}:{proxy.port}/0", secret=SECRET, name=name)
             row = await store.add(a_row(state=MessageStatus.IN_FLIGHT, due=NOW + 9))
             proxy.reset(new=True)
             store.post(row, becomes(MessageStatus.ACCEPTED))

@@ -212,7 +212,7 @@ def test_a_death_may_be_scripted_before_the_start() -> None:
     async def story() -> None:
         simulator = Simulator(clock=ManualClock())
         simulator.script(Fault("dead", at=5.0, lasts=1.0), Fault("error", code=4))
-        async with simulator, asyncio.timeout(10):
+        async with simulator, asyncio.timeout(40):
             assert isinstance(simulator.clock, ManualClock)
             await simulator.clock.advance(5.0)
             await until(lambda: simulator._site is None)

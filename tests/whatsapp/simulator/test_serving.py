@@ -184,7 +184,7 @@ def test_the_command_serves_and_ends_cleanly_on_a_signal(number: signal.Signals)
         with urlopen(first.split()[-1] + "/_sim/book") as response:
             assert json.load(response)["entries"] == []
         process.send_signal(number)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr.read() == ""
 
 

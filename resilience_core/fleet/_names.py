@@ -3,7 +3,8 @@
     circuit_breaker:<name>                          the record of a circuit
     rc:{circuit_breaker:<name>}:<what>              its sister keys, and the channel of its changes
     rc:{rate_limiter:<name>}  rc:{rate_limiter:<name>}:<hmac of a key>
-    rc:{bulkhead:<name>}      rc:{retry_budget:<name>}      rc:{shared_store:<name>}
+    rc:{bulkhead:<name>}      rc:{retry_budget:<name>}
+    rc:{shared_store:<name>}  rc:{shared_store:<name>}:log
 
 Where there is a prefix it stands before all of it, and inside of the braces again, for what is between the first braces
 decides on the slot of a key in Redis Cluster. Literal names consist of `[A-Za-z0-9_.-]`, up to 128 of them. Others are
@@ -63,12 +64,12 @@ class Keys:
         """Where an object of another kind is kept."""
         return f"{self.prefix}rc:{{{self.prefix}{kind}:{encoded(name)}}}"
 
-    def check_personal(self, name: str) -> None:
-        """Refuse a limit for each key where there is no secret to hide the keys with."""
+    def check_personal(self, whose: str) -> None:
+        """Refuse personal keys where there is no secret to hide them with."""
         if self._secret is None:
             raise ConfigurationError(
-                f"RateLimiter {name!r}: a limit for each key needs RedisFleet(secret=...), because keys are kept in "
-                "Redis as HMACs of it: give all members the same one"
+                f"{whose}: personal keys need RedisFleet(secret=...), because they are kept in Redis as HMACs of it: "
+                "give all members the same one"
             )
 
     def personal(self, name: str, key: object) -> str:
@@ -77,7 +78,7 @@ class Keys:
         Raises:
             ConfigurationError: the fleet has no secret, or the key is of a kind that not all processes write alike.
         """
-        self.check_personal(name)
+        self.check_personal(f"RateLimiter {name!r}")
         if not _same_everywhere(key):
             raise ConfigurationError(
                 f"RateLimiter {name!r}: where a fleet shares the limit, key must answer text, bytes, a number or a "

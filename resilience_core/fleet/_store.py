@@ -284,8 +284,10 @@ class SharedEntries(Item):
     def drop(self, field: str) -> None:
         """Forget one."""
         with self._lock:
-            self.entries.pop(field, None)
-            self._unsaid[field] = None
+            known = self.entries.pop(field, None)
+            # Of what was never here, who is away for long remembers so much and no more.
+            if known is not None or field in self._unsaid or len(self._unsaid) < self._store.max_entries:
+                self._unsaid[field] = None
         self._speak()
 
     def clear(self) -> None:

@@ -4,7 +4,8 @@
     set, delete, clear  --> the copy, and word with the agent --> one script --> news --> the copies of the others
 
 `clear` begins a new *era*. What a member has that is of another era than the store is dropped, and what it writes for
-another era is refused: a value that was fetched before everybody was told to forget it cannot come back. What the store
+another era is refused: a value that was fetched before everybody was told to forget it cannot come back. (A `lasting`
+store is never cleared, only lost: there a member tells what it has in the new era.) What the store
 holds is not trusted: an entry that cannot be read counts as missing, and the clocks of others cannot make one younger
 than the moment at which it was heard of.
 
@@ -79,6 +80,8 @@ class SharedStore:
         makes_room: beyond `max_entries`, a hundredth of the entries makes room for a new one: those that end first.
         max_bytes: of all entries as JSON; what does not fit is not shared: only the process that has set it uses it,
             which the log tells.
+        lasting: what a member knows outlives a Redis that has lost everything, also where another member was the first
+            to fill it again. Not for a store that is ever cleared: what was forgotten might come back.
         on_clear: called, without arguments and in the fleet's thread, when another member has forgotten everything.
         clock: where the time comes from.
 
@@ -98,6 +101,7 @@ class SharedStore:
         max_entries: int = 1_000,
         makes_room: bool = False,
         max_bytes: int = 1024 * 1024,
+        lasting: bool = False,
         on_clear: Callable[[], Any] | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
@@ -120,6 +124,7 @@ class SharedStore:
         self.max_entries: int = max_entries
         self.makes_room: bool = makes_room
         self.max_bytes: int = max_bytes
+        self.lasting: bool = lasting
         self.on_clear: Callable[[], Any] | None = on_clear
         self.clock: Clock = clock
         self._share: SharedEntries = fleet.share_store(self)
@@ -329,27 +334,26 @@ class SharedEntries(Item):
     def _change(self) -> Request:
         store = self._store
         with self._lock:
+            self._drop_lapsed(store.clock.wall())
             said = dict(islice(self._unsaid.items(), SAID_AT_ONCE))
             for field in said:
                 del self._unsaid[field]
             clearing, self._clearing = self._clearing, False
             self._sent = (said, clearing)
-            lapsed = self._drop_lapsed(store.clock.wall(), said)
-        gone = [*lapsed, *(field for field, text in said.items() if text is None)]
+        gone = [field for field, text in said.items() if text is None]
         kept = [part for field, text in said.items() if text is not None for part in (field, text)]
         lives = round(1000 * max(self._fleet.ttl, store.lives))
         options = (store.max_entries, store.max_bytes, self.channels[0], len(gone))
         args = (self._era, int(clearing), draw(), lives, *options, *gone, *kept)
         return Request("keep", self.key, args, self._changed, self._sisters)
 
-    def _drop_lapsed(self, now: float, but: Container[str]) -> list[str]:
-        if now < self._soonest:
-            return []
-        lapsed = [field for field, entry in self.entries.items() if now >= entry.until and field not in but]
-        for field in lapsed:
-            del self.entries[field]
-        self._soonest = min((entry.until for entry in self.entries.values()), default=math.inf)
-        return lapsed[:SAID_AT_ONCE]  # the store may keep others for longer: readers drop them, too
+    def _drop_lapsed(self, now: float) -> None:
+        if now >= self._soonest:
+            lapsed = [field for field, entry in self.entries.items() if now >= entry.until]
+            for field in lapsed:
+                del self.entries[field]
+                self._unsaid[field] = None
+            self._soonest = min((entry.until for entry in self.entries.values()), default=math.inf)
 
     def _changed(self, reply: Any, sent: float, received: float) -> None:
         """The answer to a change."""
@@ -357,7 +361,7 @@ class SharedEntries(Item):
             (said, clearing), self._sent = self._sent, ({}, False)
             if reply[0] == 0:  # another era has begun
                 self.known = False
-                if not self._era:  # the first one: somebody else was faster
+                if not self._era or self._store.lasting:  # the first one: somebody else was faster
                     self._unsaid = {**said, **self._unsaid}
                 return
             era = _text(reply[1])
@@ -403,7 +407,7 @@ class SharedEntries(Item):
         with self._lock:
             self.known = True
             if not self._clearing:  # else what it holds does not matter any more
-                if not era:
+                if not era or (self._store.lasting and self._era not in ("", era)):
                     self._offer()
                 elif self._era not in ("", era):
                     cleared = True
@@ -423,7 +427,8 @@ class SharedEntries(Item):
         """Bring the copy up to date; of what is to be said, what was fetched last counts."""
         for field in [field for field, text in self._unsaid.items() if text is not None]:
             theirs = heard.get(field)
-            if theirs is not None and theirs.at > self.entries[field].at:
+            mine = self.entries[field]
+            if theirs is not None and (theirs.at > mine.at or theirs.text == mine.text):
                 del self._unsaid[field]
         for field in gone:
             known = self.entries.get(field)

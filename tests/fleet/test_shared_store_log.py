@@ -190,6 +190,87 @@ def test_what_fills_more_than_one_change_is_told_in_several(fleets: Fleets, redi
     assert first._share._changes == 2
 
 
+def test_what_has_ended_leaves_redis_also_when_it_is_much_and_an_answer_is_lost(fleets: Fleets) -> None:
+    clock = VirtualClock()
+    (store,) = stores(fleets, 1, lives=60, clock=clock, max_entries=3 * SAID_AT_ONCE)
+    for number in range(SAID_AT_ONCE + 20):
+        store.set(str(number), number, clock.wall())
+    settled(store)
+    assert fleets.client.hlen(key(fleets)) == SAID_AT_ONCE + 22
+    store.fleet.close()
+    clock.advance(60)
+    alone = stores(fleets, 1, lives=60, clock=clock, max_entries=3 * SAID_AT_ONCE)[0]
+    with alone._share._lock:
+        field = alone._field("new")
+        alone._share._unsaid[field] = alone._entry(1, clock.wall(), False).text
+        alone._share._put(field, alone._entry(1, clock.wall(), False))
+        alone._share._drop_lapsed(clock.wall())
+    assert len(alone) == 1
+    alone.fleet.agent.wake()
+    settled(alone)
+    assert fleets.client.hlen(key(fleets)) == 3
+
+
+def test_a_change_that_was_lost_is_told_again_with_what_had_ended() -> None:
+    """Turn by turn: the test is agent and store."""
+    clock = VirtualClock()
+    fleet = RedisFleet("redis://127.0.0.1:1")
+    fleet.agent.attach = lambda item: True  # type: ignore[method-assign]
+    store = SharedStore("turns", fleet=fleet, clock=clock, lives=60)
+    share = store._share
+    share._read([b"era", 0], 0.0, 0.0)
+    store.set("old", 1, clock.wall())
+    share.requests(0.0)[0].answer([1, b"era", 0, 1, []], 0.0, 0.0)
+    clock.advance(60)
+    store.set("new", 1, clock.wall())
+    share.requests(0.0)
+    share.lost(0.0)
+    assert share._unsaid == {store._field("new"): share.entries[store._field("new")].text, store._field("old"): None}
+
+
+def test_who_is_away_for_long_remembers_so_much_of_what_he_never_had_and_no_more() -> None:
+    store = SharedStore("away", fleet=RedisFleet("redis://127.0.0.1:1"), max_entries=3)
+    for name in "abcde":
+        store.delete(name)
+    store.delete("a")
+    assert len(store._share._unsaid) == 3
+    store.set("f", 1, store.clock.wall())
+    store.delete("f")
+    assert list(store._share._unsaid)[-1] == store._field("f"), "what he had is told"
+    store.fleet.close()
+
+
+def test_in_a_lasting_store_all_tell_what_they_know_to_a_redis_that_has_lost_it(own_redis_server: RedisServer) -> None:
+    with Fleets(own_redis_server.url, "lasting:") as own:
+        first, second = stores(own, 2, lasting=True)
+        write(first, both=1)
+        wait_for_all((second,), both=1)
+        own_redis_server.stop()
+        for store, name in ((first, "a"), (second, "b")):
+            wait_until(lambda store=store: not store.fleet.connected)  # type: ignore[misc]
+            store.set(name, 1, store.clock.wall())
+        first.set("later", "no", first.clock.wall())
+        second.set("later", "yes", second.clock.wall() + 1)
+        own_redis_server.start()
+        wait_for_all((first, second), both=1, a=1, b=1, later="yes")
+        settled(first, second)
+        (newcomer,) = stores(own, 1, lasting=True)
+        wait_for_all((newcomer,), both=1, a=1, b=1, later="yes")
+
+
+def test_in_a_lasting_store_what_is_said_in_an_era_that_is_lost_is_said_again(fleets: Fleets) -> None:
+    first, second = stores(fleets, 2, lasting=True, fleet_options=SELDOM)
+    write(first, a=1)
+    wait_for_all((second,), a=1)
+    settled(first, second)
+    fleets.client.hset(key(fleets), "era", "another")  # and the news of it is lost
+    second.set("b", 1, second.clock.wall())
+    settled(second)
+    (newcomer,) = stores(fleets, 1, lasting=True)
+    wait_for_all((newcomer,), a=1, b=1)
+    assert fleets.client.hget(key(fleets), "changes") == "2", "and what the store has is not told once more"
+
+
 def test_an_entry_may_end_earlier_than_the_others_and_not_later(fleets: Fleets) -> None:
     clock = VirtualClock()
     first, second = stores(fleets, 2, lives=60, clock=clock)
@@ -248,10 +329,10 @@ def test_what_is_gone_by_the_log_stays_where_it_was_never_shared_or_is_to_be_sai
     share = store._share
     share._read([b"era", 0], 0.0, 0.0)
     for name in ("shared", "refused", "anew"):
-        store.set(name, 1, 10.0)
+        store.set(name, 1, store.clock.wall())
     refused = store._field("refused").encode()
     share.requests(0.0)[0].answer([1, b"era", 0, 1, [refused]], 0.0, 0.0)
-    store.set("anew", 2, 10.0)
+    store.set("anew", 2, store.clock.wall())
     fields = [store._field(name).encode() for name in ("shared", "refused", "anew", "unknown")]
     share._read([b"era", 2, [], fields], 0.0, 0.0)
     assert sorted(share.entries) == sorted(field.decode() for field in fields[1:3])

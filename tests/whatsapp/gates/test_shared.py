@@ -329,6 +329,23 @@ def test_times_of_the_future_hold_for_no_longer_than_any_may(fleets: Fleets) -> 
     run(story)
 
 
+@pytest.mark.parametrize("value", [None, {}, [], [1, 2, 3, 4], ["x"], [-1], [True], [1e300]])
+def test_numbers_that_are_none_are_ignored(fleets: Fleets, value: Any) -> None:
+    async def story() -> None:
+        service, gates, _, fleet = member(fleets, "a")
+        assert await send(service, BOB) == "accepted"
+        heard: list[Any] = []
+        fleet.subscribe(heard.append)
+        assert gates.learnt is not None
+        for store, key in ((gates.learnt.numbers, "cut\0001"), (gates.learnt.pairs, f"1\0{RECIPIENT[1:]}")):
+            poison(fleets, store, key, value, time.time(), time.time() + 900)
+        ignored = {"whatsapp_gate.numbers", "whatsapp_gate.pairs"}
+        await met(lambda: {each.policy for each in heard if isinstance(each, RecordIgnored)} == ignored)
+        assert await send(service) == "accepted"
+
+    run(story)
+
+
 def test_values_of_another_shape_change_no_rate() -> None:
     clock = VirtualClock()
     learnt = alone(clock)

@@ -17,6 +17,8 @@ What must never happen: that what others say holds for longer than `LONGEST`, or
 from __future__ import annotations
 
 import math
+import time
+from functools import partial
 from typing import Any
 
 from resilience_core import Clock, Fleet
@@ -47,7 +49,13 @@ class Learnt:
     """
 
     def __init__(self, name: str, fleet: Fleet, clock: Clock) -> None:
-        options: dict[str, Any] = {"fleet": fleet, "clock": clock, "personal": True, "max_bytes": _ROOM}
+        options: dict[str, Any] = {
+            "fleet": fleet,
+            "clock": clock,
+            "personal": True,
+            "lasting": True,
+            "max_bytes": _ROOM,
+        }
         many: dict[str, Any] = {**options, "max_entries": MOST, "makes_room": True}
         self.recipients: SharedStore = SharedStore(f"{name}.recipients", decode=_mark, lives=LONGEST, **many)
         self.pairs: SharedStore = SharedStore(f"{name}.pairs", decode=_numbers, lives=SERIES, **many)
@@ -60,12 +68,12 @@ class Learnt:
 
     async def first_word(self) -> None:
         """Wait until Redis has told what it has, once."""
-        stores = (self.recipients, self.pairs, self.numbers)
+        end, stores = time.monotonic() + FIRST_WORD, (self.recipients, self.pairs, self.numbers)
         for store in stores:
             store.get("")  # all of them join, and are answered at once
         for store in stores:
             if not store.known:
-                await store.wait_for(lambda store=store: store.known or store.fleet.state == "degraded", FIRST_WORD)  # type: ignore[misc]
+                await store.wait_for(partial(_has_spoken, store), max(0.0, end - time.monotonic()))
         self.ready = True
 
     # --- tokens ------------------------------------------------------------------------------------------------------
@@ -209,6 +217,10 @@ class SharedPace:
         at = self._clock.wall() - (self._clock.now() - last)
         self._store.set(self._cut, [share, max(0.0, last - cut_at), hits], at, SERIES)
         self._known = self._store.get(self._cut)
+
+
+def _has_spoken(store: SharedStore) -> bool:
+    return store.known or store.fleet.state == "degraded"
 
 
 def _since(at: float, clock: Clock) -> float:

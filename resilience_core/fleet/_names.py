@@ -70,8 +70,8 @@ class Keys:
         """Refuse personal keys where there is no secret to hide them with."""
         if self._secret is None:
             raise ConfigurationError(
-                f"{whose}: personal keys need RedisFleet(secret=...), because they are kept in Redis as HMACs of it: "
-                "give all members the same one"
+                f"{whose} needs RedisFleet(secret=...), because its keys are kept in Redis as HMACs of it: give all "
+                "members the same one"
             )
 
     def personal(self, name: str, key: object) -> str:

@@ -316,7 +316,7 @@ def test_a_version_tells_of_changes_by_others(fleets: Fleets) -> None:
 
 
 def test_personal_keys_need_a_secret(fleets: Fleets) -> None:
-    with pytest.raises(ConfigurationError, match=r"SharedStore 'marks': personal keys need RedisFleet\(secret="):
+    with pytest.raises(ConfigurationError, match=r"SharedStore 'marks' needs RedisFleet\(secret="):
         SharedStore("marks", fleet=fleets.member(), personal=True)
     SharedStore("marks", fleet=fleets.member(secret="sixteen letters!"), personal=True)
 

@@ -275,9 +275,12 @@ class SharedEntries(Item):
         most = self._store.max_entries
         if len(self.entries) >= most:
             ending = heapq.nsmallest(max(1, most // 100), self.entries.items(), key=lambda each: each[1].until)
-            for field, _ in ending:
+            for field, entry in ending:
                 del self.entries[field]
-                self._unsaid[field] = None
+                if entry.shared:
+                    self._unsaid[field] = None
+                else:  # nobody has heard of it; where it is just under way, it ends with its life
+                    self._unsaid.pop(field, None)
 
     def _bound(self) -> None:
         """Without the fleet nobody else keeps the copy small."""
@@ -427,8 +430,8 @@ class SharedEntries(Item):
         """Bring the copy up to date; of what is to be said, what was fetched last counts."""
         for field in [field for field, text in self._unsaid.items() if text is not None]:
             theirs = heard.get(field)
-            mine = self.entries[field]
-            if theirs is not None and (theirs.at > mine.at or theirs.text == mine.text):
+            mine = self.entries.get(field)
+            if theirs is not None and mine is not None and (theirs.at > mine.at or theirs.text == mine.text):
                 del self._unsaid[field]
         for field in gone:
             known = self.entries.get(field)

@@ -271,6 +271,31 @@ def test_in_a_lasting_store_what_is_said_in_an_era_that_is_lost_is_said_again(fl
     assert fleets.client.hget(key(fleets), "changes") == "2", "and what the store has is not told once more"
 
 
+def test_what_the_copy_has_no_room_for_does_not_disturb_what_is_heard() -> None:
+    """Turn by turn: the test is agent and store."""
+    fleet = RedisFleet("redis://127.0.0.1:1")
+    fleet.agent.attach = lambda item: True  # type: ignore[method-assign]
+    store = SharedStore("turns", fleet=fleet, max_entries=2)
+    for name in "abc":
+        store.set(name, 1, store.clock.wall())
+    theirs = store._entry(2, store.clock.wall() + 9, False).text.encode()
+    fields = [store._field(name).encode() for name in "abc"]
+    share = store._share
+    share._read([b"era", 1, [fields[0], b"1:" + theirs, fields[2], b"1:" + theirs]], 0.0, 0.0)
+    assert [value(store, name) for name in "abc"] == [None, 1, 2]
+    assert list(share._unsaid) == [field.decode() for field in fields[:2]]
+
+
+def test_what_made_room_before_anybody_heard_of_it_is_not_remembered() -> None:
+    store = SharedStore("away", fleet=RedisFleet("redis://127.0.0.1:1"), max_entries=3, makes_room=True)
+    now = store.clock.wall()
+    for number in range(50):
+        store.set(str(number), number, now, lives=100 + number)
+    assert list(store._share._unsaid) == list(store._share.entries)
+    assert len(store) == 3
+    store.fleet.close()
+
+
 def test_an_entry_may_end_earlier_than_the_others_and_not_later(fleets: Fleets) -> None:
     clock = VirtualClock()
     first, second = stores(fleets, 2, lives=60, clock=clock)

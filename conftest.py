@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
 
 
-SHARING = ["README.md", "fleet.md", "templates.md"]
+SHARING = ["README.md", "fleet.md", "gates.md", "templates.md"]
 
 
 @pytest.fixture(scope="module")

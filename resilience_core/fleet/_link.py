@@ -10,13 +10,15 @@ from attrs import frozen
 
 @frozen
 class Request:
-    """One script on one key, and who wants the answer."""
+    """One script on one key of an object and perhaps on its sisters, and who wants the answer."""
 
     script: str
     key: str
     args: tuple[Any, ...]
     answer: Callable[[Any, float, float], None]
     """Called with the answer and the local times before and after."""
+    sisters: tuple[str, ...] = ()
+    """More keys, of the same slot."""
 
 
 class Link(Protocol):

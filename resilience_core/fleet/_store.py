@@ -4,7 +4,8 @@
     set, delete, clear  --> the copy, and word with the agent --> one script --> news --> the copies of the others
 
 `clear` begins a new *era*. What a member has that is of another era than the store is dropped, and what it writes for
-another era is refused: a value that was fetched before everybody was told to forget it cannot come back. What the store
+another era is refused: a value that was fetched before everybody was told to forget it cannot come back. (A `lasting`
+store is never cleared, only lost: there a member tells what it has in the new era.) What the store
 holds is not trusted: an entry that cannot be read counts as missing, and the clocks of others cannot make one younger
 than the moment at which it was heard of.
 
@@ -13,11 +14,13 @@ Without the store each member goes on with its copy, and tells what has changed 
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import threading
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from attrs import evolve, frozen
@@ -35,6 +38,9 @@ from resilience_core.fleet._link import Request
 from resilience_core.fleet._log import log_failure, log_not_shared
 
 VERSION = 1
+SAID_AT_ONCE = 500
+"""Entries in one change: who tells all that he knows holds Redis up for a few milliseconds at a time."""
+_OWN_FIELDS = ("era", "changes")
 
 
 @frozen
@@ -68,9 +74,14 @@ class SharedStore:
         encode: turns a value into what JSON can carry. It is what people see who may read Redis.
         decode: the reverse; called in the fleet's thread with what Redis holds. What it raises for, counts as missing.
         lives: seconds (or timedelta) after which an entry is dropped, counted from when it was fetched.
-        max_entries: beyond, new entries are not shared.
+        personal: keys tell who somebody is. A fleet without a `secret` is refused then: a digest that is made without
+            one can be found out by trying.
+        max_entries: beyond, new entries are not shared; see `makes_room`.
+        makes_room: beyond `max_entries`, a hundredth of the entries makes room for a new one: those that end first.
         max_bytes: of all entries as JSON; what does not fit is not shared: only the process that has set it uses it,
             which the log tells.
+        lasting: what a member knows outlives a Redis that has lost everything, also where another member was the first
+            to fill it again. Not for a store that is ever cleared: what was forgotten might come back.
         on_clear: called, without arguments and in the fleet's thread, when another member has forgotten everything.
         clock: where the time comes from.
 
@@ -86,8 +97,11 @@ class SharedStore:
         encode: Callable[[Any], Any] = _as_it_is,
         decode: Callable[[Any], Any] = _as_it_is,
         lives: Seconds = 24 * 3600.0,
+        personal: bool = False,
         max_entries: int = 1_000,
+        makes_room: bool = False,
         max_bytes: int = 1024 * 1024,
+        lasting: bool = False,
         on_clear: Callable[[], Any] | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
@@ -106,8 +120,11 @@ class SharedStore:
         self.encode: Callable[[Any], Any] = encode
         self.decode: Callable[[Any], Any] = decode
         self.lives: float = check.seconds("SharedStore: lives", lives)
+        self.personal: bool = personal
         self.max_entries: int = max_entries
+        self.makes_room: bool = makes_room
         self.max_bytes: int = max_bytes
+        self.lasting: bool = lasting
         self.on_clear: Callable[[], Any] | None = on_clear
         self.clock: Clock = clock
         self._share: SharedEntries = fleet.share_store(self)
@@ -120,13 +137,13 @@ class SharedStore:
         entry = self._share.entries.get(self._field(key))
         return None if entry is None or self.clock.wall() >= entry.until else (entry.value, entry.at)
 
-    def set(self, key: str, value: Any, stored_at: float) -> None:
-        """Keep a value for all members.
+    def set(self, key: str, value: Any, stored_at: float, lives: float | None = None) -> None:
+        """Keep a value for all members, for `lives` seconds where it is to end earlier than others.
 
         Raises:
             TypeError, ValueError: JSON cannot carry what `encode` made of it.
         """
-        entry = self._entry(value, stored_at, False)
+        entry = self._entry(value, stored_at, False, lives)
         size = len(entry.text)  # it is ASCII
         fits = size <= self.max_bytes
         self._share.keep(self._field(key), entry, fits)
@@ -159,6 +176,11 @@ class SharedStore:
         """Whether Redis has told what it holds, and nothing is known to be missing in the copy."""
         return self._share.known
 
+    @property
+    def version(self) -> int:
+        """A number that is another one after others have changed the copy: who has derived something looks at it."""
+        return self._share.version
+
     async def wait_for(self, met: Callable[[], bool], timeout: float) -> bool:
         """Wait until `met()` is true, which is asked again after each change; False after `timeout` seconds.
 
@@ -184,8 +206,8 @@ class SharedStore:
     def __repr__(self) -> str:
         return f"SharedStore({self.name!r})"
 
-    def _entry(self, value: Any, stored_at: float, shared: bool) -> _Entry:
-        until = stored_at + self.lives
+    def _entry(self, value: Any, stored_at: float, shared: bool, lives: float | None = None) -> _Entry:
+        until = stored_at + (self.lives if lives is None else min(lives, self.lives))
         content = {"version": VERSION, "value": self.encode(value), "at": stored_at, "until": until}
         return _Entry(value, stored_at, until, json.dumps(content, separators=(",", ":"), allow_nan=False), shared)
 
@@ -201,8 +223,11 @@ class SharedEntries(Item):
         self._fleet = fleet
         self._store = store
         self.key: str = fleet.keys.other("shared_store", store.name)
+        self._sisters = (f"{self.key}:log",)
         self.channels = (f"{self.key}:changes",)
-        self.entries: dict[str, _Entry] = {}  # replaced, never changed: it is read without the lock
+        self.entries: dict[str, _Entry] = {}  # `get` and `len` read it without the lock; all else has it
+        self.version = 0
+        self._soonest = math.inf  # no entry ends earlier
         self._lock = threading.Lock()
         self._era = ""  # that the copy is of; empty for none
         self._start_over()
@@ -227,7 +252,9 @@ class SharedEntries(Item):
     def keep(self, field: str, entry: _Entry, fits: bool) -> None:
         """Take over an entry, and tell the others if that can be."""
         with self._lock:
-            self.entries = {**self.entries, field: entry}
+            if self._store.makes_room and field not in self.entries:
+                self._make_room()
+            self._put(field, entry)
             self._bound()
             # What the others have of it is out of date in any case.
             self._unsaid[field] = entry.text if fits else None
@@ -237,7 +264,23 @@ class SharedEntries(Item):
         """Take over an entry of before, unless something is known already."""
         with self._lock:
             if not self.known:
-                self.entries = {field: entry, **self.entries}
+                self._put(field, self.entries.get(field, entry))
+
+    def _put(self, field: str, entry: _Entry) -> None:
+        self.entries[field] = entry
+        self._soonest = min(self._soonest, entry.until)
+
+    def _make_room(self) -> None:
+        """So many at once that looking for them costs little for each new one."""
+        most = self._store.max_entries
+        if len(self.entries) >= most:
+            ending = heapq.nsmallest(max(1, most // 100), self.entries.items(), key=lambda each: each[1].until)
+            for field, entry in ending:
+                del self.entries[field]
+                if entry.shared:
+                    self._unsaid[field] = None
+                else:  # nobody has heard of it; where it is just under way, it ends with its life
+                    self._unsaid.pop(field, None)
 
     def _bound(self) -> None:
         """Without the fleet nobody else keeps the copy small."""
@@ -249,8 +292,10 @@ class SharedEntries(Item):
     def drop(self, field: str) -> None:
         """Forget one."""
         with self._lock:
-            self.entries = {key: entry for key, entry in self.entries.items() if key != field}
-            self._unsaid[field] = None
+            known = self.entries.pop(field, None)
+            # Of what was never here, who is away for long remembers so much and no more.
+            if known is not None or field in self._unsaid or len(self._unsaid) < self._store.max_entries:
+                self._unsaid[field] = None
         self._speak()
 
     def clear(self) -> None:
@@ -287,23 +332,31 @@ class SharedEntries(Item):
             return [self._change()]
         self._looked_at = now
         args = (self._era, self._changes, store.max_entries, store.max_bytes)
-        return [Request("entries", self.key, args, self._read)]
+        return [Request("entries", self.key, args, self._read, self._sisters)]
 
     def _change(self) -> Request:
         store = self._store
         with self._lock:
-            said, self._unsaid = self._unsaid, {}
+            self._drop_lapsed(store.clock.wall())
+            said = dict(islice(self._unsaid.items(), SAID_AT_ONCE))
+            for field in said:
+                del self._unsaid[field]
             clearing, self._clearing = self._clearing, False
             self._sent = (said, clearing)
-            now = store.clock.wall()
-            lapsed = [field for field, entry in self.entries.items() if now >= entry.until and field not in said]
-            self.entries = {field: entry for field, entry in self.entries.items() if field not in lapsed}
-        gone = [*lapsed, *(field for field, text in said.items() if text is None)]
+        gone = [field for field, text in said.items() if text is None]
         kept = [part for field, text in said.items() if text is not None for part in (field, text)]
         lives = round(1000 * max(self._fleet.ttl, store.lives))
         options = (store.max_entries, store.max_bytes, self.channels[0], len(gone))
         args = (self._era, int(clearing), draw(), lives, *options, *gone, *kept)
-        return Request("keep", self.key, args, self._changed)
+        return Request("keep", self.key, args, self._changed, self._sisters)
+
+    def _drop_lapsed(self, now: float) -> None:
+        if now >= self._soonest:
+            lapsed = [field for field, entry in self.entries.items() if now >= entry.until]
+            for field in lapsed:
+                del self.entries[field]
+                self._unsaid[field] = None
+            self._soonest = min((entry.until for entry in self.entries.values()), default=math.inf)
 
     def _changed(self, reply: Any, sent: float, received: float) -> None:
         """The answer to a change."""
@@ -311,7 +364,7 @@ class SharedEntries(Item):
             (said, clearing), self._sent = self._sent, ({}, False)
             if reply[0] == 0:  # another era has begun
                 self.known = False
-                if not self._era:  # the first one: somebody else was faster
+                if not self._era or self._store.lasting:  # the first one: somebody else was faster
                     self._unsaid = {**said, **self._unsaid}
                 return
             era = _text(reply[1])
@@ -324,10 +377,10 @@ class SharedEntries(Item):
                 self._changes = reply[3]
             else:
                 self.known = False  # others have changed something, too
-            self.entries = {
-                field: evolve(entry, shared=True) if field in said and field not in refused else entry
-                for field, entry in self.entries.items()
-            }
+            for field in said:
+                entry = self.entries.get(field)
+                if entry is not None and field not in refused:
+                    self.entries[field] = evolve(entry, shared=True)
         if refused:
             log_not_shared(self._store.name, "max_entries or max_bytes would be exceeded")
 
@@ -345,65 +398,75 @@ class SharedEntries(Item):
         era = _text(reply[0] or b"")
         content = reply[2:]
         problem = _text(content[0]) if content and isinstance(content[0], bytes) else None
+        told = bool(content) and problem is None
         heard: dict[str, _Entry | None] = {}
-        if problem is None and content:
-            pairs = iter(content[1])
-            heard = {_text(field): self._understood(text) for field, text in zip(pairs, pairs, strict=True)}
+        if told:
+            pairs = iter(content[0])
+            named = ((_text(field), text) for field, text in zip(pairs, pairs, strict=True))
+            heard = {field: self._understood(field, text) for field, text in named if field not in _OWN_FIELDS}
             bad = sum(entry is None for entry in heard.values())
             problem = f"entries that cannot be read: {bad}" if bad else None
-            content = [{_text(field) for field in content[0]}]
         cleared = False
         with self._lock:
             self.known = True
             if not self._clearing:  # else what it holds does not matter any more
-                if not era:
+                if not era or (self._store.lasting and self._era not in ("", era)):
                     self._offer()
                 elif self._era not in ("", era):
                     cleared = True
                     self.entries, self._unsaid = {}, {}
+                    self.version += 1
                 self._era, self._changes = era, reply[1]
-                if era and content and isinstance(content[0], set):
-                    self._merge(content[0], heard)
+                if told:
+                    whole = len(content) == 1
+                    self._merge(heard, self.entries.keys() - heard.keys() if whole else map(_text, content[1]))
         if problem is not None:
             self._fleet.ignored(self._store.name, problem)
         if cleared and self._store.on_clear is not None:
             self._tell(self._store.on_clear)
         self._wake()
 
-    def _merge(self, fields: set[str], heard: Mapping[str, _Entry | None]) -> None:
+    def _merge(self, heard: Mapping[str, _Entry | None], gone: Iterable[str]) -> None:
         """Bring the copy up to date; of what is to be said, what was fetched last counts."""
         for field in [field for field, text in self._unsaid.items() if text is not None]:
             theirs = heard.get(field)
-            if theirs is not None and theirs.at > self.entries[field].at:
+            mine = self.entries.get(field)
+            if theirs is not None and mine is not None and (theirs.at > mine.at or theirs.text == mine.text):
                 del self._unsaid[field]
-        mine = self._unsaid
-        kept = {
-            field: entry
-            for field, entry in self.entries.items()
-            if field in mine or (field not in heard and (field in fields or not entry.shared))
-        }
-        told = {field: entry for field, entry in heard.items() if entry is not None and field not in mine}
-        for field, entry in told.items():
+        for field in gone:
             known = self.entries.get(field)
-            if known is not None and known.text == entry.text:  # its own word: the value stays the same object
-                told[field] = evolve(known, shared=True)
-        self.entries = {**kept, **told}
+            if known is not None and known.shared and field not in self._unsaid:
+                del self.entries[field]
+        for field, entry in heard.items():
+            if field in self._unsaid:
+                continue
+            if entry is None:
+                self.entries.pop(field, None)
+            else:
+                self._put(field, entry)
+        self.version += 1
 
-    def _understood(self, text: bytes) -> _Entry | None:
+    def _understood(self, field: str, text: bytes) -> _Entry | None:
         """An entry as the store has it; None where it is not one."""
         store = self._store
+        change, _, raw = text.partition(b":")
+        known, content = self.entries.get(field), raw.decode("utf-8", "replace")
+        if not change.isdigit():
+            return None
+        if known is not None and known.text == content:  # its own word: the value stays the same object
+            return known if known.shared else evolve(known, shared=True)
         try:
-            content = json.loads(text)
-            at, until = content["at"], content["until"]
-            if content["version"] != VERSION or not (_is_time(at) and _is_time(until)):
+            told = json.loads(raw)
+            at, until = told["at"], told["until"]
+            if told["version"] != VERSION or not (_is_time(at) and _is_time(until)):
                 return None
             with no_forks:
-                value = store.decode(content["value"])
+                value = store.decode(told["value"])
         except Exception:  # of JSON, of what is missing in it, of the user's function: it is no entry
             return None
         now = store.clock.wall()
         # Nobody's clock makes it younger than it can be, or lets it live for longer than it may.
-        return _Entry(value, min(at, now), min(until, now + store.lives), text.decode("utf-8", "replace"), True)
+        return _Entry(value, min(at, now), min(until, now + store.lives), content, True)
 
     def _tell(self, on_clear: Callable[[], Any]) -> None:
         try:

@@ -39,8 +39,8 @@ class RedisFleet(BaseFleet):
         member: what this process is called in records that people read; default the host's name. The number of the
             process and a few random digits are added.
         name: identifies the fleet in events and logs.
-        secret: 16 or more characters that all members know; needed by rate limiters with `key=`, whose keys are kept
-            as HMACs.
+        secret: 16 or more characters that all members know; needed where keys are personal (rate limiters with `key=`,
+            a `SharedStore(personal=True)`), which are kept as HMACs.
         timeout: seconds (or timedelta) for connecting and for each answer; beyond, Redis counts as lost.
         poll_interval: seconds between two looks at each record: the safety net for news that was lost.
         ttl: seconds for which records are kept.
@@ -88,7 +88,7 @@ class RedisFleet(BaseFleet):
     def share_limiter(self, limiter: RateLimiter) -> Any:
         """The share of a rate limiter in this fleet."""
         if limiter.key is not None:
-            self.keys.check_personal(limiter.name)
+            self.keys.check_personal(f"RateLimiter {limiter.name!r}")
         return self.keep(SharedLimiter(self, limiter))
 
     def share_bulkhead(self, bulkhead: Bulkhead) -> Any:
@@ -101,6 +101,8 @@ class RedisFleet(BaseFleet):
 
     def share_store(self, store: SharedStore) -> Any:
         """That of a store for caches."""
+        if store.personal:
+            self.keys.check_personal(f"SharedStore {store.name!r}")
         return self.keep(SharedEntries(self, store))
 
     def open_link(self) -> Link:

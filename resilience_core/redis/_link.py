@@ -69,7 +69,7 @@ class RedisLink:
         return requests if self._cluster else 1
 
     def _send(self, requests: Sequence[Request], *, texts: bool = False) -> list[Any]:
-        calls = [(script(request.script)[0 if texts else 1], 1, request.key, *request.args) for request in requests]
+        calls = [(script(request.script)[0 if texts else 1], *_arguments(request)) for request in requests]
         if self._cluster or len(calls) == 1:
             replies = []
             for call in calls:
@@ -153,6 +153,10 @@ class RedisLink:
             if sock is not None:
                 os.close(sock.detach())
                 connection._sock = None
+
+
+def _arguments(request: Request) -> tuple[Any, ...]:
+    return 1 + len(request.sisters), request.key, *request.sisters, *request.args
 
 
 def _pools(client: Any) -> list[Any]:

@@ -227,7 +227,7 @@ def test_accounts_share_nothing_and_redis_has_neither_samples_nor_numbers(fleets
     asyncio.run(first.get_approved_templates())
     send(first)
     assert listed(other) == "api"
-    wait_until(lambda: len(fleets.written()) == 2)
+    wait_until(lambda: len(fleets.written()) == 4)
     keys = fleets.written()
     assert all(f"{{{fleets.prefix}shared_store:whatsapp_templates." in key for key in keys), keys
     content = "".join(str(fleets.client.hgetall(key)) for key in keys)

@@ -43,6 +43,7 @@ from resilience_whatsapp.gates._usage import read_usage
 
 if TYPE_CHECKING:
     from resilience_whatsapp.gates._gates import Gates
+    from resilience_whatsapp.gates._shared import Learnt
     from resilience_whatsapp.templates._quarantine import Quarantine
 
 Kind: TypeAlias = Literal["messages", "management"]
@@ -64,6 +65,8 @@ class _Visit:
     recipient: str = ""
     template: TemplateKey | None = None
     flow: str | None = None
+    token: str | None = None
+    """What the request goes with, where that is a text."""
     permits: list[tuple[Switch, Permit]] = field(factory=list)
     slot: Any = None
 
@@ -85,6 +88,8 @@ class Door:
         self._pairs = gates.pairs
         self._recipients = gates.recipients
         self._bulkheads: Mapping[str, Bulkhead] = gates.bulkheads
+        self._learnt = gates.learnt
+        self._followed: tuple[int, str | None] | None = None  # version of what is learnt, and token
         probe = self._probe_number if callable(getattr(http_client, "get_number_status", None)) else None
         account = probe
         if callable(getattr(http_client, "get_account_health", None)) and self.account is not None:
@@ -169,7 +174,7 @@ class Door:
         if visit is not None:
             self._settle(visit)
         if pacer is not None and pacer.growth.hits:
-            pacer.growth.succeeded(began)
+            pacer.succeeded(began)
         if pairs is not None and pairs.growths:
             pairs.succeeded(self.number, _recipient_of(payload), began)
         return answer
@@ -227,6 +232,8 @@ class Door:
         return visit
 
     async def _enter(self, visit: _Visit) -> None:
+        if self._learnt is not None:
+            await self._follow_fleet(self._learnt)
         try:
             for switch in self._asked[visit.kind]:
                 if not switch.breaker.at_rest() and self._applies(switch, visit.template):
@@ -242,10 +249,50 @@ class Door:
             bulkhead = self._bulkheads.get(visit.kind)
             if bulkhead is not None:
                 visit.slot = await bulkhead.enter_async((), {})
+            visit.token = self._token_text()
         except BaseException:
             for switch, permit in visit.permits:
                 switch.release(permit, good=False)
             raise
+
+    async def _follow_fleet(self, learnt: Learnt) -> None:
+        """Take over what other processes have learnt of the number and the token, if that is another than before."""
+        if not learnt.ready:
+            await learnt.first_word()
+        switch, token = self._switches.get((Scope.CREDENTIAL, None)), self._token_text()
+        if switch is not None and switch.told and switch.breaker.at_rest():
+            self._accepted(switch)
+        now = learnt.numbers.version, token
+        if now == self._followed:
+            return
+        self._followed = now
+        if self.throughput is not None:
+            self.throughput.hear()
+        if switch is None or token is None:
+            return
+        self._look_at_token(switch)
+        code = learnt.refused(self.number, token)
+        if code is not None and switch.breaker.at_rest():
+            switch.token, switch.told = hash(token), True
+            switch.shut(code, None)
+        elif code is None and switch.told:
+            switch.told = False
+            if switch.breaker.state is not CircuitState.FORCED_OPEN:
+                switch.breaker.reset(reason="another process found it good")
+
+    def _refused(self, switch: Switch, token: str | None, code: int | None) -> None:
+        """The API refused the token: others that have it need not ask. Not if another one has taken its place since."""
+        switch.token = self._token_now()
+        if self._learnt is not None and token is not None and token == self._token_text():
+            switch.told = True
+            self._learnt.refuse(self.number, token, code)
+
+    def _accepted(self, switch: Switch) -> None:
+        """The gate of credentials was opened: so it is for all that have the token."""
+        token = self._token_text()
+        if switch.told and self._learnt is not None and token is not None and switch.token == hash(token):
+            self._learnt.accept(self.number, token)
+        switch.told = False
 
     def _applies(self, switch: Switch, template: TemplateKey | None) -> bool:
         if switch.scope is Scope.TEMPLATES:
@@ -263,6 +310,8 @@ class Door:
             permit = await switch.ask(self._probes.get(switch.scope))
         except CircuitOpenError as error:
             _refuse(switch.scope, error, switch.code, latched=switch.latched)
+        if switch.told and switch.breaker.at_rest():
+            self._accepted(switch)
         if permit is not None:
             visit.permits.append((switch, permit))
 
@@ -320,7 +369,7 @@ class Door:
         if scope is Scope.CREDENTIAL:
             switch = self._switches.get((scope, None))
             if switch is not None:
-                switch.token = self._token_now()
+                self._refused(switch, visit.token, error.code)
         if scope is Scope.MANAGEMENT:
             switch = self._switches[scope, "management"]
         if switch is None:
@@ -365,12 +414,13 @@ class Door:
 
     async def _looked(self, read: Probe) -> bool:
         """Whether a read finds it repaired, or may not look: then messages find out, or it would be shut for ever."""
+        token = self._token_text()
         try:
             return await read()
         except GraphError as error:
             scope = scope_of(error)
             if scope is Scope.CREDENTIAL:
-                visit = _Visit("messages", self._clock.now())
+                visit = _Visit("messages", self._clock.now(), token=token)
                 self._learn(error, visit)
                 await self._ask(self._switches[scope, None], visit)  # shut: which says nothing of this gate
             elif scope is Scope.PERMISSION or error.error_class is ErrorClass.REQUEST:
@@ -379,16 +429,23 @@ class Door:
 
     async def _let_in(self, read: Probe) -> bool:
         """Whether the token is good: the API answers, and were it only that this is not permitted."""
+        token = self._token_text()
         try:
             await read()
         except GraphError as error:
-            nothing_said = error.error_class in (ErrorClass.TRANSIENT, ErrorClass.THROTTLE)
-            return not nothing_said and scope_of(error) is not Scope.CREDENTIAL
+            if scope_of(error) is Scope.CREDENTIAL:
+                self._refused(self._switches[Scope.CREDENTIAL, None], token, error.code)
+                return False
+            return error.error_class not in (ErrorClass.TRANSIENT, ErrorClass.THROTTLE)
         return True
 
-    def _token_now(self) -> int | None:
+    def _token_text(self) -> str | None:
         token = getattr(self._http, "token", None)
-        return hash(token) if isinstance(token, str) else None
+        return token if isinstance(token, str) else None
+
+    def _token_now(self) -> int | None:
+        token = self._token_text()
+        return None if token is None else hash(token)
 
     def _look_at_token(self, switch: Switch) -> None:
         if switch.token is not None and self._token_now() != switch.token:
@@ -399,17 +456,21 @@ class Door:
         for (scope, _), switch in self._switches.items():
             if scope in (Scope.CREDENTIAL, Scope.PERMISSION) and not switch.breaker.at_rest():
                 switch.breaker.reset(reason="a new token")
+                self._accepted(switch)
 
     def open(self, scope: Scope) -> None:
         """By hand."""
         for (of, _), switch in self._switches.items():
             if of is scope:
                 switch.breaker.reset(reason="opened by hand")
+                self._accepted(switch)
 
     # --- looking in ------------------------------------------------------------------------------------------------
 
     async def wait(self, recipient: str, template: TemplateKey | None) -> float:
         """Seconds until a message may be sent, `inf` for a mark without end; 0 for now. Takes no permit."""
+        if self._learnt is not None:
+            await self._follow_fleet(self._learnt)
         recipient = key_of(recipient)
         waits = [0.0]
         for switch in self._asked["messages"]:
@@ -417,6 +478,8 @@ class Door:
                 if switch.scope is Scope.CREDENTIAL:
                     self._look_at_token(switch)
                 waits.append(await switch.wait(self._probes.get(switch.scope)))
+                if switch.told and switch.breaker.at_rest():
+                    self._accepted(switch)
         if not self._recipients.at_rest():
             waits.append(self._recipients.wait(recipient, template, None, self._is_marketing(template)))
         if self.throughput is not None:

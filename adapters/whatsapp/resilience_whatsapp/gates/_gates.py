@@ -15,6 +15,7 @@ from resilience_whatsapp.gates._marks import RECIPIENT_WAITS
 from resilience_whatsapp.gates._pairs import BURST, Pairs
 from resilience_whatsapp.gates._recipients import Recipients, TemplateKey, key_of
 from resilience_whatsapp.gates._routes import Scope, scope_of
+from resilience_whatsapp.gates._shared import Learnt, SharedGrowths, SharedMarks, SharedOffers, SharedPace
 from resilience_whatsapp.gates._switch import READ_LEASE, REQUEST_LEASE, Switch, breaker_of
 from resilience_whatsapp.gates._throughput import LEVELS, Throughput
 from resilience_whatsapp.gates._usage import Slowdown
@@ -68,8 +69,9 @@ class Gates:
         recipient_waits: seconds, by error code, for which messages to a recipient are kept back; `inf` until told
             otherwise, 0 not at all.
         bulkheads: how many requests of a kind (`messages`, `management`) may be under way at once.
-        fleet: a `RedisFleet(secret=...)`: throughput and pairs have one limit in all its members, and what shuts the
-            app, an account or a number shuts it for all, and one of them finds out.
+        fleet: a `RedisFleet(secret=...)`: throughput and pairs have one limit in all its members, what shuts the app,
+            an account or a number shuts it for all, and one of them finds out; and what one has learnt of recipients,
+            rates and tokens all know.
         clock: time; default the system's.
 
     Raises:
@@ -115,11 +117,19 @@ class Gates:
         self._fleet = fleet
         self.shared: bool = fleet is not None
         options: dict[str, Any] = {} if clock is None else {"clock": clock}
+        self.clock: Clock = Recipients(f"{name}.recipients", **options).clock
+        self.learnt: Learnt | None = None if fleet is None else Learnt(name, fleet, self.clock)
+        growths: SharedGrowths | None = None
+        if self.learnt is not None:
+            growths = SharedGrowths(self.learnt.pairs, self.clock)
+            options["marks"] = SharedMarks(self.learnt.recipients, self.clock)
+            options["marketing"] = SharedOffers(self.learnt.numbers, self.clock)
         self.recipients: Recipients = Recipients(f"{name}.recipients", **options)
-        self.clock: Clock = self.recipients.clock
         self.pairs: Pairs | None = None
         if pair_burst is not None:
-            self.pairs = Pairs(f"{name}.pair", pair_burst, max_wait=max_wait, clock=self.clock, fleet=fleet)
+            self.pairs = Pairs(
+                f"{name}.pair", pair_burst, max_wait=max_wait, clock=self.clock, fleet=fleet, growths=growths
+            )
         self._lock = threading.Lock()
         self._switches: dict[str, Switch] = {}
         self._pacers: dict[str, Throughput] = {}
@@ -175,6 +185,7 @@ class Gates:
                     max_wait=self.max_wait,
                     clock=self.clock,
                     fleet=self._fleet,
+                    pace=None if self.learnt is None else SharedPace(self.learnt.numbers, number, self.clock),
                 )
         return pacer
 

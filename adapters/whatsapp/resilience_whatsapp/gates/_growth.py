@@ -27,6 +27,15 @@ class Growth:
         self._last = now
         return self.seconds()
 
+    @property
+    def last(self) -> float:
+        """When the last refusal came."""
+        return self._last
+
+    def resume(self, hits: int, last: float) -> None:
+        """So many in a row, the last one then, were met elsewhere."""
+        self.hits, self._last = hits, last
+
     def seconds(self) -> float:
         """What the last refusal asked for."""
         steps = min(self.hits - 1, 64)  # beyond, `cap` has been reached for any sensible factor; no overflow

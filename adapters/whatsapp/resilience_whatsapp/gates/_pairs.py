@@ -11,6 +11,7 @@ from collections import OrderedDict
 
 from resilience_core import Clock, Fleet, RateLimiter
 from resilience_whatsapp.gates._growth import Growth
+from resilience_whatsapp.gates._shared import SharedGrowths
 
 SECONDS = 6.0
 BURST = 44
@@ -23,10 +24,21 @@ throughput writes to 18,000 users, and one of the high throughput fills these in
 class Pairs:
     """A rate limiter of the core with a key, and the growing waits of the pairs that were too early."""
 
-    def __init__(self, name: str, burst: int, *, max_wait: float, clock: Clock, fleet: Fleet | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        burst: int,
+        *,
+        max_wait: float,
+        clock: Clock,
+        fleet: Fleet | None,
+        growths: SharedGrowths | None = None,
+    ) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self.growths: OrderedDict[tuple[str, str], Growth] = OrderedDict()
+        own: OrderedDict[tuple[str, str], Growth] = OrderedDict()
+        self._own = own
+        self.growths: OrderedDict[tuple[str, str], Growth] | SharedGrowths = own if growths is None else growths
         """Of the pairs that were too early with their last message."""
         self.limiter: RateLimiter = RateLimiter(
             name,
@@ -44,12 +56,13 @@ class Pairs:
         """A request that began at `began` was too early: the seconds to wait."""
         pair = (number, recipient)
         with self._lock:
-            growth = self.growths.get(pair)
-            if growth is None:
-                growth = self.growths[pair] = Growth(1.0, 4.0, 256.0)
-                if len(self.growths) > MOST:
-                    self.growths.popitem(last=False)
-            wait = max(growth.hit(began, self._clock.now()), told or 0.0)
+            growth = self.growths.get(pair) or Growth(1.0, 4.0, 256.0)
+            wait = growth.hit(began, self._clock.now())
+            if wait > 0:
+                self.growths[pair] = growth
+                if len(self._own) > MOST:
+                    self._own.popitem(last=False)
+            wait = max(wait, told or 0.0)
         if wait > 0:
             self.limiter.close_for(wait, *pair)
         return wait

@@ -51,6 +51,15 @@ class LearnedRate:
         self._started = float("-inf")  # what was learnt is lower than any slow start
         return True
 
+    def cut(self) -> tuple[float, float]:
+        """What the last hit left, as a share of the level, and when it came."""
+        return self._cut_rate / self.level, self._cut_at
+
+    def resume(self, share: float, at: float) -> None:
+        """A hit that was met elsewhere left this share of the level."""
+        self._cut_rate, self._cut_at = share * self.level, at
+        self._started = float("-inf")
+
     def restart(self, now: float) -> None:
         """Begin slowly: the API has just come back."""
         self._started = now

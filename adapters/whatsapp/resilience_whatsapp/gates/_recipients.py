@@ -12,6 +12,7 @@ from resilience_core import Gate, Judgement, Rejection, RejectionReason
 from resilience_whatsapp.gates._closed import GateClosedError
 from resilience_whatsapp.gates._marks import MARKETING_ONLY, OF_COUNTRY, OF_FLOW, Mark, Marks, country_of
 from resilience_whatsapp.gates._routes import Scope
+from resilience_whatsapp.gates._shared import SharedMarks, SharedOffers
 
 TemplateKey: TypeAlias = tuple[str, str]
 _MOST_TEMPLATES = 1_000
@@ -43,13 +44,13 @@ def _short_form(number: str) -> str:
 
 @define(eq=False, on_setattr=setters.frozen)
 class Recipients(Gate):
-    """Keeps messages back that would be refused for their recipient. Knows recipients in memory only."""
+    """Keeps messages back that would be refused for their recipient. Knows recipients in memory, or as HMACs only."""
 
     kind: ClassVar[str] = "whatsapp_recipients"
 
     name: str
-    _marks: Marks = field(init=False, repr=False, factory=Marks)
-    _marketing: set[TemplateKey] = field(init=False, repr=False, factory=set)
+    _marks: Marks | SharedMarks = field(kw_only=True, repr=False, factory=Marks)
+    _marketing: set[TemplateKey] | SharedOffers = field(kw_only=True, repr=False, factory=set)
     _lock: threading.Lock = field(init=False, repr=False, factory=threading.Lock)
     _rejected: int = field(init=False, repr=False, default=0, on_setattr=setters.NO_OP)
 

@@ -82,6 +82,8 @@ class Switch:
     """Of the error that shut it last, where this process met it."""
     token: int | None = field(default=None, init=False, repr=False)
     """Of the gate of credentials: the hash of the token that was refused, where it is a text."""
+    told: bool = field(default=False, init=False, repr=False)
+    """Of the same: whether the fleet knows that."""
 
     def shut(self, code: int | None, wait: float | None, permit: Permit = None) -> None:
         """An error of the API shuts it, for `wait` seconds at least; with the permit of the request that met it."""

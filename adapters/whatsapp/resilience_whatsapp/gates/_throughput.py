@@ -5,6 +5,7 @@ from __future__ import annotations
 from resilience_core import Clock, Fleet, RateLimiter
 from resilience_whatsapp.gates._growth import Growth
 from resilience_whatsapp.gates._rate import LearnedRate
+from resilience_whatsapp.gates._shared import SharedPace
 
 LEVELS = {"STANDARD": 80.0, "HIGH": 1_000.0}
 """Messages a second, in and out, by what the API calls the level."""
@@ -17,8 +18,17 @@ class Throughput:
     """How many messages a second a number may send."""
 
     def __init__(
-        self, name: str, level: float, share: float, *, max_wait: float, clock: Clock, fleet: Fleet | None
+        self,
+        name: str,
+        level: float,
+        share: float,
+        *,
+        max_wait: float,
+        clock: Clock,
+        fleet: Fleet | None,
+        pace: SharedPace | None = None,
     ) -> None:
+        self._pace = pace
         self._clock = clock
         self.learned: LearnedRate = LearnedRate(level, share)
         self.growth: Growth = Growth(1.0, 2.0, 60.0)
@@ -35,12 +45,39 @@ class Throughput:
         if abs(rate - self.limiter.rate) > (_STEP * self.limiter.rate if self.moving else 0.0):
             self.limiter.reconfigure(rate=rate)
 
+    def hear(self) -> None:
+        """Take over what other processes have learnt, if they have said something."""
+        pace = self._pace
+        if pace is None or not pace.news():
+            return
+        level, cut = pace.level(), pace.cut()
+        if level is not None:
+            self.learned.use_level(level)
+        if cut is not None:
+            share, at, hits, last = cut
+            self.learned.resume(share, at)
+            self.growth.resume(hits, last)
+        self.follow(self._clock.now())
+
+    def _tell(self) -> None:
+        if self._pace is not None:
+            self._pace.tell_cut(*self.learned.cut(), self.growth.hits, self.growth.last)
+
+    def succeeded(self, began: float) -> None:
+        """A request that began at `began` got through."""
+        if self.growth.hits and self.growth.succeeded(began):
+            self._tell()
+
     def hit(self, began: float, told: float | None) -> float:
         """A request that began at `began` was over the limit: the seconds to wait."""
+        self.hear()
         now = self._clock.now()
-        wait = max(self.growth.hit(began, now), told or 0.0)
+        grown = self.growth.hit(began, now)
+        wait = max(grown, told or 0.0)
         if self.learned.hit(began, now):
             self.follow(now)
+        if grown > 0:
+            self._tell()
         if wait > 0:
             self.limiter.close_for(wait)
         return wait
@@ -60,3 +97,5 @@ class Throughput:
         """The API says another level."""
         self.learned.use_level(level)
         self.follow(self._clock.now())
+        if self._pace is not None:
+            self._pace.tell_level(level)

@@ -28,7 +28,7 @@ from tests._redis import HOST, RedisServer
 from tests.fleet.members import PATIENCE, Fleets, wait_until
 from tests.whatsapp.fakes import OK, RECIPIENT
 from tests.whatsapp.gates.test_fleet import BOB, SECRET, member, send, until
-from tests.whatsapp.gates.test_gates import Api, told
+from tests.whatsapp.gates.test_gates import Api, healthy, told
 
 ROOT = Path(__file__).parents[3]
 QUIET: dict[str, Any] = {"pair_burst": None, "throughput": None}
@@ -94,6 +94,65 @@ def test_what_a_webhook_tells_one_process_keeps_the_messages_of_all_back(fleets:
         assert len(api.payloads) >= asked
         assert await send(sender, BOB) == "accepted"
         assert one.connected
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("observe", "scope"),
+    [
+        (lambda gates: gates.observe_webhook_error(131042, phone_number_id="1", waba_id="2"), "account"),
+        (lambda gates: gates.observe_webhook_error(131048, phone_number_id="1", waba_id="2"), "number"),
+        (lambda gates: gates.observe_webhook_error(4, phone_number_id="1", waba_id="2"), "app"),
+        (lambda gates: gates.observe_restriction(waba_id="2"), "account"),
+    ],
+)
+def test_a_process_without_a_client_closes_the_gates_of_those_that_send(
+    fleets: Fleets, observe: Callable[[Gates], None], scope: str
+) -> None:
+    async def story() -> None:
+        sender, _, api, _ = member(fleets, "a", **QUIET)
+        hears = Gates(fleet=fleets.member("b", secret=SECRET), **QUIET)
+        assert await send(sender) == "accepted"
+        api.health = healthy("BLOCKED")
+        observe(hears)
+        await until(sender, scope, BOB)
+
+    run(story)
+
+
+def test_a_process_without_a_client_knows_nothing_that_is_of_no_use_elsewhere(fleets: Fleets) -> None:
+    ours: dict[str, Any] = {"phone_number_id": "1", "waba_id": "2"}
+    hears = Gates(fleet=fleets.member("b", secret=SECRET), throughput=None)
+    for code in (190, 131047, 132015, 130429):
+        hears.observe_webhook_error(code, **ours, recipient=RECIPIENT)
+    hears.observe_webhook_error(131042, phone_number_id="1")  # of which account it does not tell
+    hears.observe_webhook_error(131056, waba_id="2", recipient=RECIPIENT)
+    hears.observe_restriction()
+    assert [row["scope"] for row in hears.snapshot()] == ["pair", "recipient"]
+    alone = Gates()
+    alone.observe_webhook_error(131042, **ours)
+    alone.observe_restriction(waba_id="2")
+    assert [row["scope"] for row in alone.snapshot()] == ["pair", "recipient"]
+
+
+def test_a_process_without_a_client_slows_the_number_and_the_pair_down(fleets: Fleets) -> None:
+    async def story() -> None:
+        _, gates, _, _ = member(fleets, "a")
+        hears = Gates(fleet=fleets.member("b", secret=SECRET))
+        hears.observe_throughput(20, phone_number_id="1")
+        hears.observe_webhook_error(130429, phone_number_id="1")
+        hears.observe_webhook_error(131056, phone_number_id="1", recipient=RECIPIENT)
+        assert hears.pairs is not None
+        assert hears.pairs.limiter.wait_for("1", RECIPIENT[1:]) > 0
+        pacer = gates.throughput_of("1")
+        assert pacer is not None
+
+        def heard() -> bool:
+            pacer.hear()
+            return pacer.learned.level == 20 and pacer.growth.hits == 1
+
+        await met(heard)
 
     run(story)
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from resilience_core import Bulkhead, Clock, ConfigurationError, Fleet
-from resilience_whatsapp.errors import graph_error
-from resilience_whatsapp.gates._door import Door
+from resilience_whatsapp.errors import GraphError, graph_error
+from resilience_whatsapp.gates._door import ECHO, Door
 from resilience_whatsapp.gates._marks import RECIPIENT_WAITS
 from resilience_whatsapp.gates._pairs import BURST, Pairs
 from resilience_whatsapp.gates._recipients import Recipients, TemplateKey, key_of
-from resilience_whatsapp.gates._routes import Scope, scope_of
+from resilience_whatsapp.gates._routes import FIRST_WAIT, Scope, scope_of
 from resilience_whatsapp.gates._shared import Learnt, SharedGrowths, SharedMarks, SharedOffers, SharedPace
 from resilience_whatsapp.gates._switch import READ_LEASE, REQUEST_LEASE, Switch, breaker_of
 from resilience_whatsapp.gates._throughput import LEVELS, Throughput
@@ -240,10 +240,29 @@ class Gates:
         if scope is Scope.RECIPIENT:  # of all numbers, and once
             self.recipients.learn(key_of(recipient or ""), code, self.recipient_waits.get(code, 0.0), template, None)
             return
-        if waba_id is not None and scope in _OF_ACCOUNTS:
-            phone_number_id = None  # another number of it has the same trouble
-        for door in self._doors_of(phone_number_id, waba_id):
+        if scope in _OF_ACCOUNTS and waba_id is not None:
+            doors = self._doors_of(None, waba_id)  # another number of it has the same trouble
+        else:
+            doors = self._doors_of(phone_number_id, waba_id)
+        for door in doors:
             door.observe(error, recipient or "", template)
+        if not doors and self.shared:
+            self._tell_fleet(error, phone_number_id, waba_id, recipient)
+
+    def _tell_fleet(self, error: GraphError, number: str | None, account: str | None, recipient: str | None) -> None:
+        """Close the gate of a number or an account that no client here has, but perhaps some of other processes."""
+        scope, began = scope_of(error), self.clock.now() - ECHO
+        if scope is Scope.THROUGHPUT:
+            for pacer in self._pacers_of(number):
+                pacer.hit(began, error.retry_after)
+        elif scope is Scope.PAIR:
+            if self.pairs is not None and number and recipient:
+                self.pairs.hit(number, key_of(recipient), began, error.retry_after)
+        else:
+            keys = {Scope.APP: "messages", Scope.NUMBER: number, **dict.fromkeys(_OF_ACCOUNTS, account)}
+            if scope is not None and (key := keys.get(scope)):
+                switch = self.switch(scope, key, latched=scope is not Scope.APP)
+                switch.shut(error.code, FIRST_WAIT.get(error.code or 0))
 
     def observe_restriction(self, *, waba_id: str | None = None, until: float | None = None) -> None:
         """The account is restricted (`account_update`): no message is sent until a probe says otherwise.
@@ -253,8 +272,11 @@ class Gates:
         seconds = None if until is None else until - self.clock.wall()
         if seconds is not None and seconds <= 0:
             return  # webhooks may come days later
-        for door in self._doors_of(None, waba_id):
+        doors = self._doors_of(None, waba_id)
+        for door in doors:
             door.restrict(_RESTRICTED, seconds)
+        if not doors and self.shared and waba_id is not None:
+            self.switch(Scope.ACCOUNT, waba_id, latched=True).shut(_RESTRICTED, seconds)
 
     def observe_throughput(self, level: str | float, *, phone_number_id: str | None = None) -> None:
         """The throughput of a number: `STANDARD`, `HIGH`, or messages a second; another text changes nothing.
@@ -337,7 +359,9 @@ class Gates:
         return [*rows, {**row, **self.recipients.snapshot()}]
 
     def _pacers_of(self, number: str | None) -> list[Throughput]:
-        """Each once, however many clients the number has."""
+        """Each once, however many clients the number has. In a fleet those that send for it may be elsewhere."""
+        if self.shared and number:
+            self.throughput_of(number)
         with self._lock:
             return [pacer for of, pacer in self._pacers.items() if number in (None, of)]
 

@@ -163,7 +163,7 @@ PLANTS = {
         Plant("lost", said_to_be_sent),
         Plant("lost", trouble_is_final),
         Plant("limits", pairs_not_paced, ("--hot", "0.5")),
-        Plant("limits", number_not_paced, ("--throughput", "2")),
+        Plant("limits", number_not_paced, ("--throughput", "4", "--speed", "8")),
         Plant("circuit", limits_open_the_circuit, ("--messages", "2000", "--shortest", "200", "--speed", "10")),
         Plant("circuit", circuit_stays_closed),
     )

@@ -8,11 +8,10 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
-from attrs import evolve
-
 from resilience_core import CircuitOpenError, ConfigurationError
 from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp._closing import Calls, checked_drain
+from resilience_whatsapp._copies import replaced
 from resilience_whatsapp._delivery import Sending, carry, name_of_error
 from resilience_whatsapp._media_ids import MediaIds
 from resilience_whatsapp._opaque import check_opaque_data, join_opaque_data
@@ -183,7 +182,7 @@ class WhatsAppService:
                 raise ConfigurationError(f"{', '.join(keeping)}: for this the service needs outbox=Outbox(...)")
             return await self._calls.run(self._send, record, _with_echo(payload, opaque_data, record.id))
         except ServiceClosedError as error:
-            error.record = evolve(error.record or record, error=name_of_error(error))
+            error.record = replaced(error.record or record, error=name_of_error(error))
             raise
 
     async def send_template_message(
@@ -561,7 +560,7 @@ def _ended(
     wamid: str | None = None,
     error: str | None = None,
 ) -> MessageRecord:
-    return evolve(
+    return replaced(
         record,
         status=status,
         wamid=wamid,

@@ -25,8 +25,9 @@ from typing import Any
 from attrs import field, frozen
 
 from resilience_core import ConfigurationError
+from resilience_whatsapp._copies import replaced
 from resilience_whatsapp._error_table import ErrorClass
-from resilience_whatsapp.outbox._row import OutboxRow, replaced
+from resilience_whatsapp.outbox._row import OutboxRow
 from resilience_whatsapp.records import DELIVERY_RANK, MessageStatus, later_status
 
 Random = Callable[[], float]

@@ -9,16 +9,15 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
-from attrs import evolve
-
 from resilience_core import Clock, ConfigurationError
 from resilience_whatsapp._clock import SYSTEM
+from resilience_whatsapp._copies import replaced
 from resilience_whatsapp._delivery import Sending, carry
 from resilience_whatsapp.errors import InvalidMessageError
 from resilience_whatsapp.outbox import _machine as machine
 from resilience_whatsapp.outbox._drain import Drainer, Gate, Recheck, Sender, accepting, ending_of
 from resilience_whatsapp.outbox._machine import Interval, Rules
-from resilience_whatsapp.outbox._row import IdempotencyKeyError, OutboxRow, OutboxStoreError, digest_of, replaced
+from resilience_whatsapp.outbox._row import IdempotencyKeyError, OutboxRow, OutboxStoreError, digest_of
 from resilience_whatsapp.outbox._store import OutboxStore
 from resilience_whatsapp.records import MessageRecord, MessageStatus
 
@@ -268,11 +267,12 @@ class Outbox:
             after = self._not_accepted(sender, kept, sending, error)
             if after.due is not None and after.kept and isinstance(error, Exception):
                 return after.record()
-            carry(error, evolve(after.record(), duration=self.clock.wall() - started))
+            carry(error, replaced(after.record(), duration=self.clock.wall() - started))
             raise
         rule = accepting(kept, record.wamid or "", sending, self.clock.wall())
-        self.store.post(kept, rule)
-        accepted = evolve(record, started_at=kept.created_at, possible_duplicate=rule(kept).possible_duplicate)
+        after = rule(kept)
+        self.store.post(kept, lambda known: after if known is kept else rule(known))
+        accepted = replaced(record, started_at=kept.created_at, possible_duplicate=after.possible_duplicate)
         sender.tell(accepted, sending)
         return accepted
 

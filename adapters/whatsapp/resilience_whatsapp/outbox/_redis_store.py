@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from resilience_core import ConfigurationError
+from resilience_whatsapp._copies import replaced
 from resilience_whatsapp.outbox._row import (
     UNREADABLE_FOR,
     Codec,
@@ -23,7 +24,6 @@ from resilience_whatsapp.outbox._row import (
     UnreadableRowError,
     body_of,
     hidden,
-    replaced,
     row_of,
 )
 from resilience_whatsapp.outbox._store import Change

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from resilience_whatsapp._copies import replaced
 from resilience_whatsapp._sqlite import Database, Synchronous
 from resilience_whatsapp.outbox._row import (
     UNREADABLE_FOR,
@@ -19,7 +20,6 @@ from resilience_whatsapp.outbox._row import (
     UnreadableRowError,
     body_of,
     hidden,
-    replaced,
     row_of,
 )
 from resilience_whatsapp.outbox._store import TO_LOOK_AT, Change
@@ -29,7 +29,7 @@ T = TypeVar("T")
 _SCHEMA = (
     """
     CREATE TABLE outbox (
-      seq INTEGER PRIMARY KEY AUTOINCREMENT,
+      seq INTEGER PRIMARY KEY,
       id TEXT NOT NULL UNIQUE,
       lane TEXT NOT NULL,
       key TEXT,

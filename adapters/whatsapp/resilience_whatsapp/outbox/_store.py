@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeAlias
 
-from resilience_whatsapp.outbox._row import OutboxRow, replaced
+from resilience_whatsapp._copies import replaced
+from resilience_whatsapp.outbox._row import OutboxRow
 from resilience_whatsapp.records import MessageStatus
 
 Change: TypeAlias = Callable[[OutboxRow], OutboxRow]

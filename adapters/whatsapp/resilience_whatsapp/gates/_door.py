@@ -281,8 +281,11 @@ class Door:
                 switch.breaker.reset(reason="another process found it good")
 
     def _refused(self, switch: Switch, token: str | None, code: int | None) -> None:
-        """The API refused the token: others that have it need not ask. Not if another one has taken its place since."""
-        switch.token = self._token_now()
+        """The API refused the token: others that have it need not ask.
+
+        Not if another one has taken its place since: then the gate opens as soon as somebody comes.
+        """
+        switch.token = self._token_now() if token is None else hash(token)
         if self._learnt is not None and token is not None and token == self._token_text():
             switch.told = True
             self._learnt.refuse(self.number, token, code)

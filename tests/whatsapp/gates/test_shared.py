@@ -795,6 +795,29 @@ def test_a_refusal_of_the_token_of_before_says_nothing_of_the_one_that_took_its_
     run(story)
 
 
+@pytest.mark.parametrize("by_hand", [lambda gates: gates.open("credential"), lambda gates: gates.new_token()])
+def test_what_is_opened_by_hand_is_open_for_all_that_have_the_token_of_any_client(
+    fleets: Fleets, by_hand: Callable[[Gates], None]
+) -> None:
+    async def story() -> None:
+        other, gates, new, _ = member(fleets, "a", **QUIET)
+        new.token = "token-2"
+        api = Api(OK)
+        service = WhatsAppService(ResilientWhatsAppClient(api, gates=gates))  # of the same number
+        elsewhere, _, _, _ = member(fleets, "b", **QUIET)
+        assert {await send(each) for each in (other, service, elsewhere)} == {"accepted"}
+        await refuse(service, api, 190)
+        await until(elsewhere, "credential", RECIPIENT)
+        assert await send(other) == "accepted", "it has another token"
+        assert await send(elsewhere) == "credential", "which says nothing of the first"
+        assert gates.learnt is not None
+        assert gates.learnt.refused("1", "token-1") == 190
+        by_hand(gates)
+        await until(elsewhere, "accepted", RECIPIENT)
+
+    run(story)
+
+
 def test_an_old_refusal_that_others_tell_of_does_not_end_a_slow_start(fleets: Fleets) -> None:
     clock = VirtualClock()
     first, second = pacers(fleets, clock)

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import evolve, frozen
 
@@ -38,8 +38,9 @@ from resilience_core.fleet._link import Request
 from resilience_core.fleet._log import log_failure, log_not_shared
 
 VERSION = 1
-SAID_AT_ONCE = 500
-"""Entries in one change: who tells all that he knows holds Redis up for a few milliseconds at a time."""
+SAID_AT_ONCE = 250
+"""Entries in one change: who tells all that he knows holds Redis up for a few milliseconds at a time. No more than a
+line of the log names (`FIELDS` in keep.lua), or the others would read everything after each."""
 _OWN_FIELDS = ("era", "changes")
 
 
@@ -55,6 +56,10 @@ class _Entry:
 
 def _as_it_is(value: Any) -> Any:
     return value
+
+
+_Word: TypeAlias = tuple[float, str | None]
+"""What is to be said of an entry: from when that is, and the text; None for one that is forgotten."""
 
 
 class SharedStore:
@@ -236,9 +241,9 @@ class SharedEntries(Item):
         self.joined = False
         self.known = False
         self._changes = 0  # of that era, that the copy has
-        self._unsaid: dict[str, str | None] = {}
+        self._unsaid: dict[str, _Word] = {}
         self._clearing = False
-        self._sent: tuple[dict[str, str | None], bool] = ({}, False)
+        self._sent: tuple[dict[str, _Word], bool] = ({}, False)
         self._looked_at = 0.0
         self._waiters: list[AsyncWaiter] = []
 
@@ -252,12 +257,13 @@ class SharedEntries(Item):
     def keep(self, field: str, entry: _Entry, fits: bool) -> None:
         """Take over an entry, and tell the others if that can be."""
         with self._lock:
-            if self._store.makes_room and field not in self.entries:
-                self._make_room()
-            self._put(field, entry)
+            if self._store.makes_room:
+                self._make_room(field)
+            known = self.entries.get(field)
+            self._put(field, entry if known is None else evolve(entry, shared=known.shared))
             self._bound()
             # What the others have of it is out of date in any case.
-            self._unsaid[field] = entry.text if fits else None
+            self._unsaid[field] = entry.at, entry.text if fits else None
         self._speak()
 
     def seed(self, field: str, entry: _Entry) -> None:
@@ -270,24 +276,28 @@ class SharedEntries(Item):
         self.entries[field] = entry
         self._soonest = min(self._soonest, entry.until)
 
-    def _make_room(self) -> None:
+    def _make_room(self, new: str) -> None:
         """So many at once that looking for them costs little for each new one."""
         most = self._store.max_entries
-        if len(self.entries) >= most:
-            ending = heapq.nsmallest(max(1, most // 100), self.entries.items(), key=lambda each: each[1].until)
-            for field, entry in ending:
+        over = len(self.entries) + (new not in self.entries) - most  # by more than one where the store was full, too
+        if over > 0:
+            count = over - 1 + max(1, most // 100)
+            for field, entry in heapq.nsmallest(count, self.entries.items(), key=lambda each: each[1].until):
                 del self.entries[field]
                 if entry.shared:
-                    self._unsaid[field] = None
+                    self._unsaid[field] = entry.at, None
                 else:  # nobody has heard of it; where it is just under way, it ends with its life
                     self._unsaid.pop(field, None)
 
     def _bound(self) -> None:
-        """Without the fleet nobody else keeps the copy small."""
+        """Without the fleet nobody else keeps the copy small, nor what is to be said."""
         if len(self.entries) > self._store.max_entries:
-            now = self._store.clock.wall()
-            alive = [each for each in self.entries.items() if each[1].until > now]
+            now, before = self._store.clock.wall(), self.entries
+            alive = [each for each in before.items() if each[1].until > now]
             self.entries = dict(alive[-self._store.max_entries :])
+            for field in before.keys() - self.entries.keys():
+                if not before[field].shared:
+                    self._unsaid.pop(field, None)
 
     def drop(self, field: str) -> None:
         """Forget one."""
@@ -295,7 +305,7 @@ class SharedEntries(Item):
             known = self.entries.pop(field, None)
             # Of what was never here, who is away for long remembers so much and no more.
             if known is not None or field in self._unsaid or len(self._unsaid) < self._store.max_entries:
-                self._unsaid[field] = None
+                self._unsaid[field] = self._store.clock.wall(), None
         self._speak()
 
     def clear(self) -> None:
@@ -343,8 +353,8 @@ class SharedEntries(Item):
                 del self._unsaid[field]
             clearing, self._clearing = self._clearing, False
             self._sent = (said, clearing)
-        gone = [field for field, text in said.items() if text is None]
-        kept = [part for field, text in said.items() if text is not None for part in (field, text)]
+        gone = [field for field, (_, text) in said.items() if text is None]
+        kept = [part for field, (_, text) in said.items() if text is not None for part in (field, text)]
         lives = round(1000 * max(self._fleet.ttl, store.lives))
         options = (store.max_entries, store.max_bytes, self.channels[0], len(gone))
         args = (self._era, int(clearing), draw(), lives, *options, *gone, *kept)
@@ -352,10 +362,9 @@ class SharedEntries(Item):
 
     def _drop_lapsed(self, now: float) -> None:
         if now >= self._soonest:
-            lapsed = [field for field, entry in self.entries.items() if now >= entry.until]
-            for field in lapsed:
+            for field, entry in [each for each in self.entries.items() if now >= each[1].until]:
                 del self.entries[field]
-                self._unsaid[field] = None
+                self._unsaid[field] = entry.at, None
             self._soonest = min((entry.until for entry in self.entries.values()), default=math.inf)
 
     def _changed(self, reply: Any, sent: float, received: float) -> None:
@@ -379,15 +388,15 @@ class SharedEntries(Item):
                 self.known = False  # others have changed something, too
             for field in said:
                 entry = self.entries.get(field)
-                if entry is not None and field not in refused:
-                    self.entries[field] = evolve(entry, shared=True)
+                if entry is not None:
+                    self.entries[field] = evolve(entry, shared=field not in refused)
         if refused:
             log_not_shared(self._store.name, "max_entries or max_bytes would be exceeded")
 
     def _offer(self, but: Container[str] = ()) -> None:
         """Say all that is in the copy, for the store has nothing of it."""
         offered = {
-            field: entry.text
+            field: (entry.at, entry.text)
             for field, entry in self.entries.items()
             if field not in but and len(entry.text) <= self._store.max_bytes
         }
@@ -427,19 +436,17 @@ class SharedEntries(Item):
         self._wake()
 
     def _merge(self, heard: Mapping[str, _Entry | None], gone: Iterable[str]) -> None:
-        """Bring the copy up to date; of what is to be said, what was fetched last counts."""
-        for field in [field for field, text in self._unsaid.items() if text is not None]:
-            theirs = heard.get(field)
-            mine = self.entries.get(field)
-            if theirs is not None and mine is not None and (theirs.at > mine.at or theirs.text == mine.text):
-                del self._unsaid[field]
+        """Bring the copy up to date; of what is to be said, what was fetched or forgotten last counts."""
         for field in gone:
             known = self.entries.get(field)
             if known is not None and known.shared and field not in self._unsaid:
                 del self.entries[field]
         for field, entry in heard.items():
             if field in self._unsaid:
-                continue
+                at, text = self._unsaid[field]
+                if entry is None or (entry.at <= at and entry.text != text):
+                    continue
+                del self._unsaid[field]
             if entry is None:
                 self.entries.pop(field, None)
             else:

@@ -1,7 +1,7 @@
 """The agent's connections to Redis: one for scripts, one for news. Redis-py does the talking.
 
-Only `EVALSHA` with one key, `EVAL` where the server does not know a script, and `SUBSCRIBE`. A connection on
-which anything failed is closed and never used again.
+Only `EVALSHA` with the keys of one object, `EVAL` where the server does not know a script, and `SUBSCRIBE`. A
+connection on which anything failed is closed and never used again.
 """
 
 from __future__ import annotations

@@ -81,14 +81,16 @@ def test_who_is_too_far_behind_is_told_all_and_the_log_is_bounded(fleets: Fleets
     assert fleets.client.ttl(log(fleets)) > 86_000
 
 
-def test_a_change_of_very_many_entries_is_not_in_the_log(fleets: Fleets) -> None:
+def test_a_change_of_very_many_entries_is_not_in_the_log(fleets: Fleets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody makes one."""
+    monkeypatch.setattr("resilience_core.fleet._store.SAID_AT_ONCE", 2 * LINES)
     first, second = stores(fleets, 2)
     write(first, a=1)
     with first._share._lock:  # so that the agent says all of them at once
         for number in range(LINES + 1):
             field, entry = first._field(str(number)), first._entry(number, first.clock.wall(), False)
             first._share._put(field, entry)
-            first._share._unsaid[field] = entry.text
+            first._share._unsaid[field] = entry.at, entry.text
     first.fleet.agent.wake()
     settled(first)
     assert len(look(first, first._share._changes - 1)) == 3
@@ -188,6 +190,7 @@ def test_what_fills_more_than_one_change_is_told_in_several(fleets: Fleets, redi
         proxy.heal()
         wait_until(lambda: len(first) == SAID_AT_ONCE + 20)
     assert first._share._changes == 2
+    assert changed(look(first, 0)) == SAID_AT_ONCE + 20, "and the others need not read everything"
 
 
 def test_what_has_ended_leaves_redis_also_when_it_is_much_and_an_answer_is_lost(fleets: Fleets) -> None:
@@ -202,7 +205,7 @@ def test_what_has_ended_leaves_redis_also_when_it_is_much_and_an_answer_is_lost(
     alone = stores(fleets, 1, lives=60, clock=clock, max_entries=3 * SAID_AT_ONCE)[0]
     with alone._share._lock:
         field = alone._field("new")
-        alone._share._unsaid[field] = alone._entry(1, clock.wall(), False).text
+        alone._share._unsaid[field] = clock.wall(), alone._entry(1, clock.wall(), False).text
         alone._share._put(field, alone._entry(1, clock.wall(), False))
         alone._share._drop_lapsed(clock.wall())
     assert len(alone) == 1
@@ -225,7 +228,8 @@ def test_a_change_that_was_lost_is_told_again_with_what_had_ended() -> None:
     store.set("new", 1, clock.wall())
     share.requests(0.0)
     share.lost(0.0)
-    assert share._unsaid == {store._field("new"): share.entries[store._field("new")].text, store._field("old"): None}
+    new = share.entries[store._field("new")]
+    assert share._unsaid == {store._field("new"): (new.at, new.text), store._field("old"): (new.at - 60, None)}
 
 
 def test_who_is_away_for_long_remembers_so_much_of_what_he_never_had_and_no_more() -> None:
@@ -282,8 +286,8 @@ def test_what_the_copy_has_no_room_for_does_not_disturb_what_is_heard() -> None:
     fields = [store._field(name).encode() for name in "abc"]
     share = store._share
     share._read([b"era", 1, [fields[0], b"1:" + theirs, fields[2], b"1:" + theirs]], 0.0, 0.0)
-    assert [value(store, name) for name in "abc"] == [None, 1, 2]
-    assert list(share._unsaid) == [field.decode() for field in fields[:2]]
+    assert [value(store, name) for name in "abc"] == [2, 1, 2]
+    assert list(share._unsaid) == [fields[1].decode()]
 
 
 def test_what_made_room_before_anybody_heard_of_it_is_not_remembered() -> None:
@@ -362,3 +366,73 @@ def test_what_is_gone_by_the_log_stays_where_it_was_never_shared_or_is_to_be_sai
     share._read([b"era", 2, [], fields], 0.0, 0.0)
     assert sorted(share.entries) == sorted(field.decode() for field in fields[1:3])
     assert share._changes == 2
+
+
+def turns(**options: Any) -> tuple[SharedStore, VirtualClock]:
+    """A store of which the test is the agent and Redis; it was told an empty one."""
+    clock = VirtualClock()
+    fleet = RedisFleet("redis://127.0.0.1:1")
+    fleet.agent.attach = lambda item: True  # type: ignore[method-assign]
+    store = SharedStore("turns", fleet=fleet, clock=clock, **options)
+    store._share._read([b"era", 0], 0.0, 0.0)
+    return store, clock
+
+
+def hear(store: SharedStore, name: str, value: Any, at: float) -> None:
+    """Another member has set it at that time."""
+    text = store._entry(value, at, False).text.encode()
+    store._share._read([b"era", 9, [store._field(name).encode(), b"9:" + text], []], 0.0, 0.0)
+
+
+def test_what_was_forgotten_before_others_set_it_anew_is_not_forgotten_after_an_outage() -> None:
+    store, clock = turns(lives=60)
+    share = store._share
+    for name in ("early", "late", "ended"):
+        store.set(name, "old", clock.wall())
+    share.requests(0.0)[0].answer([1, b"era", 0, 1, []], 0.0, 0.0)
+    clock.advance(50)
+    share.lost(0.0)
+    store.delete("early")
+    clock.advance(5)
+    anew = clock.wall()
+    clock.advance(5)
+    store.delete("late")
+    share._drop_lapsed(clock.wall())
+    for name in ("early", "late", "ended"):
+        hear(store, name, "new", anew)
+    assert [value(store, name) for name in ("early", "late", "ended")] == ["new", None, "new"]
+    assert list(share._unsaid) == [store._field("late")]
+
+
+def test_of_what_the_copy_has_no_room_for_nothing_waits_to_be_said() -> None:
+    store, clock = turns(max_entries=3)
+    store._share.lost(0.0)
+    for number in range(50):
+        store.set(str(number), number, clock.wall())
+    assert len(store) == len(store._share._unsaid) == 3
+
+
+@pytest.mark.parametrize("name", ["one more", "0"])
+def test_a_copy_that_has_too_much_gives_up_what_ends_first_and_tells_it(name: str) -> None:
+    """As after an outage in which others filled the store, too."""
+    store, clock = turns(max_entries=4, makes_room=True)
+    for number in range(6):
+        hear(store, str(number), number, clock.wall() - number)
+    assert len(store) == 6
+    store.set(name, "x", clock.wall())
+    assert [value(store, str(number)) for number in (1, 2, 5)] == [1, 2, None]
+    assert len(store) <= 4
+    assert {store._field(gone) for gone in ("4", "5")} <= store._share._unsaid.keys()
+
+
+def test_what_takes_the_place_of_a_shared_entry_and_makes_room_is_forgotten_by_all() -> None:
+    store, clock = turns(max_entries=2, makes_room=True)
+    hear(store, "a", 1, clock.wall() - 1)
+    store.set("a", 2, clock.wall(), lives=5)
+    for name in "bc":
+        store.set(name, 1, clock.wall())
+    assert value(store, "a") is None
+    assert store._field("a") in store._share._unsaid, "else the store's word of before would come back"
+    share = store._share
+    share.requests(0.0)[0].answer([1, b"era", 9, 10, [store._field("b").encode()]], 0.0, 0.0)
+    assert [share.entries[store._field(name)].shared for name in "bc"] == [False, True]

@@ -20,8 +20,17 @@ from resilience_core.testing import FaultProxy, VirtualClock
 from resilience_whatsapp import GateClosedError, Gates, ResilientWhatsAppClient, WhatsAppService
 from resilience_whatsapp.gates._marks import MOST
 from resilience_whatsapp.gates._pairs import Pairs
+from resilience_whatsapp.gates._recipients import Recipients
 from resilience_whatsapp.gates._routes import Scope
-from resilience_whatsapp.gates._shared import LONGEST, SERIES, Learnt, SharedGrowths, SharedMarks, SharedPace
+from resilience_whatsapp.gates._shared import (
+    LONGEST,
+    SERIES,
+    Learnt,
+    SharedGrowths,
+    SharedMarks,
+    SharedOffers,
+    SharedPace,
+)
 from resilience_whatsapp.gates._throughput import Throughput
 from resilience_whatsapp.messages import FlowMessage, TemplateMessage
 from tests._redis import HOST, RedisServer
@@ -717,3 +726,116 @@ def test_one_process_receives_the_webhook_and_another_one_sends(redis_server: Re
         assert set(before) <= {"sent"}
         assert last == "kept back 131026"
     assert (sender.returncode, receiver.returncode) == (0, 0)
+
+
+# --- what was found by looking for it ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "observe",
+    [
+        lambda gates: gates.observe_webhook_error(131042, phone_number_id="9", waba_id="2"),
+        lambda gates: gates.observe_restriction(waba_id="2"),
+    ],
+)
+def test_a_process_whose_client_knows_no_account_closes_its_gate_for_those_that_do(
+    fleets: Fleets, observe: Callable[[Gates], None]
+) -> None:
+    async def story() -> None:
+        sender, _, api, _ = member(fleets, "a", **QUIET)
+        hears, nameless = Gates(fleet=fleets.member("b", secret=SECRET), **QUIET), Api(OK)
+        nameless.phone_number_id, nameless.waba_id = "9", None
+        door = hears.attach(nameless)
+        assert await send(sender) == "accepted"
+        api.health = healthy("BLOCKED")
+        observe(hears)
+        assert await door.wait(BOB, None) > 0, "it may be of that account"
+        await until(sender, "account", BOB)
+
+    run(story)
+
+
+def test_the_pace_of_a_process_that_only_hears_what_comes_in_recovers_and_is_that_of_all(fleets: Fleets) -> None:
+    clock = VirtualClock()
+    first, second = pacers(fleets, clock)
+    ceiling = first.learned.ceiling
+    first.hit(clock.now(), None)
+    assert first.limiter.rate < ceiling
+    clock.advance(120)
+    first.came_in()
+    assert first.limiter.rate == pytest.approx(ceiling)
+    assert not first.moving
+    second.use_level(1_000.0)
+
+    def came_in() -> bool:
+        first.came_in()
+        return first.limiter.rate == pytest.approx(850.0)
+
+    wait_until(came_in)
+
+
+def test_a_refusal_of_the_token_of_before_says_nothing_of_the_one_that_took_its_place(fleets: Fleets) -> None:
+    async def story() -> None:
+        service, gates, api, _ = member(fleets, "a", **QUIET)
+        assert await send(service) == "accepted"
+        before = api._next
+
+        def replaced() -> Any:
+            api.token = "token-2"
+            return before()
+
+        api._next = replaced
+        await refuse(service, api, 190)
+        api._next = before
+        assert await send(service) == "accepted"
+        assert api.probes == [], "nobody had to look"
+        assert gates.learnt is not None
+        assert gates.learnt.refused("1", "token-2") is None
+
+    run(story)
+
+
+@pytest.mark.parametrize("by_hand", [lambda gates: gates.open("credential"), lambda gates: gates.new_token()])
+def test_what_is_opened_by_hand_is_open_for_all_that_have_the_token_of_any_client(
+    fleets: Fleets, by_hand: Callable[[Gates], None]
+) -> None:
+    async def story() -> None:
+        other, gates, new, _ = member(fleets, "a", **QUIET)
+        new.token = "token-2"
+        api = Api(OK)
+        service = WhatsAppService(ResilientWhatsAppClient(api, gates=gates))  # of the same number
+        elsewhere, _, _, _ = member(fleets, "b", **QUIET)
+        assert {await send(each) for each in (other, service, elsewhere)} == {"accepted"}
+        await refuse(service, api, 190)
+        await until(elsewhere, "credential", RECIPIENT)
+        assert await send(other) == "accepted", "it has another token"
+        assert await send(elsewhere) == "credential", "which says nothing of the first"
+        assert gates.learnt is not None
+        assert gates.learnt.refused("1", "token-1") == 190
+        by_hand(gates)
+        await until(elsewhere, "accepted", RECIPIENT)
+
+    run(story)
+
+
+def test_an_old_refusal_that_others_tell_of_does_not_end_a_slow_start(fleets: Fleets) -> None:
+    clock = VirtualClock()
+    first, second = pacers(fleets, clock)
+    first.hit(clock.now(), None)
+    hear_until(second, lambda: second.growth.hits == 1)
+    clock.advance(100)
+    second.restart()
+    slow = second.learned.rate(clock.now())
+    assert slow < 0.2 * second.learned.ceiling
+    first.succeeded(clock.now())
+    hear_until(second, lambda: second.growth.hits == 0)
+    assert second.learned.rate(clock.now()) == pytest.approx(slow)
+
+
+def test_templates_leave_room_for_what_is_learnt_of_numbers() -> None:
+    clock = VirtualClock()
+    learnt = alone(clock)
+    gate = Recipients("recipients", clock=clock, marketing=SharedOffers(learnt.numbers, clock))
+    for number in range(1_500):
+        gate.learn("1", 131049, 60.0, (f"offer {number}", "fr"), None)
+    assert len(learnt.numbers) == 1_000

@@ -281,8 +281,11 @@ class Door:
                 switch.breaker.reset(reason="another process found it good")
 
     def _refused(self, switch: Switch, token: str | None, code: int | None) -> None:
-        """The API refused the token: others that have it need not ask. Not if another one has taken its place since."""
-        switch.token = self._token_now()
+        """The API refused the token: others that have it need not ask.
+
+        Not if another one has taken its place since: then the gate opens as soon as somebody comes.
+        """
+        switch.token = self._token_now() if token is None else hash(token)
         if self._learnt is not None and token is not None and token == self._token_text():
             switch.told = True
             self._learnt.refuse(self.number, token, code)
@@ -449,21 +452,34 @@ class Door:
 
     def _look_at_token(self, switch: Switch) -> None:
         if switch.token is not None and self._token_now() != switch.token:
-            self.new_token()
+            self._begin_anew()
 
-    def new_token(self) -> None:
+    def _begin_anew(self) -> None:
         """There is another token: what the old one lacked says nothing of it."""
         for (scope, _), switch in self._switches.items():
             if scope in (Scope.CREDENTIAL, Scope.PERMISSION) and not switch.breaker.at_rest():
                 switch.breaker.reset(reason="a new token")
-                self._accepted(switch)
+                switch.told = False
+
+    def _vouch(self) -> None:
+        """Somebody says that the token is good: so it is for all that have it, whoever found it refused."""
+        token = self._token_text()
+        if self._learnt is not None and token is not None and self._learnt.refused(self.number, token) is not None:
+            self._learnt.accept(self.number, token)
+
+    def new_token(self) -> None:
+        """By hand."""
+        self._vouch()
+        self._begin_anew()
 
     def open(self, scope: Scope) -> None:
         """By hand."""
+        if scope is Scope.CREDENTIAL:
+            self._vouch()
         for (of, _), switch in self._switches.items():
             if of is scope:
                 switch.breaker.reset(reason="opened by hand")
-                self._accepted(switch)
+                switch.told = False
 
     # --- looking in ------------------------------------------------------------------------------------------------
 

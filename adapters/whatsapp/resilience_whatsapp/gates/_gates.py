@@ -240,17 +240,17 @@ class Gates:
         if scope is Scope.RECIPIENT:  # of all numbers, and once
             self.recipients.learn(key_of(recipient or ""), code, self.recipient_waits.get(code, 0.0), template, None)
             return
-        if scope in _OF_ACCOUNTS and waba_id is not None:
-            doors = self._doors_of(None, waba_id)  # another number of it has the same trouble
-        else:
-            doors = self._doors_of(phone_number_id, waba_id)
+        of_account = scope in _OF_ACCOUNTS and waba_id is not None
+        # Another number of the account has the same trouble.
+        doors = self._doors_of(None if of_account else phone_number_id, waba_id)
         for door in doors:
             door.observe(error, recipient or "", template)
-        if not doors and self.shared:
+        # Whoever does not know its account may be of it, and may not.
+        if self.shared and not [door for door in doors if not of_account or door.account == waba_id]:
             self._tell_fleet(error, phone_number_id, waba_id, recipient)
 
     def _tell_fleet(self, error: GraphError, number: str | None, account: str | None, recipient: str | None) -> None:
-        """Close the gate of a number or an account that no client here has, but perhaps some of other processes."""
+        """Close the gate of a number or an account that no client here has for sure, but perhaps some elsewhere."""
         scope, began = scope_of(error), self.clock.now() - ECHO
         if scope is Scope.THROUGHPUT:
             for pacer in self._pacers_of(number):
@@ -275,7 +275,7 @@ class Gates:
         doors = self._doors_of(None, waba_id)
         for door in doors:
             door.restrict(_RESTRICTED, seconds)
-        if not doors and self.shared and waba_id is not None:
+        if self.shared and waba_id is not None and not any(door.account == waba_id for door in doors):
             self.switch(Scope.ACCOUNT, waba_id, latched=True).shut(_RESTRICTED, seconds)
 
     def observe_throughput(self, level: str | float, *, phone_number_id: str | None = None) -> None:

@@ -58,7 +58,8 @@ class LearnedRate:
     def resume(self, share: float, at: float) -> None:
         """A hit that was met elsewhere left this share of the level."""
         self._cut_rate, self._cut_at = share * self.level, at
-        self._started = float("-inf")
+        if at >= self._started:
+            self._started = float("-inf")
 
     def restart(self, now: float) -> None:
         """Begin slowly: the API has just come back."""

@@ -142,7 +142,7 @@ class SharedOffers:
         return isinstance(template, tuple) and self._store.get(_key("offer", *template)) is not None
 
     def __len__(self) -> int:
-        return 0  # the store keeps it small
+        return len(self._store)  # of all kinds, so that templates leave room for the others
 
     def add(self, template: tuple[str, str]) -> None:
         """It met a code that only marketing meets."""

@@ -90,6 +90,9 @@ class Throughput:
 
     def came_in(self) -> None:
         """A message came in. The limit is about one second: more than that of them is not held against sends."""
+        self.hear()  # who never sends follows nothing else, and each would count for more than it is
+        if self.moving:
+            self.follow(self._clock.now())
         if self.limiter.wait_for() < _INBOUND_AHEAD:
             self.limiter.spend()
 

@@ -133,6 +133,8 @@ def test_a_log_that_names_what_is_no_entry_or_too_much_leads_to_no_more_than_a_l
     fleets.client.hset(log(fleets), str(last), "era,changes,nobody")
     reply = look(store, last - 1)
     assert (changed(reply), reply[3]) == (0, [b"nobody"])
+    fleets.client.hset(log(fleets), str(last), "x0,x1,x2,x3")
+    assert len(look(store, last - 1)) == 3, "as many as all may be: then all are told"
     for number in range(4):
         fleets.client.hset(key(fleets), f"x{number}", "1:{}")
     fleets.client.hset(log(fleets), str(last), "x0,x1,x2,x3")

@@ -51,7 +51,7 @@ class _Entry:
     until: float
     text: str
     shared: bool
-    """Whether the store has it."""
+    """Whether the store has it, or one in its place that is out of date."""
 
 
 def _as_it_is(value: Any) -> Any:
@@ -260,7 +260,8 @@ class SharedEntries(Item):
             if self._store.makes_room:
                 self._make_room(field)
             known = self.entries.get(field)
-            self._put(field, entry if known is None else evolve(entry, shared=known.shared))
+            # Of what is forgotten here and not told yet, the store has something, too.
+            self._put(field, evolve(entry, shared=field in self._unsaid if known is None else known.shared))
             self._bound()
             # What the others have of it is out of date in any case.
             self._unsaid[field] = entry.at, entry.text if fits else None
@@ -290,14 +291,12 @@ class SharedEntries(Item):
                     self._unsaid.pop(field, None)
 
     def _bound(self) -> None:
-        """Without the fleet nobody else keeps the copy small, nor what is to be said."""
-        if len(self.entries) > self._store.max_entries:
-            now, before = self._store.clock.wall(), self.entries
-            alive = [each for each in before.items() if each[1].until > now]
-            self.entries = dict(alive[-self._store.max_entries :])
-            for field in before.keys() - self.entries.keys():
-                if not before[field].shared:
-                    self._unsaid.pop(field, None)
+        """Of what the store does not have, nobody else keeps the copy small, nor what is to be said."""
+        most = self._store.max_entries
+        if len(self.entries) > most:
+            for field in [field for field, entry in self.entries.items() if not entry.shared][:-most]:
+                del self.entries[field]
+                self._unsaid.pop(field, None)
 
     def drop(self, field: str) -> None:
         """Forget one."""
@@ -445,6 +444,9 @@ class SharedEntries(Item):
             if field in self._unsaid:
                 at, text = self._unsaid[field]
                 if entry is None or (entry.at <= at and entry.text != text):
+                    mine = self.entries.get(field)
+                    if mine is not None:
+                        self.entries[field] = evolve(mine, shared=True)
                     continue
                 del self._unsaid[field]
             if entry is None:

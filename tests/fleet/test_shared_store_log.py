@@ -133,6 +133,8 @@ def test_a_log_that_names_what_is_no_entry_or_too_much_leads_to_no_more_than_a_l
     fleets.client.hset(log(fleets), str(last), "era,changes,nobody")
     reply = look(store, last - 1)
     assert (changed(reply), reply[3]) == (0, [b"nobody"])
+    fleets.client.hset(log(fleets), str(last), "x0,x1,x2,x3")
+    assert len(look(store, last - 1)) == 3, "as many as all may be: then all are told"
     for number in range(4):
         fleets.client.hset(key(fleets), f"x{number}", "1:{}")
     fleets.client.hset(log(fleets), str(last), "x0,x1,x2,x3")
@@ -436,3 +438,33 @@ def test_what_takes_the_place_of_a_shared_entry_and_makes_room_is_forgotten_by_a
     share = store._share
     share.requests(0.0)[0].answer([1, b"era", 9, 10, [store._field("b").encode()]], 0.0, 0.0)
     assert [share.entries[store._field(name)].shared for name in "bc"] == [False, True]
+
+
+def test_what_the_store_has_stays_in_the_copy_when_there_is_too_much_of_its_own() -> None:
+    store, clock = turns(max_entries=3)
+    for name in "abc":
+        hear(store, name, 1, clock.wall())
+    store._share.lost(0.0)
+    for number in range(9):
+        store.set(str(number), number, clock.wall())
+    assert [value(store, name) for name in "abc"] == [1, 1, 1]
+    assert [value(store, str(number)) for number in (5, 6, 8)] == [None, 6, 8]
+
+
+@pytest.mark.parametrize("heard_meanwhile", [False, True])
+def test_what_made_room_is_told_where_the_store_has_one_of_before(heard_meanwhile: bool) -> None:
+    """Else the others would have it for ever, and this one not: it is gone here, and no change."""
+    store, clock = turns(max_entries=2, makes_room=True)
+    store._share.lost(0.0)
+    if heard_meanwhile:
+        store.set("a", 2, clock.wall(), lives=5)
+        hear(store, "a", 1, clock.wall() - 1)
+        assert value(store, "a") == 2, "it is later"
+    else:
+        hear(store, "a", 1, clock.wall() - 1)
+        store.delete("a")
+        store.set("a", 2, clock.wall(), lives=5)
+    for name in "bc":
+        store.set(name, 1, clock.wall())
+    assert value(store, "a") is None
+    assert store._share._unsaid[store._field("a")] == (clock.wall(), None)

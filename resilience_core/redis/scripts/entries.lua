@@ -36,11 +36,11 @@ local function by_log()
     if not line or #line > LONGEST then return false end
     for field in string.gmatch(line, '[^,]+') do
       if not seen[field] and field ~= 'era' and field ~= 'changes' then
-        seen[field] = true
+        seen[field], count = true, count + 1
         local text = redis.call('HGET', KEYS[1], field)
+        size = size + (text and #field + #text or 0)
+        if count > most or size > room then return false end  -- to read all is no more
         if text then
-          count, size = count + 1, size + #field + #text
-          if count > most or size > room then return false end
           changed[#changed + 1] = field
           changed[#changed + 1] = text
         else

@@ -6,7 +6,8 @@
 --          milliseconds to live, most entries, most bytes, channel, how many fields are dropped, these fields, then
 --          field and JSON of each entry
 -- Answers  {1, era, changes before, changes after, {fields for which there was no room}}, {0} for another era
-local LINES, FIELDS, COUNTED = 256, 256, 1024  -- in a log, in a line, changes from one count to the next
+-- In a log, in a line (what a member says at once fits, see `SAID_AT_ONCE`), changes from one count to the next.
+local LINES, FIELDS, COUNTED = 256, 256, 1024
 local era = redis.pcall('HGET', KEYS[1], 'era')
 if type(era) == 'table' then
   if not string.find(era['err'], 'WRONGTYPE', 1, true) then return era end

@@ -1097,3 +1097,39 @@ def test_an_outbox_queues_a_message_that_a_gate_keeps_back() -> None:
             assert len(api.payloads) == 1
 
     run(story)
+
+
+@pytest.mark.parametrize("asked_between", [False, True])
+def test_late_refusals_of_a_token_that_was_replaced_do_not_keep_the_new_one_back(asked_between: bool) -> None:
+    class Slow(Api):
+        """Answers what was asked with the first token when it is told to."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.turns: list[asyncio.Event] = []
+
+        async def send_message(self, payload: Mapping[str, Any]) -> Any:
+            if self.token == "token-1":
+                self.turns.append(asyncio.Event())
+                await self.turns[-1].wait()
+                raise told(190)
+            return await super().send_message(payload)
+
+    async def story() -> None:
+        api = Slow()
+        stage = Stage(api=api)
+        sends = [asyncio.create_task(stage.send()) for _ in range(2)]
+        while len(api.turns) < 2:
+            await asyncio.sleep(0)
+        api.turns[0].set()
+        await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED)
+        api.token = "token-2"
+        if asked_between:
+            await stage.send(BOB)
+        api.turns[1].set()
+        await asyncio.wait(sends)
+        assert await stage.send(CARL) == "accepted"
+        assert api.probes == [], "nobody had to look"
+        assert [str(send.exception()) for send in sends]
+
+    run(story)

@@ -152,7 +152,9 @@ class Door:
                 break
         else:
             quiet = pacer is None or not pacer.moving
+        token: str | None = None
         if quiet:  # the usual case, in as few steps as can be: nothing is shut, and nothing would wait
+            token = self._token_text()
             try:
                 if pacer is not None:
                     turn = pacer.limiter.enter((), _NO_KWARGS)
@@ -169,7 +171,10 @@ class Door:
         try:
             answer = await request(payload, *args)
         except BaseException as error:
-            self._failed(visit or self._visit(payload, began), error)
+            if visit is None:
+                visit = self._visit(payload, began)
+                visit.token = token
+            self._failed(visit, error)
             raise
         if visit is not None:
             self._settle(visit)

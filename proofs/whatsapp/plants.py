@@ -15,6 +15,13 @@ def _put(owner: Any, name: str, value: Any) -> None:
     setattr(owner, name, value)
 
 
+def _gates_with(**changed: Any) -> None:
+    from resilience_whatsapp.gates import _gates
+
+    init = _gates.Gates.__init__
+    _put(_gates.Gates, "__init__", lambda self, **options: init(self, **{**options, **changed}))
+
+
 def unknown_is_sent_again() -> None:
     """What nobody answered is taken for what was not sent."""
     from resilience_whatsapp.outbox import _machine
@@ -80,29 +87,14 @@ def trouble_is_final() -> None:
 
 def pairs_not_paced() -> None:
     """As many messages to one user as there are."""
-    from resilience_whatsapp.gates import _gates
-
-    init = _gates.Gates.__init__
-
-    def without(self: Any, **options: Any) -> None:
-        options["pair_burst"] = None
-        init(self, **options)
-
-    _put(_gates.Gates, "__init__", without)
+    _gates_with(pair_burst=None)
 
 
 def number_not_paced() -> None:
     """As many messages as there are, queued or not; and that the limit of the number was met keeps none back."""
-    from resilience_whatsapp.gates import _gates
     from resilience_whatsapp.outbox import _drain, _machine, _pace
 
-    init = _gates.Gates.__init__
-
-    def without(self: Any, **options: Any) -> None:
-        options["throughput"] = None
-        init(self, **options)
-
-    _put(_gates.Gates, "__init__", without)
+    _gates_with(throughput=None)
     _put(_drain.Drainer, "learn", lambda *args: None)
     _put(_machine, "MAX_THROTTLE_WAIT", 0.0)
     _put(_pace.Pace, "grant", lambda self, now, most: most)

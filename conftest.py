@@ -1,6 +1,7 @@
 """The code blocks of README and docs are tests. Those that share state find a real Redis in `REDIS_URL`."""
 
 import gc
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -10,6 +11,12 @@ from sybil.sybil import SybilCollection
 
 from tests._redis import HOST, RedisServer
 from tests._redis import redis_server as redis_server  # noqa: PLC0414 - a fixture for all tests
+
+
+def pytest_configure() -> None:
+    """What a script starts in its background ignores Ctrl-C, and so would the programs that tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -40,13 +40,25 @@ def clear_at(member: Member, at: int) -> None:
     member.stores["values"].clear()
 
 
-def put_at(member: Member, at: int) -> bool:
-    """Set a value at about that moment; whether this member had not heard by then that all is to be forgotten."""
+def era_of(member: Member) -> str:
+    """The era that the member's copy is of."""
+    return member.stores["values"]._share._era
+
+
+def put_at(member: Member, at: int, era: str) -> bool:
+    """Set a value at about that moment; whether this member was still in that era then: it had not heard that all is to
+    be forgotten."""
     store = member.stores["values"]
-    era = store._share._era
     sleep_until(at + (member.index % 8) * 250_000)
     store.set(f"of {member.index}", "old", time.time())
     return store._share._era == era
+
+
+def hear(member: Member, era: str) -> None:
+    """Wait until the member knows that another era has begun; 10 s at most, long before it looks by itself."""
+    end = time.monotonic() + 10.0
+    while era_of(member) == era and time.monotonic() < end:
+        time.sleep(0.0005)
 
 
 def has(member: Member, keys: list[str]) -> int:
@@ -74,14 +86,19 @@ def values(stage: Stage) -> list[Row]:
         crew.all(flush)
         who = number % crew.size
         others = [index for index in stage.members if index != who]
+        # Asked for before: who is slow may be told to put something when all has been forgotten.
+        eras = crew.all(era_of)
         at = time.monotonic_ns() + 50_000_000
         crew.tell(who, clear_at, at=at)
         for index in others:
-            crew.tell(index, put_at, at=at)
+            crew.tell(index, put_at, at=at, era=eras[index])
         before = crew.answers(others)
         crew.answers([who])
+        crew.all(flush)  # all have told what they had to tell
+        for index in stage.members:
+            crew.tell(index, hear, era=eras[index])
+        crew.answers(stage.members)
         crew.all(flush)
-        crew.all(flush)  # what the first has written is known to all
         keys = [f"of {index}" for index, of_before in zip(others, before, strict=True) if of_before]
         old += len(keys)
         back += sum(crew.all(has, keys=keys))

@@ -34,6 +34,8 @@ LONGEST = (
     "tests/fleet/test_deployments.py",
     "tests/fleet/test_outages.py",
     "tests/cli/test_processes.py",
+    "tests/whatsapp/test_prove.py",
+    "tests/test_benchmarks.py",
     "tests/whatsapp/outbox/test_kill.py",
     "tests/whatsapp/test_demo.py",
     "tests/fleet/test_limits.py",

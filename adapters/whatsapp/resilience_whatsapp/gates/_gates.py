@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from resilience_core import Bulkhead, Clock, ConfigurationError, Fleet
+from resilience_whatsapp._clock import SYSTEM
 from resilience_whatsapp.errors import GraphError, graph_error
 from resilience_whatsapp.gates._door import ECHO, Door
 from resilience_whatsapp.gates._marks import RECIPIENT_WAITS
@@ -116,15 +117,15 @@ class Gates:
         self._throughput, self._share = throughput, throughput_share
         self._fleet = fleet
         self.shared: bool = fleet is not None
-        options: dict[str, Any] = {} if clock is None else {"clock": clock}
-        self.clock: Clock = Recipients(f"{name}.recipients", **options).clock
+        self.clock: Clock = clock or SYSTEM
         self.learnt: Learnt | None = None if fleet is None else Learnt(name, fleet, self.clock)
         growths: SharedGrowths | None = None
+        known: dict[str, Any] = {}
         if self.learnt is not None:
             growths = SharedGrowths(self.learnt.pairs, self.clock)
-            options["marks"] = SharedMarks(self.learnt.recipients, self.clock)
-            options["marketing"] = SharedOffers(self.learnt.numbers, self.clock)
-        self.recipients: Recipients = Recipients(f"{name}.recipients", **options)
+            known["marks"] = SharedMarks(self.learnt.recipients, self.clock)
+            known["marketing"] = SharedOffers(self.learnt.numbers, self.clock)
+        self.recipients: Recipients = Recipients(f"{name}.recipients", clock=self.clock, **known)
         self.pairs: Pairs | None = None
         if pair_burst is not None:
             self.pairs = Pairs(

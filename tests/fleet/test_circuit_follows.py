@@ -266,6 +266,13 @@ def test_an_opening_of_before_the_fleet_s_good_probes_is_no_vote() -> None:
     assert late.state is CircuitState.CLOSED
 
 
+def reset_later(store: Store, person: CircuitBreaker) -> None:
+    """By hand, surely after what has been so far: by more than what is uncertain about the server's clock."""
+    SYSTEM.sleep(10 * ANSWERED_IN)
+    person.reset()
+    store.settle(person)
+
+
 @pytest.mark.parametrize("resets_after", [False, True])
 def test_a_reset_by_hand_undoes_the_openings_of_before_it_and_no_later_one(resets_after: bool) -> None:
     """The store answers late: a member has opened its circuit when it hears of a reset of before that."""
@@ -280,9 +287,7 @@ def test_a_reset_by_hand_undoes_the_openings_of_before_it_and_no_later_one(reset
     with pytest.raises(Broken):
         late(broken)()
     if resets_after:
-        SYSTEM.sleep(10 * ANSWERED_IN)  # longer than what is uncertain about the server's clock
-        person.reset()
-        store.settle(person)
+        reset_later(store, person)
     closed: list[Any] = []
     late.subscribe(lambda event: closed.append(event) if event.state == "closed" else None)
     store.settle(late)
@@ -303,9 +308,7 @@ def test_a_reset_by_hand_forgets_the_failures_of_before_it_and_no_later_ones(res
         with pytest.raises(Broken):
             late(broken)()
     if resets_after:
-        SYSTEM.sleep(10 * ANSWERED_IN)  # longer than what is uncertain about the server's clock
-        person.reset()
-        store.settle(person)
+        reset_later(store, person)
     store.turn(late)
     assert late.state is CircuitState.CLOSED
     with pytest.raises(Broken):
